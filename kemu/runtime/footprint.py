@@ -1,0 +1,90 @@
+"""Cells, footprints and the fingerprint of a run.
+
+A *cell* is the smallest piece of shared state whose accesses are told apart: the state of one lock, the
+state of one frame of an operation, one mailbox. Whoever changes or observes it says so through its thread
+(`Thread.read`, `Thread.write`, `Thread.update`).
+
+The fingerprint needs no clocks: a thread carries one hash of everything it has seen, a cell carries the hash of
+its last write. A read mixes the cell's hash into the thread's; a write does so and stores the result in the
+cell; a commuting update sees the last write but not the other updates since. Two runs end with the same hashes
+exactly when they perform the same events in the same order up to swaps of independent ones (but for a 64-bit
+collision), which is Mazurkiewicz equivalence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from kemu.runtime.thread import Thread
+
+READ: Final = 0
+WRITE: Final = 1
+UPDATE: Final = 2
+"""An update that commutes with other updates of the same cell, such as an interlocked add whose result nobody uses."""
+
+MODE_NAMES: Final = ("read", "write", "update")
+
+MASK: Final = (1 << 64) - 1
+MULTIPLIER: Final = 0x9E3779B97F4A7C15
+
+
+def mix(state: int, value: int) -> int:
+    """Return *state* with *value* mixed in: 64 bits, the same on every platform and Python version.
+
+    The shifted term makes the function non-linear: without it, mixing a state with itself (a thread that writes
+    its own cell again) would lose a low bit each time.
+    """
+    return (state * MULTIPLIER + value ^ state >> 29) & MASK
+
+
+class Cell:
+    """A piece of shared state in a footprint, named by its creating thread and that thread's ordinal.
+
+    The name decides ties and never depends on addresses or on a global counter: a counter shared by all threads
+    would give an object another name in another interleaving, and a reduced search would then take two runs for
+    different that are the same, or the reverse.
+    """
+
+    __slots__ = ("creator", "label", "ordinal", "version", "written")
+
+    def __init__(self, creator: Thread, label: str) -> None:
+        self.creator = creator
+        self.ordinal = creator.ordinals
+        creator.ordinals += 1
+        self.label = label
+        self.version = 0
+        """The hash that an observer sees: of the last write and of the updates since."""
+        self.written = 0
+        """The hash that an update sees: of the last write alone."""
+
+    @property
+    def name(self) -> tuple[int, ...]:
+        """The cell's name: the creator's path and the ordinal."""
+        return (*self.creator.path, self.ordinal)
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+class Waitable(Cell):
+    """A cell that threads can wait for.
+
+    `watchers` holds the threads whose next operation depends on this object, whether it is possible at the
+    moment or not, in the order in which they declared it.
+    """
+
+    __slots__ = ("watchers",)
+
+    def __init__(self, creator: Thread, label: str) -> None:
+        super().__init__(creator, label)
+        self.watchers: list[Thread] = []
+
+    def changed(self) -> None:
+        """Look again at who can go on. To be called after every change that may enable or disable a watcher."""
+        for thread in self.watchers:
+            thread.runtime.reconsider(thread)
+
+    def holders(self) -> tuple[Thread, ...]:
+        """The threads that would have to act for a waiter to go on, as far as the object knows."""
+        return ()

@@ -1,0 +1,109 @@
+"""What came of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from kemu.runtime.thread import Thread
+
+End = Literal["finished", "stopped", "stuck", "step-limit"]
+
+
+class Failure(Protocol):
+    """A reason to stop a run. Two failures with one signature are the same bug seen twice."""
+
+    @property
+    def signature(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A thread that cannot go on: what it waits for and which threads would have to act."""
+
+    thread: str
+    waits_for: str
+    holders: tuple[str, ...]
+    actors: tuple[str, ...]
+    service: bool
+
+    def __str__(self) -> str:
+        held = f", held by {' and '.join(self.holders)}" if self.holders else ", which nobody will bring about"
+        return f"{self.thread} waits to {self.waits_for}{held}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Why nothing can go on: the blocked threads, and the cycle among them if there is one."""
+
+    blocked: tuple[Blocked, ...]
+    cycle: tuple[str, ...]
+
+    @property
+    def is_deadlock(self) -> bool:
+        """A cycle of threads that wait for each other; otherwise a hang: an event that nobody will bring about."""
+        return bool(self.cycle)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The result of one run.
+
+    `choices` is the whole run: with the same program it leads to the same outcome on every machine.
+    """
+
+    end: End = "finished"
+    choices: list[int] = field(default_factory=list[int])
+    fingerprint: int = 0
+    steps: int = 0
+    failure: Any = None
+    stuck: Stuck | None = None
+    crash: BaseException | None = None
+    result: Any = None
+    swallowed: tuple[str, ...] = ()
+    """Threads whose code swallowed the end of the run three times and was abandoned."""
+
+
+def explain_stuck(threads: list[Thread]) -> Stuck | None:
+    """Describe why *threads*, none of which can go on, are stuck; None if only idle services are left."""
+    from kemu.runtime.operation import BlockingOperation
+
+    blocked: list[Blocked] = []
+    waits: dict[str, tuple[str, ...]] = {}
+    stuck = False
+    for thread in threads:
+        op = thread.op
+        if not isinstance(op, BlockingOperation):
+            continue
+        if thread.service and op.idle:
+            continue
+        stuck = True
+        holders = tuple(dict.fromkeys(holder.label for holder in op.holders() if holder.alive))
+        waits[thread.label] = holders
+        actors = tuple(actor.label for actor in thread.actors)
+        blocked.append(Blocked(thread.label, op.describe(), holders, actors, thread.service))
+    return Stuck(tuple(blocked), find_cycle(waits)) if stuck else None
+
+
+def find_cycle(waits: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return one cycle of the wait-for graph, starting at its first member in *waits*' order, or ()."""
+    finished: set[str] = set()
+    for start in waits:
+        path: list[str] = []
+        todo: list[tuple[str, int]] = [(start, 0)]
+        while todo:
+            node, at = todo.pop()
+            if at == 0:
+                if node in path:
+                    return tuple(path[path.index(node) :])
+                if node in finished or node not in waits:
+                    continue
+                path.append(node)
+            if at < len(waits[node]):
+                todo.append((node, at + 1))
+                todo.append((waits[node][at], 0))
+            else:
+                finished.add(node)
+                path.pop()
+    return ()

@@ -1,0 +1,172 @@
+"""Threads: the unit that is scheduled.
+
+A thread carries actors: its stack of actors says in whose code it is. Framework layers subclass `Thread` to add
+what they need of it (IRQL, owning process); the runtime itself looks at none of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any
+
+from kemu.errors import UsageError
+from kemu.runtime.footprint import MASK, MULTIPLIER, READ, UPDATE, WRITE, Cell, Waitable, mix
+from kemu.runtime.operation import BlockingOperation, Operation
+
+if TYPE_CHECKING:
+    from kemu.runtime.actor import Actor
+    from kemu.runtime.core import Runtime
+
+current: ContextVar[Thread] = ContextVar("kemu_thread")
+"""The thread whose step is being performed; every thread has a context of its own, so this is set once."""
+
+
+def current_thread() -> Thread:
+    """Return the running thread. Raises `UsageError` outside a run."""
+    try:
+        return current.get()
+    except LookupError:
+        raise UsageError(
+            "a kernel routine was called outside a run",
+            remedy="call it from a driver or a scenario that kemu runs",
+        ) from None
+
+
+EMPTY = Context()
+
+
+class Unwind(BaseException):
+    """Ends a coroutine of a run that is over. Private to kemu; a driver must not see it matter."""
+
+
+class Thread(Waitable):
+    """One emulated thread.
+
+    As a `Waitable` the thread is its own exit object: its last step writes it, joining waits for it.
+    """
+
+    __slots__ = (
+        "actors",
+        "alive",
+        "children",
+        "context",
+        "coroutine",
+        "footprint",
+        "hash",
+        "op",
+        "ordinals",
+        "parent",
+        "parked",
+        "path",
+        "result",
+        "resume",
+        "runtime",
+        "service",
+        "steps",
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        parent: Thread | None,
+        label: str,
+        coroutine: Coroutine[Operation[Any], Any, Any],
+        *,
+        service: bool = False,
+    ) -> None:
+        # One thread is made for each worker of each run: the base classes' constructors are written out here.
+        if parent is None:
+            self.path: tuple[int, ...] = (0,)
+            self.hash = 1
+            self.creator = self
+            self.ordinals = 1
+            self.ordinal = 0
+        else:
+            self.path = (*parent.path, parent.children)
+            parent.children += 1
+            self.hash = mix(parent.hash, parent.children)
+            self.creator = parent
+            self.ordinals = 0
+            self.ordinal = parent.ordinals
+            parent.ordinals += 1
+        self.label = label
+        self.version = self.written = 0
+        self.watchers = []
+        self.children = 0
+        self.runtime = runtime
+        self.parent = parent
+        self.coroutine = coroutine
+        self.context: Context = EMPTY
+        self.resume: Callable[[Any], Operation[Any]] = coroutine.send
+        self.op: Operation[Any] = STARTING
+        self.actors: list[Actor] = []
+        self.alive = True
+        self.parked = False
+        self.result: Any = None
+        self.service = service
+        self.steps = 0
+        self.footprint: list[tuple[Cell, int]] | None = None
+
+    # The three functions below are the inner loop of every run: `mix` is written out in them on purpose.
+
+    def read(self, cell: Cell) -> None:
+        """Record that the current step observed *cell*."""
+        state = self.hash
+        self.hash = (state * MULTIPLIER + cell.version ^ state >> 29) & MASK
+        if self.footprint is not None:
+            self.footprint.append((cell, READ))
+
+    def write(self, cell: Cell) -> None:
+        """Record that the current step changed *cell* (and so observed it)."""
+        state = self.hash
+        self.hash = cell.version = cell.written = (state * MULTIPLIER + cell.version ^ state >> 29) & MASK
+        if self.footprint is not None:
+            self.footprint.append((cell, WRITE))
+
+    def update(self, cell: Cell) -> None:
+        """Record a change of *cell* that commutes with the other updates since its last write."""
+        state = self.hash
+        self.hash = state = (state * MULTIPLIER + cell.written ^ state >> 29) & MASK
+        cell.version = (cell.version + state) & MASK
+        if self.footprint is not None:
+            self.footprint.append((cell, UPDATE))
+
+    @property
+    def actor(self) -> Actor | None:
+        """The actor in whose code the thread is, or None in a bare thread."""
+        return self.actors[-1] if self.actors else None
+
+    def holders(self) -> tuple[Thread, ...]:
+        return (self,) if self.alive else ()
+
+
+class _Start(Operation[None]):
+    """The operation a thread is declared to be at before its first step."""
+
+    __slots__ = ()
+    kind = "start"
+
+    def perform(self, thread: Thread) -> None:
+        return None
+
+
+STARTING = _Start()
+
+
+class Join(BlockingOperation[Any]):
+    """Wait until a thread has ended; evaluates to its result."""
+
+    __slots__ = ("thread",)
+    kind = "join"
+
+    def __init__(self, thread: Thread) -> None:
+        super().__init__(thread)
+        self.thread = thread
+
+    def available(self, thread: Thread) -> bool:
+        return not self.thread.alive
+
+    def take(self, thread: Thread) -> Any:
+        thread.read(self.thread)
+        return self.thread.result
