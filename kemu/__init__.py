@@ -1,0 +1,26 @@
+"""kemu: emulates the parts of the Windows kernel that call into drivers, and owns the order of all they do.
+
+What lives where, from the bottom up:
+
+- ``kemu.errors``    what goes wrong, in families, and the exit codes of the command line
+- ``kemu.runtime``   threads, actors, mailboxes, operations, choices, the virtual clock; who runs next
+- ``kemu.nt``        the kernel core: status codes, bug checks, IRQL, dispatcher objects, locks, pool
+- ``kemu.io``        the I/O manager: requests, file objects, volumes, an in-memory file system
+- ``kemu.fltmgr``    the filter manager and its minifilters
+- ``kemu.wdk``       the driver author's door: one module per WDK header, names as in C
+- ``kemu.verifier``  the documented rules; each watches what the layers publish and raises a finding
+- ``kemu.log``       a run as typed events: records, rendering, export
+- ``kemu.explore``   strategies, replay, shrinking, explanation
+- ``kemu.scenario``  declaring, loading and checking scenarios; the world that a script talks to
+- ``kemu.cli``       parses arguments and prints, nothing else
+
+Who may import whom: ``runtime <- nt <- io <- fltmgr <- wdk``, and no framework imports another. ``explore``
+knows only ``runtime``; ``verifier`` and ``log`` know what the layers publish; ``scenario`` puts it together;
+``cli`` is on top and ``errors`` below everything. The contracts in ``pyproject.toml`` hold every import to
+this.
+
+A driver author imports ``kemu.wdk``; the author of a scenario, ``kemu.scenario``; of a strategy,
+``kemu.explore``.
+"""
+
+__version__ = "0.1.0"
