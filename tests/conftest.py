@@ -1,4 +1,4 @@
-"""Hypothesis profiles. Examples derive from the test itself: a commit is green or red, not now this, now that."""
+"""Hypothesis profiles. Examples derive from the test itself, so that a commit is either green or red."""
 
 import os
 

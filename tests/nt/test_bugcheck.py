@@ -18,8 +18,8 @@ CODES = {name: value for name, value in vars(module).items() if isinstance(value
 
 # Every code of the kernel specification's table, in its order; names as in bugcodes.h.
 SPECIFIED = """
-    01 05 06 09 0A 0C 0F 10 11 18 19 1E 20 35 36 39 3B 44 48 4A 50 7E 7F 8E 93 96 B8 BF C1 C2 C4 C5 D0 C6 C7 C8
-    C9 CB CC CD CE D1 D3 D4 D5 D6 DF E1 E3 E4 E9 F5 FC 11B 121 132 16E 133 135 139 152 16C 153 162 192
+    01 05 06 09 0A 0C 0F 10 11 18 19 1E 20 35 36 39 3B 44 48 4A 50 7E 7F 8E 93 96 B8 BF C1 C2 C4 C5 D0 C6 C7
+    C8 C9 CB CC CD CE D1 D3 D4 D5 D6 DF E1 E3 E4 E9 F5 FC 11B 121 132 16E 133 135 139 152 16C 153 162 192
     1D3 4000008A
 """
 
