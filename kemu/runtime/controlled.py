@@ -110,6 +110,8 @@ class ControlledRuntime(Runtime):
             outcome.stuck = explain_stuck([thread for thread in self.threads if thread.alive])
             if outcome.stuck is not None:
                 outcome.end = "stuck"
+        if self.conclude is not None and self.failure is None and outcome.crash is None:
+            outcome.failure = self.conclude(outcome)
         outcome.swallowed = self.dispose()
         return outcome
 
@@ -131,6 +133,7 @@ class ControlledRuntime(Runtime):
         record = self.choices.append
         observer = self.observer
         clock = self.clock
+        invariants = self.invariants
         budget = self.max_steps
         i = 0
         c = 0
@@ -172,6 +175,9 @@ class ControlledRuntime(Runtime):
                 op = None
             if observer is not None:
                 observer.after_step(thread)
+            if invariants:
+                for invariant in invariants:
+                    invariant()
             if op is not None:
                 try:
                     blocks = op.blocks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -59,6 +59,10 @@ class Runtime(ABC):
         self.failure: Any = None
         self.outcome = Outcome()
         self.observer: Observer | None = None
+        self.invariants: list[Callable[[], None]] = []
+        """Called after every step; one that does not hold calls `stop`."""
+        self.conclude: Callable[[Outcome], Any] | None = None
+        """Judges a run that came to its end without a failure: the failure, or None."""
 
     def spawn(
         self, label: str, coroutine: Coroutine[Operation[Any], Any, Any], *, service: bool = False

@@ -79,6 +79,8 @@ class LiveRuntime(Runtime):
             outcome.stuck = explain_stuck([thread for thread in self.threads if thread.alive])
             if outcome.stuck is not None:
                 outcome.end = "stuck"
+        if self.conclude is not None and self.failure is None and outcome.crash is None:
+            outcome.failure = self.conclude(outcome)
         outcome.swallowed = self.dispose()
         return outcome
 

@@ -61,6 +61,8 @@ class Outcome:
     stuck: Stuck | None = None
     crash: BaseException | None = None
     result: Any = None
+    advisories: list[Any] = field(default_factory=list[Any])
+    """Warnings: what is wrong with the program without being a failure of this run."""
     swallowed: tuple[str, ...] = ()
     """Threads whose code swallowed the end of the run three times and was abandoned."""
 

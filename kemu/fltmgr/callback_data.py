@@ -1,0 +1,50 @@
+"""Accessors of callback data: they look at or mark the caller's own view and do not schedule (fltmgr.md section 5)."""
+
+from __future__ import annotations
+
+from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
+from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
+from kemu.io.request import FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION
+from kemu.nt.routine import routine
+
+
+@routine("fltkernel", "VOID FltSetCallbackDataDirty(_Inout_ PFLT_CALLBACK_DATA Data)")
+def FltSetCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> None:
+    """Declare the changes of ``Data->Iopb``, without which they are discarded (FLT-CBD-05). IRQL: any."""
+    _ = Data.Flags
+    frame_of(Data).flags |= FLTFL_CALLBACK_DATA_DIRTY
+
+
+@routine("fltkernel", "VOID FltClearCallbackDataDirty(_Inout_ PFLT_CALLBACK_DATA Data)")
+def FltClearCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> None:
+    """Take the declaration back (FLT-CBD-24). IRQL: any."""
+    _ = Data.Flags
+    frame_of(Data).flags &= ~FLTFL_CALLBACK_DATA_DIRTY
+
+
+@routine("fltkernel", "BOOLEAN FltIsCallbackDataDirty(_In_ PFLT_CALLBACK_DATA Data)")
+def FltIsCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> bool:
+    """Whether changes are declared (FLT-CBD-24). IRQL: any."""
+    return bool(Data.Flags & FLTFL_CALLBACK_DATA_DIRTY)
+
+
+@routine("fltkernel", "BOOLEAN FltIsOperationSynchronous(_In_ PFLT_CALLBACK_DATA CallbackData)")
+def FltIsOperationSynchronous(CallbackData: FLT_CALLBACK_DATA) -> bool:
+    """Whether the originator waits for the operation (FLT-CBD-19). IRQL: any."""
+    _ = CallbackData.Flags
+    return frame_of(CallbackData).operation.request.is_synchronous
+
+
+def FLT_IS_IRP_OPERATION(Data: FLT_CALLBACK_DATA) -> bool:
+    """Whether the operation is an IRP."""
+    return bool(Data.Flags & IRP_OPERATION)
+
+
+def FLT_IS_FASTIO_OPERATION(Data: FLT_CALLBACK_DATA) -> bool:
+    """Whether the operation is fast I/O."""
+    return bool(Data.Flags & FAST_IO_OPERATION)
+
+
+def FLT_IS_FS_FILTER_OPERATION(Data: FLT_CALLBACK_DATA) -> bool:
+    """Whether the operation is an FSFilter callback."""
+    return bool(Data.Flags & FS_FILTER_OPERATION)

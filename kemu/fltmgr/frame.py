@@ -1,0 +1,259 @@
+"""The filter manager's record of an operation in progress.
+
+An operation holds one *frame* for each instance that takes part in it, highest altitude first, fixed when it
+starts. It is no single object to the explorer but several cells: each frame is the cell of its own state, the
+completion is another. So a completion of one operation is independent of everything that happens to another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
+from kemu.fltmgr.structures import (
+    FLT_CALLBACK_DATA,
+    FLT_IO_PARAMETER_BLOCK,
+    FLT_RELATED_OBJECTS,
+    IO_STATUS_BLOCK,
+    ReleasedCallbackData,
+    ReleasedParameterBlock,
+    ReleasedRelatedObjects,
+)
+from kemu.io.constants import IRP_MJ_CREATE
+from kemu.io.request import FileObject, Parameters, Request
+from kemu.nt.lists import LIST_ENTRY
+from kemu.runtime import Cell, Thread, Waitable
+
+if TYPE_CHECKING:
+    from kemu.fltmgr.objects import Instance, Node
+
+NOT_CALLED: Final = 0
+IN_PREOP: Final = 1
+PENDED: Final = 2
+RESUMED_EARLY: Final = 3
+"""FltCompletePendedPreOperation came before the callback returned PENDING; the operation is elsewhere by now."""
+PASSED: Final = 4
+AWAIT_POST: Final = 5
+IN_POST: Final = 6
+POST_PENDED: Final = 7
+POST_RESUMED_EARLY: Final = 8
+COMPLETED_HERE: Final = 9
+DISALLOWED: Final = 10
+DRAINING_POST: Final = 11
+DONE: Final = 12
+
+STATE_NAMES: Final = (
+    "not called",
+    "in pre-operation",
+    "pended",
+    "resumed early",
+    "passed",
+    "awaiting post-operation",
+    "in post-operation",
+    "post-operation pended",
+    "post-operation resumed early",
+    "completed here",
+    "disallowed",
+    "draining",
+    "done",
+)
+
+
+class Frame(Cell):
+    """One instance's part in one operation; the cell of its state.
+
+    Exactly one party has control of the operation at any time: the filter manager, a callback, or whoever the
+    driver handed it to.
+    """
+
+    __slots__ = (
+        "cancel_armed",
+        "cancel_taken",
+        "cbdq",
+        "context",
+        "data",
+        "file",
+        "flags",
+        "handed",
+        "index",
+        "inside",
+        "instance",
+        "iopb",
+        "late",
+        "left",
+        "links",
+        "node",
+        "objects",
+        "operation",
+        "queue_context",
+        "queue_failed",
+        "released_by",
+        "result",
+        "state",
+        "waiter",
+        "was_resumed",
+    )
+
+    def __init__(self, operation: IrpCtrl, node: Node, index: int) -> None:
+        # Written out, not inherited: one frame is made for each instance and operation.
+        thread = operation.creator
+        self.creator = thread
+        self.ordinal = thread.ordinals
+        thread.ordinals += 1
+        self.label = node.filter.driver.label
+        self.version = self.written = 0
+        self.operation = operation
+        self.node = node
+        self.instance: Instance = node.instance
+        self.index = index
+        self.state = NOT_CALLED
+        self.flags: int = operation.request.kind
+        self.file: FileObject | None = operation.request.file
+        self.context: Any = None
+        self.data: FLT_CALLBACK_DATA | None = None
+        self.objects: FLT_RELATED_OBJECTS | None = None
+        self.iopb: FLT_IO_PARAMETER_BLOCK | None = None
+        self.result: IO_STATUS_BLOCK | None = None
+        self.links: LIST_ENTRY | None = None
+        self.queue_context: Any = None
+        self.waiter: object = None
+        """The drive (see pipeline.py) whose thread must run this frame's post-operation callback."""
+        self.inside: list[Thread] = []
+        """The threads inside the driver's callbacks for this operation; two if it was resumed early."""
+        self.left = False
+        """Whether the instance has done its part while a callback of it is still running."""
+        self.handed = False
+        """Whether the driver has put the operation on a queue of the filter manager's."""
+        self.queue_failed: str | None = None
+        """The queueing routine that refused the operation, if the last one did."""
+        self.cancel_armed = False
+        """Whether the driver has set a cancel routine for the operation."""
+        self.cbdq: object = None
+        """The cancel-safe queue that holds the operation."""
+        self.cancel_taken = False
+        """Whether the cancellation has got hold of the operation."""
+        self.was_resumed = False
+        """Whether FltCompletePendedPreOperation was called for it."""
+        self.late = False
+        """Whether it was pended after InstanceTeardownStart had returned."""
+        self.released_by = ""
+
+    @property
+    def state_name(self) -> str:
+        """The state in words."""
+        return STATE_NAMES[self.state]
+
+    @property
+    def input(self) -> Parameters:
+        """The parameters as this instance sees them, in its pre- and in its post-operation callback."""
+        return self.operation.inputs.get(self.index, self.operation.parameters)
+
+    def open(self) -> FLT_CALLBACK_DATA:
+        """Give the driver control: make the views valid."""
+        data = self.data
+        if data is None:
+            self.data = data = FLT_CALLBACK_DATA(self)
+            self.objects = FLT_RELATED_OBJECTS(self)
+            return data
+        data.__class__ = FLT_CALLBACK_DATA
+        self.objects.__class__ = FLT_RELATED_OBJECTS  # type: ignore[union-attr]
+        if self.iopb is not None:
+            self.iopb.__class__ = FLT_IO_PARAMETER_BLOCK
+        return data
+
+    def release(self, thread: Thread) -> None:
+        """Take control back: from here on the driver's views are invalid."""
+        self.released_by = thread.label
+        assert self.data is not None and self.objects is not None
+        self.data.__class__ = ReleasedCallbackData
+        self.objects.__class__ = ReleasedRelatedObjects
+        if self.iopb is not None:
+            self.iopb.__class__ = ReleasedParameterBlock
+        self.links = None
+        self.queue_context = None
+
+    def status_block(self) -> IO_STATUS_BLOCK:
+        """The driver's view of the result."""
+        if self.result is None:
+            request = self.operation.request
+            self.result = IO_STATUS_BLOCK(request.status, request.information)
+        return self.result
+
+    def queue_links(self, data: FLT_CALLBACK_DATA) -> LIST_ENTRY:
+        """The list entry of the callback data, whose record is the callback data."""
+        if self.links is None:
+            self.links = LIST_ENTRY(data)
+        return self.links
+
+    def leave(self, thread: Thread) -> None:
+        """The instance has nothing more to do with the operation: drop its rundown reference.
+
+        A callback that is still running holds it: nothing of a driver may run after it was unloaded (FLT-ORD-07).
+        """
+        if self.inside:
+            self.left = True
+            return
+        instance = self.instance
+        instance.outstanding.remove(self)
+        if instance.deleting:
+            thread.write(instance)
+            instance.changed()
+
+    def returned(self, thread: Thread) -> None:
+        """*thread* has come out of a callback of the driver."""
+        self.inside.remove(thread)
+        if self.left and not self.inside:
+            self.left = False
+            self.leave(thread)
+
+    def take_result(self) -> None:
+        """Make what the driver wrote to IoStatus the operation's result; IoStatus needs no DIRTY (FLT-CBD-07)."""
+        if self.result is not None:
+            request = self.operation.request
+            request.status = self.result.Status
+            request.information = self.result.Information
+            self.result = None
+
+    def changed_parameters(self) -> bool:
+        """Whether the driver changed the parameters in its view of them."""
+        iopb = self.iopb
+        return iopb is not None and object.__getattribute__(iopb, "Parameters") != self.input
+
+    def take_parameters(self) -> None:
+        """Make declared changes of the parameters effective for everybody below (FLT-CBD-09)."""
+        iopb = self.iopb
+        if iopb is None or not self.flags & FLTFL_CALLBACK_DATA_DIRTY:
+            return
+        operation = self.operation
+        changed: Parameters = object.__getattribute__(iopb, "Parameters")
+        for index in range(self.index + 1):
+            operation.inputs.setdefault(index, operation.parameters)
+        operation.parameters = changed.copy()
+        self.flags &= ~FLTFL_CALLBACK_DATA_DIRTY
+        self.iopb = None
+
+
+class IrpCtrl(Waitable):
+    """One operation on its way through the filter manager (IRP_CTRL).
+
+    `down` is the next frame that has not been called, `up` the number of frames whose post phase is not over.
+    `handoff` is the drive that has to go on, when completion has reached a frame that only its thread may finish.
+    """
+
+    __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "parameters", "request", "up")
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.creator, request.label)
+        self.request = request
+        self.parameters = request.parameters
+        self.inputs: dict[int, Parameters] = {}
+        self.frames: list[Frame] = []
+        self.down = 0
+        self.up = 0
+        self.handoff: object = None
+        self.is_create = request.major == IRP_MJ_CREATE
+        self.origin: object = None
+        """The drive of the originator, which runs all post-create callbacks."""
+
+    def holders(self) -> tuple[Thread, ...]:
+        return tuple(thread for frame in self.frames for thread in frame.inside)

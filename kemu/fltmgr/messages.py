@@ -1,0 +1,70 @@
+"""The filter manager's protocol: what it asks minifilters, and what others ask it.
+
+A driver's callbacks take these messages as plain arguments; the dataclasses are what a log shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from kemu.runtime import Message
+
+
+@dataclass(frozen=True, slots=True)
+class PreOperation(Message):
+    """Filter manager -> minifilter: an operation is on its way down."""
+
+    handler: ClassVar[str] = "PreOperation"
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class PostOperation(Message):
+    """Filter manager -> minifilter: an operation is on its way back up, or drained."""
+
+    handler: ClassVar[str] = "PostOperation"
+    operation: str
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSetup(Message):
+    """Filter manager -> minifilter: may I attach?"""
+
+    handler: ClassVar[str] = "InstanceSetup"
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceTeardown(Message):
+    """Filter manager -> minifilter: query, start or complete of a teardown."""
+
+    handler: ClassVar[str] = "InstanceTeardown"
+    instance: str
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilterUnload(Message):
+    """Filter manager -> minifilter: unload."""
+
+    handler: ClassVar[str] = "FilterUnload"
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOperation(Message):
+    """Canceller -> minifilter: an operation that it has pended was cancelled."""
+
+    handler: ClassVar[str] = "CancelOperation"
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueCallback(Message):
+    """Filter manager -> minifilter: one of the routines of a cancel-safe queue."""
+
+    handler: ClassVar[str] = "QueueCallback"
+    routine: str
+    arguments: tuple[Any, ...]

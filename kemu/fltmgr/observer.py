@@ -1,0 +1,63 @@
+"""What the filter manager tells whoever checks the rules.
+
+The mechanism calls these at the points where a rule may be broken; it does not know the rules. A method that
+finds one broken reports it, which usually ends the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
+    from kemu.fltmgr.frame import Frame
+    from kemu.fltmgr.objects import Filter, Instance, RundownObject
+    from kemu.fltmgr.structures import FLT_REGISTRATION
+    from kemu.fltmgr.workitem import FltWorkItem
+    from kemu.nt.driver import DRIVER_OBJECT
+
+
+class FltObserver:
+    """Watches the filter manager. The methods of this class do nothing."""
+
+    def registering(self, driver_object: DRIVER_OBJECT, registration: FLT_REGISTRATION) -> None:
+        """A driver registers."""
+
+    def driver_entered(self, driver_object: DRIVER_OBJECT, filter_: Filter | None, status: int) -> None:
+        """DriverEntry has returned *status*."""
+
+    def pre_returned(self, frame: Frame, status: object, context: object) -> None:
+        """A preoperation callback has returned; the filter manager has not acted on it yet."""
+
+    def post_returned(self, frame: Frame, status: object, draining: bool) -> None:
+        """A postoperation callback has returned; the filter manager has not acted on it yet."""
+
+    def resuming_pre(self, frame: Frame, status: object, context: object) -> None:
+        """FltCompletePendedPreOperation was called; the operation has not moved yet."""
+
+    def resuming_post(self, frame: Frame) -> None:
+        """FltCompletePendedPostOperation was called; the operation has not moved yet."""
+
+    def setting_cancel(self, frame: Frame) -> None:
+        """FltSetCancelCompletion was called."""
+
+    def queueing(self, frame: Frame, item: FltWorkItem, queue_type: int) -> None:
+        """FltQueueDeferredIoWorkItem was called."""
+
+    def inserting(self, frame: Frame, queue: FLT_CALLBACK_DATA_QUEUE) -> None:
+        """FltCbdqInsertIo was called."""
+
+    def inserted(self, frame: Frame, queue: FLT_CALLBACK_DATA_QUEUE) -> None:
+        """FltCbdqInsertIo has put the operation into the queue."""
+
+    def teardown_start_returned(self, instance: Instance) -> None:
+        """InstanceTeardownStart of *instance* has returned."""
+
+    def dereferencing(self, object_: RundownObject, had_reference: bool) -> None:
+        """FltObjectDereference was called."""
+
+    def unregistering(self, filter_: Filter) -> None:
+        """FltUnregisterFilter was called."""
+
+    def unload_returned(self, filter_: Filter, status: int, mandatory: bool) -> None:
+        """FilterUnloadCallback has returned."""

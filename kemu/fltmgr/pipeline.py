@@ -1,0 +1,472 @@
+"""The walk of an operation down and up the instances of a volume.
+
+The filter manager has no thread of its own: an operation goes on in whichever thread pushes it. A *drive* is one
+thread's turn at that: the originator's, that of a caller of FltCompletePendedPreOperation, that of the thread in
+which the file system completes a request later. Pending needs no special state: the drive ends there, and whoever
+completes the pended operation begins another from the operation's position, also before the callback has
+returned.
+
+Some callbacks must run in a certain thread: all post-create callbacks in the originator's, and the postoperation
+callback of a synchronised frame in the thread of its preoperation callback. A completion that reaches such a
+frame in another drive hands the operation over and ends; the drive that owns the frame waits for that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kemu.fltmgr.constants import (
+    FLT_POSTOP_MORE_PROCESSING_REQUIRED,
+    FLT_PREOP_COMPLETE,
+    FLT_PREOP_DISALLOW_FASTIO,
+    FLT_PREOP_DISALLOW_FSFILTER_IO,
+    FLT_PREOP_PENDING,
+    FLT_PREOP_SUCCESS_NO_CALLBACK,
+    FLT_PREOP_SYNCHRONIZE,
+    FLTFL_CALLBACK_DATA_DRAINING_IO,
+    FLTFL_CALLBACK_DATA_POST_OPERATION,
+    FLTFL_POST_OPERATION_DRAINING,
+)
+from kemu.fltmgr.frame import (
+    AWAIT_POST,
+    COMPLETED_HERE,
+    DISALLOWED,
+    DONE,
+    DRAINING_POST,
+    IN_POST,
+    IN_PREOP,
+    NOT_CALLED,
+    PASSED,
+    PENDED,
+    POST_PENDED,
+    POST_RESUMED_EARLY,
+    RESUMED_EARLY,
+    Frame,
+    IrpCtrl,
+)
+from kemu.fltmgr.objects import DRAINING
+from kemu.fltmgr.messages import PostOperation, PreOperation
+from kemu.io.request import IRP_OPERATION
+from kemu.nt.driver import crashed, dirty_exit
+from kemu.nt.kthread import current_kthread
+from kemu.nt.status import (
+    STATUS_FLT_DISALLOW_FAST_IO,
+    STATUS_FLT_POST_OPERATION_CLEANUP,
+)
+from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
+
+if TYPE_CHECKING:
+    from kemu.fltmgr.manager import FilterManager
+
+
+class Drive:
+    """One thread's turn at moving an operation. Its identity is what a frame's `waiter` remembers."""
+
+    __slots__ = ("synchronised",)
+
+    def __init__(self) -> None:
+        self.synchronised = 0
+        """How many frames wait for this drive's thread to run their post-operation callback."""
+
+
+class DeliverPre(Operation[None]):
+    """A preoperation callback is about to be called. Reads the instance, begins the frame."""
+
+    __slots__ = ("frame",)
+    kind = "deliver"
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def perform(self, thread: Thread) -> None:
+        frame = self.frame
+        thread.read(frame.instance)
+        thread.write(frame)
+        frame.state = IN_PREOP
+        frame.inside.append(thread)
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.pre.enter", frame=frame, message=PreOperation(frame.operation.label))
+
+    def target(self) -> Cell:
+        return self.frame
+
+    def describe(self) -> str:
+        return f"deliver pre-operation of {self.frame.operation.label} to {self.frame.label}"
+
+
+class ReturnPending(Operation[None]):
+    """A preoperation callback returns FLT_PREOP_PENDING, which may race with the completion of the operation."""
+
+    __slots__ = ("frame",)
+    kind = "return FLT_PREOP_PENDING to"
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def perform(self, thread: Thread) -> None:
+        frame = self.frame
+        thread.write(frame)
+        if frame.state == IN_PREOP:
+            frame.state = PENDED
+            frame.late = frame.instance.state == DRAINING and not frame.handed
+        frame.returned(thread)
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.pre.return", frame=frame, ret=FLT_PREOP_PENDING)
+
+    def target(self) -> Cell:
+        return self.frame
+
+    def describe(self) -> str:
+        return f"{self.frame.label} returns FLT_PREOP_PENDING for {self.frame.operation.label}"
+
+
+class DeliverPost(Operation[bool]):
+    """A postoperation callback is about to be called; false if a teardown has drained the frame meanwhile."""
+
+    __slots__ = ("draining", "frame")
+    kind = "deliver"
+
+    def __init__(self, frame: Frame, draining: bool = False) -> None:
+        self.frame = frame
+        self.draining = draining
+
+    def perform(self, thread: Thread) -> bool:
+        frame = self.frame
+        thread.write(frame)
+        if frame.state != AWAIT_POST:
+            return False
+        frame.state = DRAINING_POST if self.draining else IN_POST
+        frame.inside.append(thread)
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.post.enter", frame=frame, message=PostOperation(frame.operation.label, self.draining))
+        return True
+
+    def target(self) -> Cell:
+        return self.frame
+
+    def describe(self) -> str:
+        how = "draining " if self.draining else ""
+        return f"deliver {how}post-operation of {self.frame.operation.label} to {self.frame.label}"
+
+
+class ReturnMoreProcessing(Operation[bool]):
+    """A postoperation callback returns FLT_POSTOP_MORE_PROCESSING_REQUIRED, which may race with the resumption."""
+
+    __slots__ = ("frame",)
+    kind = "return FLT_POSTOP_MORE_PROCESSING_REQUIRED to"
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def perform(self, thread: Thread) -> bool:
+        frame = self.frame
+        thread.write(frame)
+        if frame.state == IN_POST:
+            frame.state = POST_PENDED
+        frame.returned(thread)
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.post.return", frame=frame, ret=FLT_POSTOP_MORE_PROCESSING_REQUIRED)
+        return frame.state == POST_PENDED
+
+    def target(self) -> Cell:
+        return self.frame
+
+    def describe(self) -> str:
+        return f"{self.frame.label} returns FLT_POSTOP_MORE_PROCESSING_REQUIRED for {self.frame.operation.label}"
+
+
+class AwaitCompletion(BlockingOperation[bool]):
+    """Wait until completion has reached a frame that this drive must finish; false if the operation is complete."""
+
+    __slots__ = ("drive", "operation")
+    kind = "wait for the completion of"
+
+    def __init__(self, operation: IrpCtrl, drive: Drive) -> None:
+        super().__init__(operation)
+        self.operation = operation
+        self.drive = drive
+
+    def available(self, thread: Thread) -> bool:
+        return self.operation.handoff is self.drive or self.operation.request.done
+
+    def take(self, thread: Thread) -> bool:
+        operation = self.operation
+        thread.write(operation)
+        if operation.handoff is not self.drive:
+            return False
+        operation.handoff = None
+        return True
+
+
+class Pipeline:
+    """The part of the filter manager that moves operations."""
+
+    def __init__(self, manager: FilterManager) -> None:
+        self.manager = manager
+        self.observer = manager.observer
+
+    async def start(self, operation: IrpCtrl) -> bool:
+        """Drive a new operation in the originator's thread; return whether it is complete."""
+        drive = Drive()
+        operation.origin = drive
+        await self.drive(operation, drive)
+        if operation.is_create:
+            # The originator stays until the create is complete: it runs the post-create callbacks (FLT-ORD-04).
+            while not operation.request.done and await AwaitCompletion(operation, drive):
+                await self.complete_up(operation, drive)
+        return operation.request.done
+
+    async def drive(self, operation: IrpCtrl, drive: Drive) -> None:
+        """Push the operation down from where it is, and up again as far as this thread may."""
+        if await self.push_down(operation, drive):
+            await self.complete_up(operation, drive)
+        while drive.synchronised and await AwaitCompletion(operation, drive):
+            await self.complete_up(operation, drive)
+
+    async def push_down(self, operation: IrpCtrl, drive: Drive) -> bool:
+        """Call preoperation callbacks, then the file system; return whether completion may start here."""
+        thread = current_kthread()
+        frames = operation.frames
+        while operation.down < len(frames):
+            frame = frames[operation.down]
+            operation.down += 1
+            pre = frame.node.pre
+            if pre is None:
+                frame.state = AWAIT_POST
+                continue
+            await DeliverPre(frame)
+            data = frame.open()
+            actor = frame.node.filter.driver
+            irql, locks, apc = thread.irql, len(thread.locks), thread.kernel_apc_disable
+            thread.actors.append(actor)
+            try:
+                returned: Any = await pre(data, frame.objects)  # type: ignore[arg-type]
+            except Exception as error:
+                crashed(actor, f"the pre-operation callback for {operation.label}", error)
+                raise
+            if thread.irql != irql or len(thread.locks) != locks or thread.kernel_apc_disable != apc:
+                dirty_exit(actor, f"the pre-operation callback for {operation.label}", irql, locks)
+            thread.actors.pop()
+            if returned.__class__ is tuple and len(returned) == 2:
+                status, context = returned
+            else:
+                status, context = returned, None
+            self.observer.pre_returned(frame, status, context)
+            if status == FLT_PREOP_PENDING:
+                await ReturnPending(frame)
+                return False
+            thread.write(frame)
+            frame.returned(thread)
+            log = thread.runtime.log
+            if log is not None:
+                log("flt.pre.return", frame=frame, ret=status)
+            if not self.after_pre(thread, frame, status, context, drive):
+                operation.up = frame.index
+                return True
+        operation.up = len(frames)
+        return await operation.request.volume.filesystem.dispatch(operation.request)
+
+    def after_pre(self, thread: Thread, frame: Frame, status: int, context: Any, drive: Drive) -> bool:
+        """Act on the result of a preoperation callback; return whether the operation goes on downward."""
+        operation = frame.operation
+        frame.release(thread)
+        if status == FLT_PREOP_COMPLETE:
+            frame.take_result()
+            self.cut_off(thread, frame, COMPLETED_HERE)
+            return False
+        if status in {FLT_PREOP_DISALLOW_FASTIO, FLT_PREOP_DISALLOW_FSFILTER_IO}:
+            operation.request.status = STATUS_FLT_DISALLOW_FAST_IO
+            operation.request.information = 0
+            self.cut_off(thread, frame, DISALLOWED)
+            return False
+        frame.take_parameters()
+        frame.result = None
+        if status == FLT_PREOP_SUCCESS_NO_CALLBACK:
+            frame.state = PASSED
+            frame.leave(thread)
+            return True
+        frame.state = AWAIT_POST
+        frame.context = context
+        if status == FLT_PREOP_SYNCHRONIZE and operation.request.kind == IRP_OPERATION and not operation.is_create:
+            frame.waiter = drive
+            drive.synchronised += 1
+        return True
+
+    def cut_off(self, thread: Thread, frame: Frame, state: int) -> None:
+        """The operation ends at *frame*: it and all lower ones have nothing more to do with it."""
+        frame.state = state
+        frame.leave(thread)
+        for lower in frame.operation.frames[frame.index + 1 :]:
+            if lower.state == NOT_CALLED:
+                lower.leave(thread)
+
+    async def complete_up(self, operation: IrpCtrl, drive: Drive | None) -> None:
+        """Call postoperation callbacks from where completion stands, as far up as this drive may."""
+        thread = current_kthread()
+        frames = operation.frames
+        while operation.up > 0:
+            frame = frames[operation.up - 1]
+            owner = operation.origin if operation.is_create and frame.state == AWAIT_POST else frame.waiter
+            if owner is not None and owner is not drive:
+                # Only the owner's thread may go on from here.
+                thread.write(operation)
+                operation.handoff = owner
+                operation.changed()
+                return
+            if frame.waiter is not None:
+                frame.waiter = None
+                assert drive is not None
+                drive.synchronised -= 1
+            if (
+                frame.state == AWAIT_POST
+                and await DeliverPost(frame)
+                and not await self.call_post(thread, frame, draining=False)
+            ):
+                return
+            operation.up -= 1
+        operation.request.finish(thread)
+        operation.changed()
+
+    async def call_post(self, thread: Thread, frame: Frame, *, draining: bool) -> bool:
+        """Run one postoperation callback; return whether the frame is done."""
+        kthread = current_kthread()
+        operation = frame.operation
+        actor = frame.node.filter.driver
+        post = frame.node.post
+        context, frame.context = frame.context, None
+        flags = 0
+        if draining:
+            flags = FLTFL_POST_OPERATION_DRAINING
+            frame.flags |= FLTFL_CALLBACK_DATA_DRAINING_IO
+            frame.result = None
+            frame.status_block().Status = STATUS_FLT_POST_OPERATION_CLEANUP
+        frame.flags |= FLTFL_CALLBACK_DATA_POST_OPERATION
+        data = frame.open()
+        status: Any = 0
+        if post is not None:
+            irql, locks, apc = kthread.irql, len(kthread.locks), kthread.kernel_apc_disable
+            kthread.actors.append(actor)
+            try:
+                status = await post(data, frame.objects, context, flags)  # type: ignore[arg-type]
+            except Exception as error:
+                crashed(actor, f"the post-operation callback for {operation.label}", error)
+                raise
+            if kthread.irql != irql or len(kthread.locks) != locks or kthread.kernel_apc_disable != apc:
+                dirty_exit(actor, f"the post-operation callback for {operation.label}", irql, locks)
+            kthread.actors.pop()
+        self.observer.post_returned(frame, status, draining)
+        if status == FLT_POSTOP_MORE_PROCESSING_REQUIRED and not draining:
+            await ReturnMoreProcessing(frame)
+            # Whether it is pended now or was resumed early, the operation goes on elsewhere.
+            return False
+        frame.returned(thread)
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.post.return", frame=frame, ret=status)
+        self.end_post(thread, frame, draining=draining)
+        return True
+
+    def end_post(self, thread: Thread, frame: Frame, *, draining: bool = False) -> None:
+        """A frame's post phase is over."""
+        thread.write(frame)
+        frame.release(thread)
+        if draining:
+            # The drained callback saw a copy: what it wrote is not the operation's result (FLT-INST-24).
+            frame.result = None
+        else:
+            frame.take_result()
+        frame.state = DONE
+        frame.leave(thread)
+
+
+class ResumePre(Operation[None]):
+    """FltCompletePendedPreOperation takes effect: control goes back to the filter manager."""
+
+    __slots__ = ("context", "frame", "observer", "status")
+    kind = "FltCompletePendedPreOperation"
+
+    def __init__(self, pipeline: Pipeline, frame: Frame, status: int, context: Any) -> None:
+        self.observer = pipeline.observer
+        self.frame = frame
+        self.status = status
+        self.context = context
+
+    def perform(self, thread: Thread) -> None:
+        frame = self.frame
+        thread.write(frame)
+        self.observer.resuming_pre(frame, self.status, self.context)
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.complete_pended", frame=frame, ret=self.status)
+        frame.state = RESUMED_EARLY if frame.state == IN_PREOP else PENDED
+        frame.handed = frame.was_resumed = True
+        if frame.cancel_armed:
+            frame.cancel_armed = False
+            cancel = frame.operation.request.cancel
+            thread.write(cancel)
+            cancel.routine = None
+
+    def target(self) -> Cell:
+        return self.frame
+
+    def describe(self) -> str:
+        return f"complete the pended {self.frame.operation.label} of {self.frame.label}"
+
+
+class ResumePost(Operation[None]):
+    """FltCompletePendedPostOperation takes effect."""
+
+    __slots__ = ("frame", "observer")
+    kind = "FltCompletePendedPostOperation"
+
+    def __init__(self, pipeline: Pipeline, frame: Frame) -> None:
+        self.observer = pipeline.observer
+        self.frame = frame
+
+    def perform(self, thread: Thread) -> None:
+        frame = self.frame
+        thread.write(frame)
+        self.observer.resuming_post(frame)
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.complete_pended", frame=frame, ret=0)
+        frame.state = POST_RESUMED_EARLY if frame.state == IN_POST else POST_PENDED
+
+    def target(self) -> Cell:
+        return self.frame
+
+    def describe(self) -> str:
+        return f"complete the pended post-operation of {self.frame.operation.label} of {self.frame.label}"
+
+
+async def resume_pre(pipeline: Pipeline, frame: Frame, status: int, context: Any) -> None:
+    """Give a pended operation back to the filter manager and drive it on, in the calling thread (FLT-PEND-07)."""
+    thread = current_thread()
+    await ResumePre(pipeline, frame, status, context)
+    operation = frame.operation
+    drive = Drive()
+    if pipeline.after_pre(thread, frame, status, context, drive):
+        await pipeline.drive(operation, drive)
+    else:
+        operation.up = frame.index
+        await pipeline.complete_up(operation, drive)
+
+
+async def resume_post(pipeline: Pipeline, frame: Frame) -> None:
+    """Let the completion of an operation go on, in the calling thread (FLT-POST-31)."""
+    thread = current_thread()
+    await ResumePost(pipeline, frame)
+    pipeline.end_post(thread, frame)
+    operation = frame.operation
+    operation.up -= 1
+    await pipeline.complete_up(operation, None)
+
+
+async def drain(pipeline: Pipeline, frame: Frame) -> None:
+    """Give a frame that awaits its post-operation callback that callback now, as drained (FLT-INST-24)."""
+    if await DeliverPost(frame, draining=True):
+        await pipeline.call_post(current_thread(), frame, draining=True)

@@ -1,0 +1,132 @@
+"""Registering, starting and unregistering minifilters (fltmgr.md sections 2 and 4)."""
+
+from __future__ import annotations
+
+from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.objects import DropReference, Filter, Instance, RundownObject, TakeReference, WaitRundown
+from kemu.fltmgr.structures import FLT_REGISTRATION
+from kemu.fltmgr.constants import (
+    FLT_REGISTRATION_VERSION,
+    FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD,
+)
+from kemu.fltmgr.teardown import BeginTeardown, teardown
+from kemu.nt.driver import DRIVER_OBJECT
+from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL
+from kemu.nt.routine import routine
+from kemu.nt.status import (
+    NTSTATUS,
+    STATUS_FLT_DELETING_OBJECT,
+    STATUS_INVALID_PARAMETER,
+    STATUS_OBJECT_NAME_NOT_FOUND,
+    STATUS_SUCCESS,
+)
+from kemu.nt.system import current_system
+from kemu.runtime import Cell, Operation, Thread, current_thread
+
+
+@routine(
+    "fltkernel",
+    """NTSTATUS FltRegisterFilter(_In_ PDRIVER_OBJECT Driver, _In_ const FLT_REGISTRATION *Registration,
+       _Outptr_ PFLT_FILTER *RetFilter)""",
+    max_irql=APC_LEVEL,
+)
+async def FltRegisterFilter(
+    Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATION
+) -> tuple[NTSTATUS, Filter | None]:
+    """Register a minifilter; returns the status and the filter.
+
+    STATUS_INVALID_PARAMETER for a bad version, STATUS_OBJECT_NAME_NOT_FOUND if the service key defines no
+    altitude (FLT-REG-02). IRQL: <= APC_LEVEL. Findings: ``reg-version``, ``reg-unterminated``,
+    ``reg-illegal-major``, ``reg-shutdown-postop``, ``reg-duplicate-major``, ``reg-foreign``.
+    """
+    manager = current_system().get(FilterManager)
+    manager.observer.registering(Driver, Registration)
+    if Registration.Version >> 8 != FLT_REGISTRATION_VERSION >> 8:
+        return STATUS_INVALID_PARAMETER, None
+    if not Driver.altitude:
+        return STATUS_OBJECT_NAME_NOT_FOUND, None
+    filter_ = Filter(Driver, Registration)
+    current_thread().write(filter_)
+    manager.filters.append(filter_)
+    manager.by_driver[Driver] = filter_
+    log = current_thread().runtime.log
+    if log is not None:
+        log("flt.filter.register", flt=filter_.driver.label, alt=filter_.altitude)
+    return STATUS_SUCCESS, filter_
+
+
+@routine("fltkernel", "NTSTATUS FltStartFiltering(_In_ PFLT_FILTER Filter)", max_irql=APC_LEVEL)
+async def FltStartFiltering(Filter: Filter) -> NTSTATUS:
+    """Attach to the volumes there are and begin to filter.
+
+    Callbacks may run before this returns (FLT-REG-17). STATUS_INVALID_PARAMETER the second time (FLT-REG-19).
+    IRQL: <= APC_LEVEL.
+    """
+    manager = current_system().get(FilterManager)
+    if Filter.started:
+        return STATUS_INVALID_PARAMETER
+    Filter.started = True
+    current_thread().write(Filter)
+    for volume in manager.volumes:
+        await manager.attach(Filter, volume, Filter.altitude, automatic=True)
+    return STATUS_SUCCESS
+
+
+class StopFiltering(Operation[list[Instance]]):
+    """Mark a filter and its instances as going away; evaluates to the instances to tear down."""
+
+    __slots__ = ("filter",)
+    kind = "unregister"
+
+    def __init__(self, filter_: Filter) -> None:
+        self.filter = filter_
+
+    def perform(self, thread: Thread) -> list[Instance]:
+        thread.write(self.filter)
+        self.filter.deleting = True
+        return list(self.filter.instances)
+
+    def target(self) -> Cell:
+        return self.filter
+
+
+@routine("fltkernel", "VOID FltUnregisterFilter(_In_ PFLT_FILTER Filter)", max_irql=APC_LEVEL)
+async def FltUnregisterFilter(Filter: Filter) -> None:
+    """Tear down every instance and wait until nobody references the filter (FLT-UNLOAD-10, FLT-UNLOAD-11).
+
+    Callbacks run until this returns. IRQL: <= APC_LEVEL. Findings: ``double-unregister``.
+    """
+    system = current_system()
+    manager = system.get(FilterManager)
+    manager.observer.unregistering(Filter)
+    instances = await StopFiltering(Filter)
+    for instance in instances:
+        if await BeginTeardown(instance):
+            await teardown(manager, instance, FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD)
+        else:
+            await WaitRundown(instance)
+    await WaitRundown(Filter)
+    Filter.registered = False
+    current_thread().write(Filter)
+    manager.filters.remove(Filter)
+    log = current_thread().runtime.log
+    if log is not None:
+        log("flt.filter.unload", flt=Filter.driver.label)
+
+
+@routine("fltkernel", "NTSTATUS FltObjectReference(_Inout_ PVOID FltObject)", max_irql=DISPATCH_LEVEL)
+async def FltObjectReference(FltObject: RundownObject) -> NTSTATUS:
+    """Take a rundown reference on a filter or an instance (FLT-REF-01).
+
+    STATUS_FLT_DELETING_OBJECT once its deletion has begun. IRQL: <= DISPATCH_LEVEL.
+    """
+    if await TakeReference(FltObject, current_thread().label):
+        return STATUS_SUCCESS
+    return STATUS_FLT_DELETING_OBJECT
+
+
+@routine("fltkernel", "VOID FltObjectDereference(_Inout_ PVOID FltObject)", max_irql=DISPATCH_LEVEL)
+async def FltObjectDereference(FltObject: RundownObject) -> None:
+    """Drop a rundown reference. IRQL: <= DISPATCH_LEVEL. Findings: ``ref-underflow`` (FLT-REF-03)."""
+    had_reference = await DropReference(FltObject)
+    current_system().get(FilterManager).observer.dereferencing(FltObject, had_reference)

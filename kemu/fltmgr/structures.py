@@ -1,0 +1,259 @@
+"""The structures of fltkernel.h that a driver fills in or is handed.
+
+Callback data, parameter block and related objects are handed out as views of the filter manager's own record of
+the operation (`kemu.fltmgr.frame`). A view is valid while the driver has control of the operation; when control
+goes back its class changes, and every later access is finding ``cbd-use-after-release`` (FLT-CBD-17, FLT-CBD-18).
+While it is valid that costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
+from kemu.io.constants import IRP_MJ_OPERATION_END
+from kemu.nt.kthread import current_kthread
+from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
+from kemu.nt.system import report
+
+if TYPE_CHECKING:
+    from kemu.fltmgr.frame import Frame
+    from kemu.fltmgr.objects import Filter, FltVolume, Instance
+    from kemu.io.request import FileObject
+    from kemu.nt.lists import LIST_ENTRY
+    from kemu.runtime import Thread
+
+PreOperationCallback = Callable[["FLT_CALLBACK_DATA", "FLT_RELATED_OBJECTS"], Awaitable[Any]]
+"""Returns a FLT_PREOP_CALLBACK_STATUS, or a tuple of it and the completion context."""
+PostOperationCallback = Callable[["FLT_CALLBACK_DATA", "FLT_RELATED_OBJECTS", Any, int], Awaitable[int]]
+InstanceSetupCallback = Callable[["FLT_RELATED_OBJECTS", int, int, int], Awaitable[int]]
+InstanceQueryTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[int]]
+InstanceTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[None]]
+FilterUnloadCallback = Callable[[int], Awaitable[int]]
+
+
+@dataclass(slots=True)
+class FLT_OPERATION_REGISTRATION:
+    """Callbacks for one major function code; the last entry is ``FLT_OPERATION_REGISTRATION()``."""
+
+    MajorFunction: int = IRP_MJ_OPERATION_END
+    Flags: int = 0
+    PreOperation: PreOperationCallback | None = None
+    PostOperation: PostOperationCallback | None = None
+
+
+@dataclass(slots=True)
+class FLT_REGISTRATION:
+    """What FltRegisterFilter takes. Size needs no value in Python; the version has the current one."""
+
+    OperationRegistration: Sequence[FLT_OPERATION_REGISTRATION] = ()
+    FilterUnloadCallback: FilterUnloadCallback | None = None
+    InstanceSetupCallback: InstanceSetupCallback | None = None
+    InstanceQueryTeardownCallback: InstanceQueryTeardownCallback | None = None
+    InstanceTeardownStartCallback: InstanceTeardownCallback | None = None
+    InstanceTeardownCompleteCallback: InstanceTeardownCallback | None = None
+    Flags: int = 0
+    Version: int = field(default=FLT_REGISTRATION_VERSION)
+
+
+class IO_STATUS_BLOCK:
+    """Status and Information of an operation. Remembers whether the driver wrote the status."""
+
+    __slots__ = ("Information", "Status", "written")
+
+    def __init__(self, status: NTSTATUS = STATUS_SUCCESS, information: int = 0) -> None:
+        object.__setattr__(self, "Status", status)
+        object.__setattr__(self, "Information", information)
+        object.__setattr__(self, "written", False)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        if name == "Status":
+            object.__setattr__(self, "written", True)
+
+
+class _View:
+    __slots__ = ("_frame",)
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+
+class FLT_RELATED_OBJECTS(_View):
+    """The opaque pointers of an operation or of an instance callback; read-only (FLT-STACK-10, FLT-STACK-11)."""
+
+    __slots__ = ()
+
+    @property
+    def Filter(self) -> Filter:
+        """The filter whose callback this is."""
+        return self._frame.instance.filter
+
+    @property
+    def Volume(self) -> FltVolume:
+        """The volume of the instance."""
+        return self._frame.instance.volume
+
+    @property
+    def Instance(self) -> Instance:
+        """The instance whose callback this is."""
+        return self._frame.instance
+
+    @property
+    def FileObject(self) -> FileObject | None:
+        """The operation's file object; None in instance callbacks."""
+        return self._frame.file
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in {"_frame", "__class__"}:
+            object.__setattr__(self, name, value)
+        else:
+            report("relobj-write", f"{current_kthread().label} writes FltObjects->{name}")
+
+
+class FLT_IO_PARAMETER_BLOCK:
+    """The parameters of an operation as one instance sees them.
+
+    Changes take effect below that instance, and only after FltSetCallbackDataDirty (FLT-CBD-05, FLT-CBD-09).
+    """
+
+    __slots__ = ("IrpFlags", "MajorFunction", "MinorFunction", "Parameters", "TargetFileObject", "TargetInstance", "_frame")
+
+    def __init__(self, frame: Frame) -> None:
+        operation = frame.operation
+        request = operation.request
+        self._frame = frame
+        self.MajorFunction = request.major
+        self.MinorFunction = request.minor
+        self.IrpFlags = request.flags
+        self.Parameters = frame.input.copy()
+        self.TargetFileObject = request.file
+        self.TargetInstance = frame.instance
+
+
+class FLT_CALLBACK_DATA(_View):
+    """The operation, as one instance sees it."""
+
+    __slots__ = ()
+
+    @property
+    def Flags(self) -> int:
+        """Class of the operation and its state (FLT-CBD-01, FLT-CBD-02)."""
+        return self._frame.flags
+
+    @Flags.setter
+    def Flags(self, value: int) -> None:
+        report("cbd-flag-write", f"{current_kthread().label} writes Data->Flags: use FltSetCallbackDataDirty")
+
+    @property
+    def Thread(self) -> Thread:
+        """The thread that issued the operation."""
+        return self._frame.operation.request.thread
+
+    @Thread.setter
+    def Thread(self, value: object) -> None:
+        report("cbd-readonly-write", f"{current_kthread().label} writes Data->Thread")
+
+    @property
+    def RequestorMode(self) -> int:
+        """UserMode or KernelMode."""
+        return self._frame.operation.request.mode
+
+    @RequestorMode.setter
+    def RequestorMode(self, value: object) -> None:
+        report("cbd-readonly-write", f"{current_kthread().label} writes Data->RequestorMode")
+
+    @property
+    def Iopb(self) -> FLT_IO_PARAMETER_BLOCK:
+        """The parameters, a copy that belongs to this instance."""
+        frame = self._frame
+        if frame.iopb is None:
+            frame.iopb = FLT_IO_PARAMETER_BLOCK(frame)
+        return frame.iopb
+
+    @property
+    def IoStatus(self) -> IO_STATUS_BLOCK:
+        """The result: to be set before completing, to be read in a postoperation callback."""
+        return self._frame.status_block()
+
+    @property
+    def QueueLinks(self) -> LIST_ENTRY:
+        """A list entry for the driver while it has control of the operation (FLT-CBD-15)."""
+        return self._frame.queue_links(self)
+
+    @property
+    def QueueContext(self) -> Any:
+        """Storage for the driver while it has control of the operation (FLT-CBD-15)."""
+        return self._frame.queue_context
+
+    @QueueContext.setter
+    def QueueContext(self, value: Any) -> None:
+        self._frame.queue_context = value
+
+
+def _released(view: object, what: str) -> None:
+    frame: Frame = object.__getattribute__(view, "_frame")
+    current_kthread().read(frame)
+    report(
+        "cbd-use-after-release",
+        f"{current_kthread().label} {what} of {frame.operation.request.label} after {frame.released_by} gave the "
+        f"operation back to the filter manager",
+    )
+
+
+class ReleasedCallbackData(FLT_CALLBACK_DATA):
+    """Callback data that the driver no longer has control of."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return object.__getattribute__(self, name)
+        return _released(self, f"reads Data->{name}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        else:
+            _released(self, f"writes Data->{name}")
+
+
+class ReleasedRelatedObjects(FLT_RELATED_OBJECTS):
+    """FltObjects of an operation that the driver no longer has control of."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return object.__getattribute__(self, name)
+        return _released(self, f"reads FltObjects->{name}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        else:
+            _released(self, f"writes FltObjects->{name}")
+
+
+class ReleasedParameterBlock(FLT_IO_PARAMETER_BLOCK):
+    """A parameter block that the driver no longer has control of."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return object.__getattribute__(self, name)
+        return _released(self, f"reads Data->Iopb->{name}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        else:
+            _released(self, f"writes Data->Iopb->{name}")
+
+
+def frame_of(data: FLT_CALLBACK_DATA) -> Frame:
+    """The filter manager's record behind *data*, released or not."""
+    return object.__getattribute__(data, "_frame")

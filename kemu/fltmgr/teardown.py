@@ -1,0 +1,136 @@
+"""Taking an instance down (FLT-INST-16): mark, start, drain, wait, complete, free."""
+
+from __future__ import annotations
+
+from kemu.fltmgr.constants import FLTFL_INSTANCE_TEARDOWN_MANUAL
+from kemu.fltmgr.frame import AWAIT_POST, Frame
+from kemu.fltmgr.manager import FilterManager, related_objects
+from kemu.fltmgr.messages import InstanceTeardown
+from kemu.fltmgr.objects import (
+    DRAINING,
+    GONE,
+    TEARING_DOWN,
+    Filter,
+    FltVolume,
+    Instance,
+    WaitOutstanding,
+    WaitRundown,
+)
+from kemu.fltmgr.pipeline import drain
+from kemu.fltmgr.structures import InstanceTeardownCallback
+from kemu.io.request import IRP_OPERATION
+from kemu.nt.driver import in_driver
+from kemu.nt.status import (
+    NT_SUCCESS,
+    NTSTATUS,
+    STATUS_FLT_DELETING_OBJECT,
+    STATUS_FLT_DO_NOT_DETACH,
+    STATUS_FLT_INSTANCE_NOT_FOUND,
+    STATUS_SUCCESS,
+)
+from kemu.runtime import Cell, Deliver, Operation, Thread, current_thread
+
+
+class BeginTeardown(Operation[bool]):
+    """Mark an instance as going away; false if somebody has done so already."""
+
+    __slots__ = ("instance",)
+    kind = "begin the teardown of"
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+
+    def perform(self, thread: Thread) -> bool:
+        instance = self.instance
+        thread.write(instance)
+        # Who begins an operation from now on does not see the instance: that is a change of the volume's stack.
+        thread.write(instance.volume)
+        if instance.deleting:
+            return False
+        instance.deleting = True
+        instance.state = TEARING_DOWN
+        return True
+
+    def target(self) -> Cell:
+        return self.instance
+
+
+class EndTeardown(Operation[None]):
+    """Take an instance off its volume."""
+
+    __slots__ = ("instance",)
+    kind = "free"
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+
+    def perform(self, thread: Thread) -> None:
+        instance = self.instance
+        thread.write(instance.volume)
+        thread.write(instance)
+        instance.state = GONE
+        instance.volume.instances.remove(instance)
+        instance.filter.instances.remove(instance)
+        instance.changed()
+
+    def target(self) -> Cell:
+        return self.instance
+
+
+async def teardown(manager: FilterManager, instance: Instance, reason: int) -> None:
+    """Take down an instance that `BeginTeardown` has marked, on the calling thread at PASSIVE_LEVEL."""
+    registration = instance.filter.registration
+    await call(instance, registration.InstanceTeardownStartCallback, "start", reason)
+    current_thread().write(instance)
+    instance.state = DRAINING
+    manager.observer.teardown_start_returned(instance)
+    for frame in list(instance.outstanding):
+        if drains(frame):
+            await drain(manager.pipeline, frame)
+    await WaitOutstanding(instance)
+    await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
+    # References delay only the freeing, not TeardownComplete (FLT-INST-30).
+    await WaitRundown(instance)
+    await EndTeardown(instance)
+
+
+def drains(frame: Frame) -> bool:
+    """Whether a teardown gives *frame* its post-operation callback early; others are waited for (fltmgr.md 27)."""
+    operation = frame.operation
+    return frame.state == AWAIT_POST and operation.request.kind == IRP_OPERATION and not operation.is_create
+
+
+async def call(instance: Instance, callback: InstanceTeardownCallback | None, phase: str, reason: int) -> None:
+    """Call one of the teardown callbacks, if the filter has it (FLT-REG-14)."""
+    log = current_thread().runtime.log
+    if log is not None:
+        log("flt.instance.teardown", inst=instance.name, phase=phase)
+    if callback is not None:
+        await Deliver(instance.filter.driver, InstanceTeardown, instance)
+        await in_driver(
+            instance.filter.driver, f"InstanceTeardown {phase}", callback, related_objects(instance), reason
+        )
+
+
+async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume) -> NTSTATUS:
+    """``fltmc detach``: take down the highest instance of *filter_* on *volume*, if the filter agrees.
+
+    STATUS_FLT_INSTANCE_NOT_FOUND, STATUS_FLT_DELETING_OBJECT if it is going away already (FLT-INST-13),
+    STATUS_FLT_DO_NOT_DETACH if InstanceQueryTeardown vetoes or is missing (FLT-INST-14, FLT-REG-14).
+    """
+    instance = next((one for one in volume.instances if one.filter is filter_), None)
+    if instance is None:
+        return STATUS_FLT_INSTANCE_NOT_FOUND
+    if instance.deleting:
+        return STATUS_FLT_DELETING_OBJECT
+    query = filter_.registration.InstanceQueryTeardownCallback
+    if query is None:
+        return STATUS_FLT_DO_NOT_DETACH
+    await Deliver(filter_.driver, InstanceTeardown, instance)
+    status = await in_driver(filter_.driver, "InstanceQueryTeardown", query, related_objects(instance), 0)
+    if not NT_SUCCESS(NTSTATUS(status)):
+        return NTSTATUS(status)
+    if not await BeginTeardown(instance):
+        return STATUS_FLT_DELETING_OBJECT
+    await teardown(manager, instance, FLTFL_INSTANCE_TEARDOWN_MANUAL)
+    return STATUS_SUCCESS

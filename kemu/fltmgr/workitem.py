@@ -1,0 +1,265 @@
+"""Deferred I/O and generic work items (fltmgr.md section 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.objects import Filter, Instance, RundownObject, drop_reference
+from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
+from kemu.io.constants import IRP_PAGING_IO
+from kemu.io.request import IRP_OPERATION
+from kemu.nt.driver import DriverActor, in_driver
+from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
+from kemu.nt.routine import routine
+from kemu.nt.status import (
+    NTSTATUS,
+    STATUS_FLT_DELETING_OBJECT,
+    STATUS_FLT_NOT_SAFE_TO_POST_OPERATION,
+    STATUS_SUCCESS,
+)
+from kemu.nt.system import current_system, report
+from kemu.nt.work import QueueItem, WorkItem, WorkerPool, free_item
+from kemu.runtime import Cell, Operation, Point, Thread, current_thread
+
+
+class FltWorkItem(WorkItem):
+    """A work item of the filter manager's."""
+
+    __slots__ = ()
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        current_system().get(WorkItems).alive[self] = None
+
+
+class FLT_DEFERRED_IO_WORKITEM(FltWorkItem):
+    """For one callback data."""
+
+    __slots__ = ()
+
+
+class FLT_GENERIC_WORKITEM(FltWorkItem):
+    """For anything, under a reference on a filter or instance."""
+
+    __slots__ = ()
+
+
+class WorkItems:
+    """The filter manager's work items that are not freed, oldest first."""
+
+    def __init__(self) -> None:
+        self.alive: dict[FltWorkItem, None] = {}
+
+    def owned_by(self, driver: DriverActor) -> list[FltWorkItem]:
+        """Those that *driver* has allocated."""
+        return [item for item in self.alive if item.driver is driver]
+
+
+def _allocate(kind: type[FltWorkItem], label: str, name: str) -> Any:
+    system = current_system()
+    if system.options.low_resources and system.runtime.choose(2, f"{name} fails"):
+        return None
+    return kind(label)
+
+
+def _free(item: FltWorkItem, kind: type[FltWorkItem], name: str) -> None:
+    if type(item) is not kind:
+        report("workitem-kind-mismatch", f"{name} of a {type(item).__name__}")
+    free_item(item, name)
+    current_system().get(WorkItems).alive.pop(item, None)
+
+
+@routine(
+    "fltkernel",
+    "PFLT_DEFERRED_IO_WORKITEM FltAllocateDeferredIoWorkItem(VOID)",
+    max_irql=DISPATCH_LEVEL,
+)
+async def FltAllocateDeferredIoWorkItem() -> FLT_DEFERRED_IO_WORKITEM | None:
+    """Allocate a work item for one operation, or None where low resources are explored. IRQL: <= DISPATCH_LEVEL."""
+    return _allocate(FLT_DEFERRED_IO_WORKITEM, "deferred work item", "FltAllocateDeferredIoWorkItem")
+
+
+@routine(
+    "fltkernel",
+    "VOID FltFreeDeferredIoWorkItem(_In_ PFLT_DEFERRED_IO_WORKITEM FltWorkItem)",
+    max_irql=DISPATCH_LEVEL,
+)
+async def FltFreeDeferredIoWorkItem(FltWorkItem: FLT_DEFERRED_IO_WORKITEM) -> None:
+    """Free a work item, usually in its own routine. IRQL: <= DISPATCH_LEVEL.
+
+    Findings: ``workitem-double-free``, ``workitem-kind-mismatch``, ``ke.work-freed-queued`` (FLT-WORK-08).
+    """
+    _free(FltWorkItem, FLT_DEFERRED_IO_WORKITEM, "FltFreeDeferredIoWorkItem")
+
+
+@routine("fltkernel", "PFLT_GENERIC_WORKITEM FltAllocateGenericWorkItem(VOID)", max_irql=DISPATCH_LEVEL)
+async def FltAllocateGenericWorkItem() -> FLT_GENERIC_WORKITEM | None:
+    """Allocate a generic work item, or None where low resources are explored. IRQL: <= DISPATCH_LEVEL."""
+    return _allocate(FLT_GENERIC_WORKITEM, "generic work item", "FltAllocateGenericWorkItem")
+
+
+@routine(
+    "fltkernel",
+    "VOID FltFreeGenericWorkItem(_In_ PFLT_GENERIC_WORKITEM FltWorkItem)",
+    max_irql=DISPATCH_LEVEL,
+)
+async def FltFreeGenericWorkItem(FltWorkItem: FLT_GENERIC_WORKITEM) -> None:
+    """Free a generic work item. IRQL: <= DISPATCH_LEVEL. Findings as FltFreeDeferredIoWorkItem."""
+    _free(FltWorkItem, FLT_GENERIC_WORKITEM, "FltFreeGenericWorkItem")
+
+
+class QueueDeferred(Operation[NTSTATUS]):
+    """Hand an operation over to a work item, unless its instance is going away."""
+
+    __slots__ = ("data", "item", "queue_type")
+    kind = "FltQueueDeferredIoWorkItem"
+
+    def __init__(self, item: FLT_DEFERRED_IO_WORKITEM, data: FLT_CALLBACK_DATA, queue_type: int) -> None:
+        self.item = item
+        self.data = data
+        self.queue_type = queue_type
+
+    def perform(self, thread: Thread) -> NTSTATUS:
+        frame = frame_of(self.data)
+        thread.read(frame.instance)
+        thread.write(frame)
+        request = frame.operation.request
+        status = STATUS_SUCCESS
+        if (
+            request.kind != IRP_OPERATION
+            or request.flags & IRP_PAGING_IO
+            or current_kthread().top_level_irp is not None
+        ):
+            status = STATUS_FLT_NOT_SAFE_TO_POST_OPERATION
+        elif frame.instance.deleting:
+            status = STATUS_FLT_DELETING_OBJECT
+        log = thread.runtime.log
+        if log is not None:
+            log("flt.queue", frame=frame, status=status)
+        if status != STATUS_SUCCESS:
+            frame.queue_failed = "FltQueueDeferredIoWorkItem"
+            return status
+        frame.queue_failed = None
+        frame.handed = True
+        current_system().get(WorkerPool).insert(thread, self.item, self.queue_type)
+        return status
+
+    def target(self) -> Cell:
+        return frame_of(self.data)
+
+
+@routine(
+    "fltkernel",
+    """NTSTATUS FltQueueDeferredIoWorkItem(_In_ PFLT_DEFERRED_IO_WORKITEM FltWorkItem, _In_ PFLT_CALLBACK_DATA Data,
+       _In_ PFLT_DEFERRED_IO_WORKITEM_ROUTINE WorkerRoutine, _In_ WORK_QUEUE_TYPE QueueType, _In_opt_ PVOID Context)""",
+    max_irql=DISPATCH_LEVEL,
+)
+async def FltQueueDeferredIoWorkItem(
+    FltWorkItem: FLT_DEFERRED_IO_WORKITEM,
+    Data: FLT_CALLBACK_DATA,
+    WorkerRoutine: Callable[..., Awaitable[None]],
+    QueueType: int,
+    Context: Any,
+) -> NTSTATUS:
+    """Have a system worker run ``WorkerRoutine(FltWorkItem, Data, Context)`` at PASSIVE_LEVEL.
+
+    After STATUS_SUCCESS the operation is the worker's, which may even have completed it before this returns
+    (FLT-WORK-05); the callback must return FLT_PREOP_PENDING and leave *Data* alone (FLT-WORK-06). It fails with
+    STATUS_FLT_NOT_SAFE_TO_POST_OPERATION for operations that are no IRPs (FLT-WORK-02), for paging I/O and under a
+    top-level IRP, and with STATUS_FLT_DELETING_OBJECT while the instance is torn down (FLT-WORK-03); then nothing
+    was queued. IRQL: <= DISPATCH_LEVEL. Findings: ``queue-type-reserved``, ``workitem-kind-mismatch``,
+    ``ke.work-requeued``, ``cbd-use-after-release``.
+    """
+    frame = frame_of(Data)
+    actor = frame.node.filter.driver
+    manager = current_system().get(FilterManager)
+    manager.observer.queueing(frame, FltWorkItem, QueueType)
+
+    async def run() -> None:
+        await in_driver(actor, WorkerRoutine.__name__, WorkerRoutine, FltWorkItem, Data, Context)
+
+    FltWorkItem.run = run
+    status = await QueueDeferred(FltWorkItem, Data, QueueType)
+    if status == STATUS_SUCCESS:
+        await Point(f"return from queueing {frame.operation.label}", FltWorkItem)
+    return status
+
+
+@routine(
+    "fltkernel",
+    """NTSTATUS FltQueueGenericWorkItem(_In_ PFLT_GENERIC_WORKITEM FltWorkItem, _In_ PVOID FltObject,
+       _In_ PFLT_GENERIC_WORKITEM_ROUTINE WorkerRoutine, _In_ WORK_QUEUE_TYPE QueueType, _In_opt_ PVOID Context)""",
+    max_irql=DISPATCH_LEVEL,
+)
+async def FltQueueGenericWorkItem(
+    FltWorkItem: FLT_GENERIC_WORKITEM,
+    FltObject: RundownObject,
+    WorkerRoutine: Callable[..., Awaitable[None]],
+    QueueType: int,
+    Context: Any,
+) -> NTSTATUS:
+    """Have a system worker run ``WorkerRoutine(FltWorkItem, FltObject, Context)`` at PASSIVE_LEVEL.
+
+    A reference on *FltObject* (filter or instance) is held until the routine has returned (FLT-WORK-10), so that
+    the unload waits for it. STATUS_FLT_DELETING_OBJECT while the driver is being unloaded (FLT-WORK-11).
+    IRQL: <= DISPATCH_LEVEL.
+    """
+    filter_ = FltObject.filter if isinstance(FltObject, Instance) else FltObject
+    assert isinstance(filter_, Filter)
+    actor = filter_.driver
+    who = f"generic work item of {actor.driver}"
+
+    async def run() -> None:
+        await in_driver(actor, WorkerRoutine.__name__, WorkerRoutine, FltWorkItem, FltObject, Context)
+        await ReleaseAfterWork(FltObject, who)
+
+    FltWorkItem.run = run
+    if not await ReferenceForWork(FltObject, filter_, who):
+        return STATUS_FLT_DELETING_OBJECT
+    await QueueItem(FltWorkItem, QueueType)
+    await Point("return from queueing a generic work item", FltWorkItem)
+    return STATUS_SUCCESS
+
+
+class ReferenceForWork(Operation[bool]):
+    """Take the reference of a generic work item, unless the driver is being unloaded."""
+
+    __slots__ = ("filter", "object", "who")
+    kind = "reference"
+
+    def __init__(self, object_: RundownObject, filter_: Filter, who: str) -> None:
+        self.object = object_
+        self.filter = filter_
+        self.who = who
+
+    def perform(self, thread: Thread) -> bool:
+        thread.write(self.object)
+        thread.read(self.filter)
+        if self.filter.deleting:
+            return False
+        self.object.references.append(self.who)
+        return True
+
+    def target(self) -> Cell:
+        return self.object
+
+
+class ReleaseAfterWork(Operation[None]):
+    """Drop the reference of a generic work item whose routine has returned."""
+
+    __slots__ = ("object", "who")
+    kind = "dereference"
+
+    def __init__(self, object_: RundownObject, who: str) -> None:
+        self.object = object_
+        self.who = who
+
+    def perform(self, thread: Thread) -> None:
+        drop_reference(thread, self.object, self.who)
+
+    def target(self) -> Cell:
+        return self.object
+
+

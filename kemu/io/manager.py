@@ -1,0 +1,152 @@
+"""The I/O manager: issuing requests for user threads, waiting for them, cancelling them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import cast
+
+from kemu.io.constants import (
+    FILE_OPEN_IF,
+    FO_SYNCHRONOUS_IO,
+    IRP_MJ_CLEANUP,
+    IRP_MJ_CLOSE,
+    IRP_MJ_CREATE,
+)
+from kemu.io.request import (
+    FAST_IO_OPERATION,
+    IRP_OPERATION,
+    CancelRoutine,
+    FileObject,
+    Parameters,
+    Request,
+    WaitDone,
+)
+from kemu.io.volume import Volume
+from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
+from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_release
+from kemu.nt.routine import routine
+from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO
+from kemu.nt.system import System, current_system
+from kemu.runtime import BlockingOperation, Thread, current_thread
+
+
+class IoManager:
+    """The I/O manager of one run."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.cancel_lock = OwnedLock("cancel spin lock")
+        self.cancel_lock.initialised = True
+        self.outstanding: list[Request] = []
+
+    async def start(self, request: Request) -> None:
+        """Send *request* down the calling thread; returns when the stack returns, complete or not."""
+        thread = current_thread()
+        log = thread.runtime.log
+        if log is not None:
+            log("irp.create", op=request.label, path=request.file.FileName, kind=request.kind)
+        self.outstanding.append(request)
+        if await request.volume.top.dispatch(request) and not request.done:
+            request.finish(thread)
+
+    async def call(self, request: Request) -> NTSTATUS:
+        """Send *request* down and wait for its completion."""
+        await self.start(request)
+        status = await WaitDone(request)
+        self.outstanding.remove(request)
+        return status
+
+    async def create(
+        self, volume: Volume, path: str, disposition: int = FILE_OPEN_IF, *, synchronous: bool = True
+    ) -> tuple[NTSTATUS, FileObject | None]:
+        """Open a file: its status, and the file object if that is a success."""
+        file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
+        status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition)))
+        return status, file if NT_SUCCESS(status) else None
+
+    async def close(self, file: FileObject) -> NTSTATUS:
+        """Close the only handle: a cleanup request, then a close request."""
+        status = await self.call(Request(file.volume, file, IRP_MJ_CLEANUP, Parameters()))
+        await self.call(Request(file.volume, file, IRP_MJ_CLOSE, Parameters()))
+        return status
+
+    async def transfer(
+        self, file: FileObject, major: int, parameters: Parameters, *, fast: bool = False, flags: int = 0
+    ) -> Request:
+        """Read, write or query and wait; *fast* tries fast I/O first and falls back to an IRP (FLT-FAST-05)."""
+        if fast:
+            request = Request(file.volume, file, major, parameters, kind=FAST_IO_OPERATION)
+            await self.call(request)
+            if request.status != STATUS_FLT_DISALLOW_FAST_IO:
+                return request
+        request = Request(file.volume, file, major, parameters, kind=IRP_OPERATION, flags=flags)
+        await self.call(request)
+        return request
+
+    async def cancel(self, request: Request) -> bool:
+        """IoCancelIrp: set the cancel bit and run the cancel routine, if there is one, on the calling thread."""
+        routine_to_run = await SetCancelBit(request, self.cancel_lock)
+        if routine_to_run is None:
+            return False
+        await cast("Awaitable[None]", routine_to_run())
+        return True
+
+
+class SetCancelBit(BlockingOperation[CancelRoutine | None]):
+    """Under the cancel spin lock, set the cancel bit and take the cancel routine away."""
+
+    __slots__ = ("request",)
+    kind = "cancel"
+
+    def __init__(self, request: Request, lock: OwnedLock) -> None:
+        super().__init__(lock)
+        self.request = request
+
+    def available(self, thread: Thread) -> bool:
+        lock = self.sources[0]
+        assert isinstance(lock, OwnedLock)
+        return lock.owner is None
+
+    def take(self, thread: Thread) -> CancelRoutine | None:
+        request = self.request
+        thread.write(self.sources[0])
+        cancel = request.cancel
+        thread.write(cancel)
+        log = thread.runtime.log
+        if log is not None:
+            log("irp.cancel", op=request.label)
+        if request.done or cancel.requested:
+            return None
+        cancel.requested = True
+        taken, cancel.routine = cancel.routine, None
+        return taken
+
+    def describe(self) -> str:
+        return f"cancel {self.request.label}"
+
+
+@routine("wdm", "VOID IoAcquireCancelSpinLock(_Out_ PKIRQL Irql)", max_irql=DISPATCH_LEVEL)
+async def IoAcquireCancelSpinLock() -> int:
+    """Hold the system's cancel spin lock and return the old IRQL. IRQL: <= DISPATCH_LEVEL."""
+    lock = current_system().get(IoManager).cancel_lock
+    thread = current_kthread()
+    check_acquire(lock, thread, "IoAcquireCancelSpinLock")
+    await AcquireLock(lock)
+    lock.old_irql = old_irql = thread.irql
+    thread.irql = DISPATCH_LEVEL
+    return old_irql
+
+
+@routine(
+    "wdm",
+    "VOID IoReleaseCancelSpinLock(_In_ KIRQL Irql)",
+    min_irql=DISPATCH_LEVEL,
+    max_irql=DISPATCH_LEVEL,
+)
+async def IoReleaseCancelSpinLock(Irql: int) -> None:
+    """Give the cancel spin lock up and go back to *Irql*. IRQL: DISPATCH_LEVEL, by the owner."""
+    lock = current_system().get(IoManager).cancel_lock
+    thread = current_kthread()
+    check_release(lock, thread, "IoReleaseCancelSpinLock")
+    await ReleaseLock(lock)
+    thread.irql = Irql

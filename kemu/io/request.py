@@ -1,0 +1,210 @@
+"""Requests and file objects: what travels down the device stack of a volume."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from kemu.io.constants import FO_SYNCHRONOUS_IO, IRP_PAGING_IO, IRP_SYNCHRONOUS_API, major_name
+from kemu.nt.status import NTSTATUS, STATUS_PENDING, STATUS_SUCCESS
+from kemu.runtime import BlockingOperation, Cell, Thread, Waitable, current_thread
+
+if TYPE_CHECKING:
+    from kemu.io.volume import Volume
+
+IRP_OPERATION: Final = 0x1
+FAST_IO_OPERATION: Final = 0x2
+FS_FILTER_OPERATION: Final = 0x4
+
+CLASS_NAMES: Final = {IRP_OPERATION: "IRP", FAST_IO_OPERATION: "fast I/O", FS_FILTER_OPERATION: "FSFilter"}
+
+
+class FileObject(Cell):
+    """FILE_OBJECT: one open instance of a file."""
+
+    __slots__ = ("Flags", "FileName", "fs_context", "volume")
+
+    def __init__(self, volume: Volume, name: str, flags: int = FO_SYNCHRONOUS_IO) -> None:
+        super().__init__(current_thread(), name)
+        self.volume = volume
+        self.FileName = name
+        self.Flags = flags
+        self.fs_context: Any = None
+        """The file system's own record of the open file; None until the create succeeded."""
+
+
+class Parameters:
+    """The parameters of one request: the members of FLT_PARAMETERS that its major function uses."""
+
+    __slots__ = ("ByteOffset", "CreateOptions", "Disposition", "FileInformationClass", "Length", "Buffer")
+
+    def __init__(
+        self,
+        *,
+        Disposition: int = 0,
+        CreateOptions: int = 0,
+        Length: int = 0,
+        ByteOffset: int = 0,
+        Buffer: bytes | bytearray = b"",
+        FileInformationClass: int = 0,
+    ) -> None:
+        self.Disposition = Disposition
+        self.CreateOptions = CreateOptions
+        self.Length = Length
+        self.ByteOffset = ByteOffset
+        self.Buffer = Buffer
+        self.FileInformationClass = FileInformationClass
+
+    def copy(self) -> Parameters:
+        """A copy that can be changed without changing this one."""
+        twin = Parameters.__new__(Parameters)
+        for name in Parameters.__slots__:
+            setattr(twin, name, getattr(self, name))
+        return twin
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parameters) and all(
+            getattr(self, name) == getattr(other, name) for name in Parameters.__slots__
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+CancelRoutine = Callable[[], Awaitable[None]]
+
+
+class CancelState(Cell):
+    """The cancel bit of an IRP and who is to be told (``Irp->Cancel``, ``Irp->CancelRoutine``)."""
+
+    __slots__ = ("requested", "routine")
+
+    def __init__(self, creator: Thread, label: str) -> None:
+        super().__init__(creator, label)
+        self.requested = False
+        self.routine: CancelRoutine | None = None
+
+
+class Request(Waitable):
+    """One I/O request, from the I/O manager down and back.
+
+    Waiting for its completion means waiting for this object. `cancel` is created when first asked for.
+    """
+
+    __slots__ = (
+        "_cancel",
+        "buffer",
+        "done",
+        "file",
+        "filter_context",
+        "flags",
+        "information",
+        "kind",
+        "major",
+        "minor",
+        "mode",
+        "parameters",
+        "status",
+        "thread",
+        "volume",
+    )
+
+    def __init__(
+        self,
+        volume: Volume,
+        file: FileObject,
+        major: int,
+        parameters: Parameters,
+        *,
+        kind: int = IRP_OPERATION,
+        flags: int = 0,
+        minor: int = 0,
+        mode: int = 1,
+    ) -> None:
+        thread = current_thread()
+        super().__init__(thread, major_name(major))
+        self.volume = volume
+        self.file = file
+        self.major = major
+        self.minor = minor
+        self.parameters = parameters
+        self.kind = kind
+        self.flags = flags
+        self.mode = mode
+        self.thread = thread
+        self.status: NTSTATUS = STATUS_PENDING
+        self.information = 0
+        self.buffer: bytes = b""
+        """What a read or a query returned."""
+        self.done = False
+        self.filter_context: object = None
+        """The filter manager's record of the request."""
+        self._cancel: CancelState | None = None
+
+    @property
+    def cancel(self) -> CancelState:
+        """The request's cancel state."""
+        if self._cancel is None:
+            # Named after the originator, so that it has one name whoever asks first.
+            self._cancel = cancel = CancelState.__new__(CancelState)
+            cancel.creator, cancel.ordinal, cancel.label = self.creator, self.ordinal, f"cancel of {self.label}"
+            cancel.version = cancel.written = 0
+            cancel.requested, cancel.routine = False, None
+        return self._cancel
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether the originator waits for the completion (FltIsOperationSynchronous, FLT-CBD-19)."""
+        if self.kind != IRP_OPERATION:
+            return True
+        if self.flags & IRP_PAGING_IO:
+            return bool(self.flags & 0x40)
+        return bool(self.flags & IRP_SYNCHRONOUS_API or self.file.Flags & FO_SYNCHRONOUS_IO)
+
+    def finish(self, thread: Thread) -> None:
+        """The request is complete; whoever waits for it may go on."""
+        thread.write(self)
+        self.done = True
+        log = thread.runtime.log
+        if log is not None:
+            log("irp.complete", op=self.label, status=self.status, info=self.information)
+        self.changed()
+
+
+class WaitDone(BlockingOperation[NTSTATUS]):
+    """Wait until a request has completed; evaluates to its final status."""
+
+    __slots__ = ("request",)
+    kind = "wait for completion of"
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self.request = request
+
+    def available(self, thread: Thread) -> bool:
+        return self.request.done
+
+    def take(self, thread: Thread) -> NTSTATUS:
+        thread.read(self.request)
+        return self.request.status
+
+
+class IoTarget(Protocol):
+    """A layer of a volume's device stack."""
+
+    async def dispatch(self, request: Request) -> bool:
+        """Process *request* on the calling thread; return whether it is complete when this returns."""
+        ...
+
+
+class Completer(Protocol):
+    """Who takes a request back that the layer below completed later, on another thread."""
+
+    async def completed(self, request: Request) -> None: ...
+
+
+def succeed(request: Request, information: int = 0, status: NTSTATUS = STATUS_SUCCESS) -> None:
+    """Set the final status of *request*."""
+    request.status = status
+    request.information = information
+
+

@@ -1,0 +1,27 @@
+"""Volumes: a device stack with a file system at the bottom and, at the top, whoever filters it."""
+
+from __future__ import annotations
+
+from kemu.io.filesystem import FileSystem
+from kemu.io.request import IoTarget, Request
+from kemu.nt.system import System
+from kemu.runtime import Cell, current_thread
+
+
+class Volume(Cell):
+    """A mounted volume."""
+
+    __slots__ = ("device_name", "filesystem", "name", "top")
+
+    def __init__(self, system: System, name: str) -> None:
+        super().__init__(current_thread(), name)
+        self.name = name
+        """The DOS name, such as ``C:``."""
+        self.device_name = rf"\Device\HarddiskVolume{ord(name[0].upper()) - ord('B')}"
+        self.filesystem = FileSystem(system.runtime, system, name)
+        self.filesystem.completer = self
+        self.top: IoTarget = self.filesystem
+
+    async def completed(self, request: Request) -> None:
+        """Without a filter above, what the file system completed later is done."""
+        request.finish(current_thread())

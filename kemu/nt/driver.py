@@ -1,0 +1,133 @@
+"""Drivers: loading, running their routines, unloading.
+
+A driver is a class derived from `Driver` with an ``async def DriverEntry``. Every routine of it runs inside
+`in_driver`, which is the border between kemu and the driver: an exception that crosses it is a bug check, as an
+unhandled exception in kernel mode is.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from kemu.errors import KemuError
+from kemu.nt.bugcheck import SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, BugCheck
+from kemu.nt.kthread import current_kthread
+from kemu.nt.status import NTSTATUS
+from kemu.nt.system import System, report
+from kemu.runtime import Actor, Runtime, current_thread
+from kemu.runtime.core import foreign_call, is_library_file
+
+
+class Driver:
+    """Base of all drivers. Subclasses have ``async def DriverEntry(self, DriverObject, RegistryPath)``."""
+
+    name: str = ""
+    """The name of the driver's service; the class's name unless given."""
+
+    async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
+        """Register with the frameworks and return a status. IRQL: PASSIVE_LEVEL, in a system thread."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.name or type(self).__name__
+
+
+class DriverActor(Actor):
+    """The actor that a loaded driver is to everybody else."""
+
+    kind = "driver"
+
+    def __init__(self, runtime: Runtime, driver: Driver) -> None:
+        super().__init__(runtime, f"flt:{driver}")
+        self.driver = driver
+
+
+class DRIVER_OBJECT:
+    """What Windows hands to DriverEntry: opaque to the driver."""
+
+    __slots__ = ("actor", "altitude", "entered", "loaded", "name", "unload")
+
+    def __init__(self, actor: DriverActor, name: str, altitude: str) -> None:
+        self.actor = actor
+        self.name = name
+        self.altitude = altitude
+        """The altitude of the default instance, from the service's registry key."""
+        self.loaded = True
+        self.entered = False
+        self.unload: Callable[[], Awaitable[int]] | None = None
+
+
+def current_driver() -> DriverActor | None:
+    """The driver in whose code the calling thread is."""
+    for actor in reversed(current_thread().actors):
+        if isinstance(actor, DriverActor):
+            return actor
+    return None
+
+
+def site_of(error: BaseException) -> str:
+    """The user's line that raised *error*, as ``file:line in function``, for a one-line report."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not is_library_file(frame.filename) and "/kemu/" not in frame.filename.replace("\\", "/"):
+            return f"{frame.filename}:{frame.lineno} in {frame.name}"
+    return "unknown place"
+
+
+def crashed(actor: DriverActor, routine: str, error: Exception) -> None:
+    """Turn an exception that left a driver's routine into what it is on Windows. Does not return normally."""
+    if isinstance(error, KemuError):
+        # Not the driver's behaviour but a misuse of kemu: the user has to hear it as such.
+        raise error
+    foreign = foreign_call(error)
+    if foreign is not None:
+        raise foreign from None
+    report(
+        "ke.unhandled-exception",
+        f"{routine} of {actor.driver} raised {type(error).__name__}: {error} at {site_of(error)}",
+        BugCheck(SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, ()),
+    )
+
+
+async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """Run *routine* of a driver on the calling thread and return its result.
+
+    Findings: ``ke.unhandled-exception``, and ``callback-dirty-exit`` for a routine that returns at another IRQL,
+    with another APC disable count or with a lock that it did not hold when it was called (FLT-PRE-27, KE-IRQL-10).
+    """
+    thread = current_kthread()
+    irql, locks, apc = thread.irql, len(thread.locks), thread.kernel_apc_disable
+    thread.actors.append(actor)
+    try:
+        result = await routine(*arguments)
+    except Exception as error:
+        crashed(actor, name, error)
+        raise
+    if thread.irql != irql or len(thread.locks) != locks or thread.kernel_apc_disable != apc:
+        dirty_exit(actor, name, irql, locks)
+    thread.actors.pop()
+    return result
+
+
+def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
+    """Report how a routine left its thread."""
+    thread = current_kthread()
+    if len(thread.locks) > locks:
+        what = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
+    elif thread.irql != irql:
+        what = f"at IRQL {thread.irql} where it was called at {irql}"
+    else:
+        what = "with another lock or APC state than it was called with"
+    report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
+
+
+async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NTSTATUS, DRIVER_OBJECT]:
+    """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL."""
+    actor = DriverActor(system.runtime, driver)
+    name = driver.name or type(driver).__name__
+    driver_object = DRIVER_OBJECT(actor, name, altitude)
+    path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
+    status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
+    driver_object.entered = True
+    return cast("NTSTATUS", NTSTATUS(status)), driver_object

@@ -1,0 +1,71 @@
+"""Kernel threads: what Windows keeps for a thread beyond being scheduled.
+
+IRQL belongs to a processor in Windows (KE-IRQL-02). kemu gives every thread a processor of its own, so that any
+two threads may run at the same time whatever their IRQL, and the level travels with the thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from kemu.runtime import Operation, Runtime, Thread, current_thread
+
+if TYPE_CHECKING:
+    from kemu.nt.process import Process
+
+PASSIVE_LEVEL: Final = 0
+APC_LEVEL: Final = 1
+DISPATCH_LEVEL: Final = 2
+HIGH_LEVEL: Final = 15
+
+IRQL_NAMES: Final = {
+    PASSIVE_LEVEL: "PASSIVE_LEVEL",
+    APC_LEVEL: "APC_LEVEL",
+    DISPATCH_LEVEL: "DISPATCH_LEVEL",
+    HIGH_LEVEL: "HIGH_LEVEL",
+}
+
+
+def irql_name(irql: int) -> str:
+    """``DISPATCH_LEVEL`` for 2, and so on; a device level prints as its number."""
+    return IRQL_NAMES.get(irql, f"IRQL {irql}")
+
+
+class HeldLock(Protocol):
+    """A lock as the thread that holds it remembers it."""
+
+    @property
+    def label(self) -> str: ...
+
+
+class KThread(Thread):
+    """A kernel thread.
+
+    `locks` holds what the thread has acquired and not released, in order. `kernel_apc_disable` counts critical
+    regions, `special_apc_disable` guarded ones; both grow where Windows' counters go down (KE-APC-04).
+    """
+
+    __slots__ = ("irql", "kernel_apc_disable", "locks", "process", "special_apc_disable", "top_level_irp")
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        parent: Thread | None,
+        label: str,
+        coroutine: Coroutine[Operation[Any], Any, Any],
+        *,
+        service: bool = False,
+    ) -> None:
+        super().__init__(runtime, parent, label, coroutine, service=service)
+        self.irql = PASSIVE_LEVEL
+        self.kernel_apc_disable = 0
+        self.special_apc_disable = 0
+        self.locks: list[HeldLock] = []
+        self.process: Process | None = None
+        self.top_level_irp: object = None
+
+
+def current_kthread() -> KThread:
+    """The running kernel thread."""
+    return cast("KThread", current_thread())

@@ -1,0 +1,89 @@
+"""Doubly linked lists, with the check that a corrupted one fails (KE-LIST).
+
+The functions are what C has as inline code: they do not schedule, and protecting a list is the driver's task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kemu.nt.bugcheck import KERNEL_SECURITY_CHECK_FAILURE, BugCheck
+from kemu.nt.system import report
+
+
+class LIST_ENTRY:
+    """A list head or the entry of a record. `record` is what CONTAINING_RECORD finds."""
+
+    __slots__ = ("Blink", "Flink", "record")
+
+    def __init__(self, record: Any = None) -> None:
+        self.Flink: LIST_ENTRY | None = None
+        self.Blink: LIST_ENTRY | None = None
+        self.record = record
+
+
+def _corrupt(what: str) -> None:
+    report("ke.list-corruption", what, BugCheck(KERNEL_SECURITY_CHECK_FAILURE, (3,)))
+
+
+def InitializeListHead(ListHead: LIST_ENTRY) -> None:
+    """Make an empty list."""
+    ListHead.Flink = ListHead.Blink = ListHead
+
+
+def IsListEmpty(ListHead: LIST_ENTRY) -> bool:
+    """Whether the list has no entries."""
+    return ListHead.Flink is ListHead
+
+
+def InsertTailList(ListHead: LIST_ENTRY, Entry: LIST_ENTRY) -> None:
+    """Append *Entry*. Inserting into a list that is not one is finding ``ke.list-corruption``."""
+    last = ListHead.Blink
+    if last is None or last.Flink is not ListHead:
+        _corrupt("InsertTailList into a list whose head and last entry disagree")
+        return
+    Entry.Flink = ListHead
+    Entry.Blink = last
+    last.Flink = Entry
+    ListHead.Blink = Entry
+
+
+def InsertHeadList(ListHead: LIST_ENTRY, Entry: LIST_ENTRY) -> None:
+    """Put *Entry* first."""
+    first = ListHead.Flink
+    if first is None or first.Blink is not ListHead:
+        _corrupt("InsertHeadList into a list whose head and first entry disagree")
+        return
+    Entry.Flink = first
+    Entry.Blink = ListHead
+    first.Blink = Entry
+    ListHead.Flink = Entry
+
+
+def RemoveEntryList(Entry: LIST_ENTRY) -> bool:
+    """Unlink *Entry*; return whether the list is empty now.
+
+    An entry whose neighbours do not point at it (unlinked already, or never linked) is finding
+    ``ke.list-corruption``, bug check 0x139 with parameter 3 (KE-LIST-03).
+    """
+    following, previous = Entry.Flink, Entry.Blink
+    if following is None or previous is None or following.Blink is not Entry or previous.Flink is not Entry:
+        _corrupt("RemoveEntryList of an entry that is not linked: its neighbours do not point at it")
+        return True
+    previous.Flink = following
+    following.Blink = previous
+    return following is previous
+
+
+def RemoveHeadList(ListHead: LIST_ENTRY) -> LIST_ENTRY:
+    """Unlink and return the first entry; the head itself if the list is empty (KE-LIST-02)."""
+    first = ListHead.Flink
+    assert first is not None
+    if first is not ListHead:
+        RemoveEntryList(first)
+    return first
+
+
+def CONTAINING_RECORD(address: LIST_ENTRY) -> Any:
+    """The record that *address* is the list entry of."""
+    return address.record

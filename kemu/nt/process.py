@@ -1,0 +1,21 @@
+"""Processes: the owner of threads and of handles."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kemu.runtime import Cell, current_thread
+
+UserMode: Final = 1
+KernelMode: Final = 0
+
+
+class Process(Cell):
+    """A user process, or the System process."""
+
+    __slots__ = ("handles",)
+
+    def __init__(self, label: str) -> None:
+        super().__init__(current_thread(), label)
+        self.handles: list[object] = []
+        """Open handles, oldest first."""

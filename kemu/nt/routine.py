@@ -1,0 +1,158 @@
+"""One declaration for each WDK routine.
+
+The declaration stands where the routine is implemented and says everything about it once: the header it belongs
+to, its C prototype with directions, and the IRQL range. From it come the check at every call, the reference page
+and the export list of the header's module. The prototype is kept as C text because that is what its readers know
+and what a call from compiled code would have to be translated from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
+from kemu.nt.system import report
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Ceiling = int | Callable[..., int]
+"""A highest IRQL, or a function of the routine's arguments that gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a C prototype."""
+
+    annotation: str
+    c_type: str
+    name: str
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it carries nothing in: such a parameter follows the result in Python's return value."""
+        return self.annotation.startswith(("_Out_", "_Outptr_", "_Outptr"))
+
+
+@dataclass(frozen=True, slots=True)
+class Routine:
+    """The declaration of one routine."""
+
+    name: str
+    header: str
+    returns: str
+    parameters: tuple[Parameter, ...]
+    min_irql: int
+    max_irql: Ceiling
+    is_awaited: bool
+    function: Callable[..., Any]
+
+    @property
+    def irql(self) -> str:
+        """The IRQL range in words, as the reference page prints it."""
+        if callable(self.max_irql):
+            note = inspect.getdoc(self.max_irql) or ""
+            return note.splitlines()[0] if note else "depends on the arguments"
+        if self.max_irql >= HIGH_LEVEL:
+            return "any"
+        if self.min_irql == self.max_irql:
+            return f"= {irql_name(self.max_irql)}"
+        return f"<= {irql_name(self.max_irql)}"
+
+
+REGISTRY: dict[str, Routine] = {}
+"""Every declared routine by name, in the order of declaration."""
+
+_PROTOTYPE = re.compile(r"^(?P<returns>[\w\s*]+?)\s*\b(?P<name>\w+)\s*\((?P<parameters>.*)\)\s*$", re.DOTALL)
+_PARAMETER = re.compile(
+    r"^(?:(?P<annotation>_\w+_(?:\([^)]*\))?)\s+)?(?P<type>[\w\s*]+?[\s*])(?P<name>\w+)(?:\[\])?$", re.DOTALL
+)
+
+
+def parse_prototype(text: str) -> tuple[str, str, tuple[Parameter, ...]]:
+    """Split a C prototype into return type, name and parameters."""
+    match = _PROTOTYPE.match(" ".join(text.split()))
+    if match is None:
+        raise ValueError(f"not a C prototype: {text!r}")
+    parameters: list[Parameter] = []
+    inside = match["parameters"].strip()
+    if inside not in {"", "VOID", "void"}:
+        for part in re.split(r",(?![^()]*\))", inside):
+            one = _PARAMETER.match(part.strip())
+            if one is None:
+                raise ValueError(f"not a C parameter: {part.strip()!r} in {text!r}")
+            parameters.append(Parameter(one["annotation"] or "", one["type"].strip(), one["name"]))
+    return match["returns"].strip(), match["name"], tuple(parameters)
+
+
+def routine(
+    header: str, prototype: str, *, max_irql: Ceiling = HIGH_LEVEL, min_irql: int = PASSIVE_LEVEL
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
+
+    A call outside the IRQL range is finding ``ke.irql`` (KE-IRQL-11, FLT-IRQL-06). Out parameters do not appear
+    in the Python signature; all others must, in C's order.
+    """
+    returns, name, parameters = parse_prototype(prototype)
+
+    def declare(function: Callable[P, R]) -> Callable[P, R]:
+        if function.__name__ != name:
+            raise ValueError(f"{function.__name__} is declared with the prototype of {name}")
+        expected = [parameter.name for parameter in parameters if not parameter.is_output]
+        actual = list(inspect.signature(function).parameters)
+        if actual != expected:
+            raise ValueError(f"{name} takes {actual} where its prototype says {expected}")
+        REGISTRY[name] = Routine(
+            name,
+            header,
+            returns,
+            parameters,
+            min_irql,
+            max_irql,
+            inspect.iscoroutinefunction(function),
+            function,
+        )
+        if min_irql == PASSIVE_LEVEL and not callable(max_irql) and max_irql >= HIGH_LEVEL:
+            return function
+        return _checked(function, name, min_irql, max_irql)
+
+    return declare
+
+
+def _checked(function: Callable[P, R], name: str, lowest: int, ceiling: Ceiling) -> Callable[P, R]:
+    if callable(ceiling):
+
+        @wraps(function)
+        def check_by_arguments(*args: P.args, **kwargs: P.kwargs) -> R:
+            limit = ceiling(*args, **kwargs)
+            if current_kthread().irql > limit:
+                _off_limits(name, lowest, limit)
+            return function(*args, **kwargs)
+
+        return check_by_arguments
+
+    @wraps(function)
+    def check(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not lowest <= current_kthread().irql <= ceiling:
+            _off_limits(name, lowest, ceiling)
+        return function(*args, **kwargs)
+
+    return check
+
+
+def _off_limits(name: str, lowest: int, highest: int) -> None:
+    irql = current_kthread().irql
+    limit = f"at {irql_name(highest)}" if lowest == highest else f"at {irql_name(highest)} or below"
+    if irql < lowest != highest:
+        limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
+    report("ke.irql", f"{name} was called at {irql_name(irql)}; it may be called {limit}")
+
+
+def at_most_dispatch_if(condition: bool) -> int:
+    """DISPATCH_LEVEL where *condition* holds, APC_LEVEL otherwise."""
+    return DISPATCH_LEVEL if condition else DISPATCH_LEVEL - 1

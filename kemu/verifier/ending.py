@@ -1,0 +1,121 @@
+"""What the end of a run shows: threads that are stuck, operations that nobody completed, things not given back."""
+
+from __future__ import annotations
+
+from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
+from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
+from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.objects import Filter, Instance, WaitOutstanding, WaitRundown
+from kemu.io.manager import IoManager
+from kemu.nt.system import System
+from kemu.nt.work import WorkerPool
+from kemu.runtime import Outcome, Stuck
+from kemu.verifier.finding import Finding
+from kemu.verifier.verifier import Verifier
+
+
+def judge(system: System, verifier: Verifier, outcome: Outcome) -> Finding | None:
+    """The finding that the end of a run amounts to, or None."""
+    if outcome.end == "step-limit":
+        return step_limit(system, verifier, outcome)
+    if outcome.stuck is not None:
+        return stuck(system, verifier, outcome.stuck)
+    return leftovers(system, verifier)
+
+
+def step_limit(system: System, verifier: Verifier, outcome: Outcome) -> Finding:
+    """A run that would not end: say who took the steps."""
+    threads = sorted(system.runtime.threads, key=lambda thread: (-thread.steps, thread.path))
+    busiest = threads[0]
+    what = busiest.op.describe() if busiest.alive else "ended"
+    return verifier.finding(
+        "ke.step-limit",
+        f"{sum(t.steps for t in threads)} steps, {busiest.steps} of them by {busiest.label}, which is about to: {what}. "
+        "A thread that spins, or a work item that queues itself again, never comes to rest; raise --max-steps if "
+        "the run is merely long",
+        subject=busiest.label,
+    )
+
+
+def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
+    """Nothing can go on: name the rule that was broken, the most specific that fits."""
+    detail = describe(report)
+    threads = [thread for thread in system.runtime.threads if thread.alive]
+    for thread in threads:
+        if isinstance(thread.op, WaitOutstanding):
+            return teardown_hang(verifier, thread.op.instance, detail)
+    for thread in threads:
+        if isinstance(thread.op, WaitRundown):
+            waited = thread.op.object
+            if isinstance(waited, Filter):
+                return verifier.finding("unload-hang", detail, subject=waited.label)
+            if isinstance(waited, Instance) and waited.references:
+                return verifier.finding("ref-leak", detail, subject=waited.label)
+    pended = pended_operation(system, verifier, detail)
+    if pended is not None and not report.is_deadlock:
+        return pended
+    if report.is_deadlock:
+        return verifier.finding("ke.deadlock", detail, subject=" ".join(sorted(report.cycle)))
+    for queue in system.get(WorkerPool).queues:
+        if queue.items and len(queue.workers) == queue.limit and not any(w.idle for w in queue.workers):
+            return verifier.finding("ke.worker-starvation", detail, subject=queue.label)
+    return verifier.finding("ke.hang", detail, subject=report.blocked[0].waits_for)
+
+
+def describe(report: Stuck) -> str:
+    """The wait-for graph in words."""
+    waits = "; ".join(str(blocked) for blocked in report.blocked)
+    if report.is_deadlock:
+        return f"cycle {' -> '.join((*report.cycle, report.cycle[0]))}: {waits}"
+    return waits
+
+
+def teardown_hang(verifier: Verifier, instance: Instance, detail: str) -> Finding:
+    """A teardown waits for operations: say which obligation of the driver was not met."""
+    code = "teardown-hang"
+    for frame in instance.outstanding:
+        if frame.state == PENDED and isinstance(frame.cbdq, FLT_CALLBACK_DATA_QUEUE) and frame.cbdq.disabled:
+            code = "cbdq-not-drained"
+        elif frame.state == PENDED:
+            code = "pend-after-teardown-start" if frame.late else "teardown-pended-pre"
+        elif frame.state == POST_PENDED:
+            code = "teardown-pended-post"
+        else:
+            continue
+        break
+    return verifier.finding(code, detail, subject=instance.filter.driver.label)
+
+
+def unfinished(system: System) -> list[Frame]:
+    """The frames that a driver has pended and not resumed, in the order in which their operations were issued."""
+    frames: list[Frame] = []
+    for request in system.get(IoManager).outstanding:
+        operation = request.filter_context
+        if not request.done and isinstance(operation, IrpCtrl):
+            frames += [frame for frame in operation.frames if frame.state in {PENDED, POST_PENDED}]
+    return frames
+
+
+def pended_operation(system: System, verifier: Verifier, detail: str) -> Finding | None:
+    """An operation that a driver has pended and nobody will complete."""
+    for frame in unfinished(system):
+        cancel = frame.operation.request.cancel
+        code = "pend-never-completed" if frame.state == PENDED else "postpend-never-completed"
+        if frame.state == PENDED and frame.cancel_armed and cancel.requested and cancel.routine is not None:
+            code = "cancel-lost"
+        what = f"{frame.operation.label} is {frame.state_name} by {frame.label}"
+        return verifier.finding(code, f"{what}: {detail}" if detail else what, subject=frame.label)
+    return None
+
+
+def leftovers(system: System, verifier: Verifier) -> Finding | None:
+    """Everything came to rest; is anything left?"""
+    found = pended_operation(system, verifier, "")
+    if found is not None:
+        return found
+    for filter_ in system.get(FilterManager).filters:
+        if not filter_.driver_object.loaded and filter_.references:
+            return verifier.finding("ref-leak", f"{filter_.label} is still referenced", subject=filter_.label)
+    return None
+
+

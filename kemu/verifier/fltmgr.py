@@ -1,0 +1,318 @@
+"""The rules about minifilters, checked where the filter manager says something happened."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
+from kemu.fltmgr.constants import (
+    FLT_POSTOP_DISALLOW_FSFILTER_IO,
+    FLT_POSTOP_MORE_PROCESSING_REQUIRED,
+    FLT_PREOP_COMPLETE,
+    FLT_PREOP_DISALLOW_FASTIO,
+    FLT_PREOP_DISALLOW_FSFILTER_IO,
+    FLT_PREOP_PENDING,
+    FLT_PREOP_SUCCESS_NO_CALLBACK,
+    FLT_PREOP_SUCCESS_WITH_CALLBACK,
+    FLT_PREOP_SYNCHRONIZE,
+    FLT_REGISTRATION_VERSION,
+    FLTFL_CALLBACK_DATA_DIRTY,
+    POSTOP_NAMES,
+    PREOP_NAMES,
+)
+from kemu.fltmgr.frame import IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
+from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
+from kemu.fltmgr.observer import FltObserver
+from kemu.fltmgr.structures import FLT_REGISTRATION
+from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem, WorkItems
+from kemu.io.constants import (
+    IRP_MJ_CLEANUP,
+    IRP_MJ_CLOSE,
+    IRP_MJ_DEVICE_CHANGE,
+    IRP_MJ_OPERATION_END,
+    IRP_MJ_POWER,
+    IRP_MJ_QUERY_OPEN,
+    IRP_MJ_READ,
+    IRP_MJ_SHUTDOWN,
+    IRP_MJ_WRITE,
+    IRP_PAGING_IO,
+    major_name,
+)
+from kemu.io.request import CLASS_NAMES, FAST_IO_OPERATION, IRP_OPERATION
+from kemu.nt.driver import DRIVER_OBJECT, current_driver
+from kemu.nt.kthread import current_kthread
+from kemu.nt.memory import Pool
+from kemu.nt.status import (
+    NT_SUCCESS,
+    NTSTATUS,
+    STATUS_FLT_DISALLOW_FAST_IO,
+    STATUS_PENDING,
+    STATUS_SUCCESS,
+    is_known,
+)
+from kemu.nt.system import System
+from kemu.nt.work import HyperCriticalWorkQueue
+
+WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_PREOP_SYNCHRONIZE)})
+
+
+class FltChecks(FltObserver):
+    """Checks the rules of fltmgr.md sections 2 to 12."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.report = system.report
+
+    # Registration and unload.
+
+    def registering(self, driver_object: DRIVER_OBJECT, registration: FLT_REGISTRATION) -> None:
+        name = driver_object.name
+        if current_driver() is not driver_object.actor:
+            self.report("reg-foreign", f"{current_kthread().label} registers {name}, which is another driver")
+        if registration.Version != FLT_REGISTRATION_VERSION and not 0x200 <= registration.Version <= 0x203:
+            self.report("reg-version", f"{name} registers with version 0x{registration.Version:X}")
+        operations = registration.OperationRegistration
+        if operations and operations[-1].MajorFunction != IRP_MJ_OPERATION_END:
+            last = major_name(operations[-1].MajorFunction)
+            self.report("reg-unterminated", f"the operation array of {name} ends with {last}")
+        seen: set[int] = set()
+        for operation in operations:
+            major = operation.MajorFunction
+            if major == IRP_MJ_OPERATION_END:
+                break
+            if major in {IRP_MJ_POWER, IRP_MJ_DEVICE_CHANGE}:
+                self.report("reg-illegal-major", f"{name} registers callbacks for {major_name(major)}")
+            if major == IRP_MJ_SHUTDOWN and operation.PostOperation is not None:
+                self.report("reg-shutdown-postop", f"{name} registers a post-operation callback for shutdown")
+            if major in seen:
+                self.report("reg-duplicate-major", f"{name} registers {major_name(major)} twice")
+            seen.add(major)
+
+    def driver_entered(self, driver_object: DRIVER_OBJECT, filter_: Filter | None, status: int) -> None:
+        name = driver_object.name
+        if NT_SUCCESS(NTSTATUS(status)):
+            if filter_ is not None and not filter_.started:
+                self.report("reg-order", f"DriverEntry of {name} succeeded, but never called FltStartFiltering")
+            return
+        blocks = self.system.get(Pool).owned_by(driver_object.actor)
+        if filter_ is not None and filter_.registered:
+            self.report(
+                "driverentry-fail-leak",
+                f"DriverEntry of {name} failed with {NTSTATUS(status)} and left its filter registered",
+            )
+        elif blocks:
+            self.report(
+                "driverentry-fail-leak",
+                f"DriverEntry of {name} failed with {NTSTATUS(status)} and left {blocks[0].describe()}",
+            )
+
+    def unregistering(self, filter_: Filter) -> None:
+        if current_driver() is not filter_.driver:
+            self.report("reg-foreign", f"{current_kthread().label} unregisters {filter_.label}, another driver's")
+        if filter_.deleting:
+            self.report("double-unregister", f"{filter_.label} is unregistered already")
+
+    def unload_returned(self, filter_: Filter, status: int, mandatory: bool) -> None:
+        name = filter_.driver_object.name
+        unloads = mandatory or NT_SUCCESS(NTSTATUS(status))
+        if unloads and filter_.registered:
+            self.report("unload-no-unregister", f"FilterUnload of {name} returned without FltUnregisterFilter")
+        if not unloads and not filter_.registered:
+            self.report("unload-refused-after-teardown", f"FilterUnload of {name} refused with {NTSTATUS(status)}")
+        if not unloads:
+            return
+        for item in self.system.get(WorkItems).owned_by(filter_.driver):
+            self.report("workitem-leak", f"{name} was unloaded and left a {item.label} behind")
+        for block in self.system.get(Pool).owned_by(filter_.driver):
+            self.report("ke.pool-leak", f"{name} was unloaded and left {block.describe()}")
+
+    def dereferencing(self, object_: RundownObject, had_reference: bool) -> None:
+        if not had_reference:
+            self.report("ref-underflow", f"FltObjectDereference of {object_.label}, which nobody has referenced")
+
+    # Pre-operation callbacks.
+
+    def pre_returned(self, frame: Frame, status: object, context: object) -> None:
+        if not isinstance(status, int) or isinstance(status, bool) or int(status) not in PREOP_NAMES:
+            self.report("preop-unknown-status", f"{self.who(frame)} returned {status!r}")
+            return
+        if status == FLT_PREOP_PENDING:
+            self._pending(frame, context)
+            return
+        if frame.handed or frame.state != IN_PREOP:
+            self.report(
+                "pend-not-returned",
+                f"{self.who(frame)} returned {PREOP_NAMES[int(status)]} after it had handed the operation over",
+            )
+        if int(status) in WITH_CALLBACK:
+            if frame.node.post is None:
+                self.report("preop-callback-without-postop", f"{self.who(frame)} returned {PREOP_NAMES[int(status)]}")
+        elif context is not None:
+            self.report(
+                "preop-context-leak",
+                f"{self.who(frame)} returned {PREOP_NAMES[int(status)]} with a completion context",
+            )
+        request = frame.operation.request
+        written = frame.result is not None and frame.result.written
+        if status == FLT_PREOP_COMPLETE:
+            self._completing(frame, f"{self.who(frame)} returned FLT_PREOP_COMPLETE")
+        elif status == FLT_PREOP_SYNCHRONIZE:
+            self._synchronising(frame)
+        elif status == FLT_PREOP_DISALLOW_FASTIO:
+            if request.kind != FAST_IO_OPERATION:
+                self.report(
+                    "disallow-fastio-non-fastio",
+                    f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO for an {CLASS_NAMES[request.kind]}",
+                )
+            if written:
+                self.report("disallow-fastio-status", f"{self.who(frame)} wrote IoStatus.Status as well")
+            return
+        elif status == FLT_PREOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
+            self.report(
+                "disallow-fsfilter-wrong-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FSFILTER_IO"
+            )
+        if status != FLT_PREOP_COMPLETE:
+            self._passing(frame, self.who(frame))
+
+    def _pending(self, frame: Frame, context: object) -> None:
+        if frame.operation.request.kind != IRP_OPERATION:
+            self.report("pend-non-irp", f"{self.who(frame)} returned FLT_PREOP_PENDING")
+        if context is not None:
+            self.report("preop-context-leak", f"{self.who(frame)} returned FLT_PREOP_PENDING with a completion context")
+        if frame.state == IN_PREOP and frame.queue_failed is not None and not frame.handed:
+            self.report(
+                "pend-orphan", f"{self.who(frame)} returned FLT_PREOP_PENDING although {frame.queue_failed} failed"
+            )
+
+    def _completing(self, frame: Frame, what: str) -> None:
+        """The rules for the final status of an operation that the driver completes."""
+        request = frame.operation.request
+        if frame.result is None or not frame.result.written:
+            self.report("complete-without-status", f"{what} without having set IoStatus.Status")
+            return
+        status = frame.result.Status
+        if status in {STATUS_PENDING, STATUS_FLT_DISALLOW_FAST_IO} or not is_known(status):
+            self.report("complete-bad-status", f"{what} with {NTSTATUS(status)}")
+        if request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
+            self.report("cleanup-close-failed", f"{what} with {NTSTATUS(status)}")
+
+    def _synchronising(self, frame: Frame) -> None:
+        request = frame.operation.request
+        if request.kind != IRP_OPERATION:
+            return
+        if frame.operation.is_create:
+            self.report("sync-on-create", f"{self.who(frame)} returned FLT_PREOP_SYNCHRONIZE")
+        elif request.major in {IRP_MJ_READ, IRP_MJ_WRITE} and not request.is_synchronous:
+            self.report("sync-async-rw", f"{self.who(frame)} returned FLT_PREOP_SYNCHRONIZE")
+
+    def _passing(self, frame: Frame, what: str) -> None:
+        """The rules for an operation that goes on downward."""
+        if frame.result is not None and frame.result.written:
+            self.report("iostatus-wrong-place", f"{what} wrote IoStatus and passed the operation on")
+        iopb = frame.iopb
+        if iopb is None:
+            return
+        if object.__getattribute__(iopb, "MajorFunction") != frame.operation.request.major:
+            self.report("major-changed", f"{what} changed Iopb->MajorFunction")
+        if not frame.flags & FLTFL_CALLBACK_DATA_DIRTY and frame.changed_parameters():
+            self.report("params-not-dirty", f"{what} changed the parameters without FltSetCallbackDataDirty")
+
+    def resuming_pre(self, frame: Frame, status: object, context: object) -> None:
+        thread = current_kthread()
+        what = f"{thread.label} completes the pended {frame.operation.label} of {frame.label}"
+        if frame.state in {IN_POST, POST_PENDED} and frame.node.post is not None and not frame.inside:
+            self.report("wrong-resume-routine", f"{what}, which is pended in its post-operation phase")
+        if frame.state not in {IN_PREOP, PENDED}:
+            if not frame.handed and not frame.was_resumed:
+                self.report("pend-complete-not-pended", f"{what}, which is {frame.state_name}")
+            code = "cancel-double-complete" if frame.cancel_taken else "pend-double-complete"
+            self.report(code, f"{what}, which {frame.released_by} has completed before")
+        if not isinstance(status, int) or int(status) not in {
+            int(FLT_PREOP_COMPLETE),
+            int(FLT_PREOP_SUCCESS_NO_CALLBACK),
+            int(FLT_PREOP_SUCCESS_WITH_CALLBACK),
+        }:
+            name = PREOP_NAMES.get(int(status), repr(status)) if isinstance(status, int) else repr(status)
+            self.report("pend-bad-status", f"{what} with {name}")
+        if thread.locks:
+            held = ", ".join(lock.label for lock in thread.locks)
+            self.report("lock-across-io", f"{what} while it holds {held}")
+        if status == FLT_PREOP_SUCCESS_WITH_CALLBACK:
+            if frame.node.post is None:
+                self.report("preop-callback-without-postop", f"{what} with FLT_PREOP_SUCCESS_WITH_CALLBACK")
+        elif context is not None:
+            self.report("preop-context-leak", f"{what} with a completion context nobody will receive")
+        if status == FLT_PREOP_COMPLETE:
+            self._completing(frame, what)
+        else:
+            self._passing(frame, what)
+
+    # Post-operation callbacks.
+
+    def post_returned(self, frame: Frame, status: object, draining: bool) -> None:
+        if not isinstance(status, int) or isinstance(status, bool) or int(status) not in POSTOP_NAMES:
+            self.report("postop-unknown-status", f"{self.who(frame, post=True)} returned {status!r}")
+            return
+        request = frame.operation.request
+        if status == FLT_POSTOP_MORE_PROCESSING_REQUIRED:
+            if draining:
+                self.report("drain-more-processing", f"{self.who(frame, post=True)} is draining")
+            if request.kind != IRP_OPERATION:
+                self.report("postpend-non-irp", f"{self.who(frame, post=True)} pended a {CLASS_NAMES[request.kind]}")
+            if frame.state == IN_POST and frame.queue_failed is not None:
+                self.report(
+                    "postpend-orphan",
+                    f"{self.who(frame, post=True)} returned FLT_POSTOP_MORE_PROCESSING_REQUIRED although "
+                    f"{frame.queue_failed} failed",
+                )
+        elif status == FLT_POSTOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
+            self.report("disallow-fsfilter-wrong-major", f"{self.who(frame, post=True)} disallowed it")
+        if frame.result is not None and frame.result.written and not draining:
+            result = frame.result.Status
+            if result in {STATUS_PENDING, STATUS_FLT_DISALLOW_FAST_IO} or not is_known(result):
+                self.report("postop-bad-status", f"{self.who(frame, post=True)} set {NTSTATUS(result)}")
+
+    def resuming_post(self, frame: Frame) -> None:
+        what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"
+        if frame.state in {IN_PREOP, PENDED}:
+            self.report("wrong-resume-routine", f"{what}, which is {frame.state_name}")
+        if frame.state not in {IN_POST, POST_PENDED}:
+            self.report("postpend-double-complete", f"{what}, which is {frame.state_name}")
+
+    # Work items, cancellation, queues, teardown.
+
+    def queueing(self, frame: Frame, item: FltWorkItem, queue_type: int) -> None:
+        if queue_type == HyperCriticalWorkQueue:
+            self.report("queue-type-reserved", f"{self.who(frame)} queues to HyperCriticalWorkQueue")
+        if not isinstance(item, FLT_DEFERRED_IO_WORKITEM):
+            self.report("workitem-kind-mismatch", f"{self.who(frame)} queues a {type(item).__name__}")
+
+    def setting_cancel(self, frame: Frame) -> None:
+        request = frame.operation.request
+        if request.kind != IRP_OPERATION or request.flags & IRP_PAGING_IO:
+            self.report("cancel-set-illegal", f"{self.who(frame)} makes {request.label} cancellable")
+        if frame.cbdq is not None:
+            self.report("cancel-set-with-cbdq", f"{self.who(frame)} sets a cancel callback for a queued operation")
+
+    def inserting(self, frame: Frame, queue: FLT_CALLBACK_DATA_QUEUE) -> None:
+        if frame.operation.request.kind != IRP_OPERATION:
+            self.report("cbdq-non-irp", f"{self.who(frame)} inserts a {CLASS_NAMES[frame.operation.request.kind]}")
+        if queue.instance is not None and queue.instance is not frame.instance:
+            self.report("cbdq-wrong-instance", f"{self.who(frame)} inserts into the queue of {queue.instance.label}")
+
+    def inserted(self, frame: Frame, queue: FLT_CALLBACK_DATA_QUEUE) -> None:
+        if frame.instance.state == DRAINING:
+            self.report(
+                "pend-after-teardown-start",
+                f"{self.who(frame)} inserts into {queue.label} after InstanceTeardownStart has returned",
+            )
+
+    def teardown_start_returned(self, instance: Instance) -> None:
+        for queue in instance.queues:
+            if not queue.disabled:
+                self.report("teardown-cbdq-enabled", f"{queue.label} of {instance.label} still accepts operations")
+
+    def who(self, frame: Frame, *, post: bool = False) -> str:
+        """The callback, in words."""
+        phase = "post" if post else "pre"
+        return f"the {phase}-operation callback of {frame.label} for {frame.operation.label}"
