@@ -1,7 +1,8 @@
-"""Threads, actors, messages, operations, decisions and virtual time: the engine below every emulated framework.
+"""Threads, actors, messages, operations, decisions and virtual time: the engine below every emulated
+framework.
 
-Imports nothing of kemu but its errors. `controlled` runs a program under an oracle, one step at a time; `live`
-runs the same program on trio or asyncio. Frameworks are written with what this package exports.
+Imports nothing of kemu but its errors. `controlled` runs a program under an oracle, one step at a time;
+`live` runs the same program on trio or asyncio. Frameworks are written with what this package exports.
 """
 
 from kemu.runtime.actor import Actor, Deliver, Mailbox, Message, ServingActor, ask, tell

@@ -1,11 +1,11 @@
 """Actors and messages.
 
-An *actor* is an addressable participant with private state and a published set of messages. Nobody reads another
-actor's state; they send it a message, and there are two ways to do so:
+An *actor* is an addressable participant with private state and a published set of messages. Nobody reads
+another actor's state; they send it a message, and there are two ways to do so:
 
-* `ask` is carried by the sending thread: the receiver's handler runs on it, and the sender has the reply when it
-  goes on. That is what a callback is in Windows. Actors are re-entrant for it: two threads can be inside the same
-  handler at once.
+* `ask` is carried by the sending thread: the receiver's handler runs on it, and the sender has the reply when
+  it goes on. That is what a callback is in Windows. Actors are re-entrant for it: two threads can be inside
+  the same handler at once.
 * `tell` queues the message for an actor that has threads of its own, which take messages one at a time.
 
 A framework declares its messages as dataclasses in one file, which reads as the framework's protocol. While a
@@ -48,7 +48,7 @@ class Actor:
 
 
 class Deliver(Operation[None]):
-    """The scheduling point before a callback is delivered. Made once per receiver and message, then reused."""
+    """The scheduling point before a callback is delivered. May be made once and awaited again and again."""
 
     __slots__ = ("cell", "message", "receiver")
     kind = "deliver"
@@ -76,9 +76,10 @@ async def ask(receiver: Actor, message: type[Message], *fields: Any) -> Any:
     if log is not None:
         log("msg.send", to=receiver.label, message=message(*fields))
     thread.actors.append(receiver)
-    reply = await getattr(receiver, message.handler)(*fields)
-    thread.actors.pop()
-    return reply
+    try:
+        return await getattr(receiver, message.handler)(*fields)
+    finally:
+        thread.actors.pop()
 
 
 class Envelope:
@@ -86,7 +87,9 @@ class Envelope:
 
     __slots__ = ("fields", "message", "sender", "sent")
 
-    def __init__(self, message: type[Message], fields: tuple[Any, ...], sender: str, sent: int | None) -> None:
+    def __init__(
+        self, message: type[Message], fields: tuple[Any, ...], sender: str, sent: int | None
+    ) -> None:
         self.message = message
         self.fields = fields
         self.sender = sender

@@ -1,22 +1,24 @@
 """Virtual time.
 
-Time is counted in units of 100 ns, as in Windows. It stands still while threads run and jumps when the clock is
-scheduled: the clock is a party of the schedule like a thread, ranked last, and firing always takes the earliest
-deadline. So a timeout may expire early, before threads that could still run, but never out of order.
+Time is counted in units of 100 ns, as in Windows. It stands still while threads run and jumps when the clock
+is scheduled: the clock is a party of the schedule like a thread, ranked last, and firing always takes the
+earliest deadline. So a timeout may expire early, before threads that could still run, but never out of order.
+
+In footprints the clock is one cell: firing writes it; reading the time, setting and cancelling a deadline
+read it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import copy_context
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from kemu.runtime.footprint import Cell
+from kemu.runtime.thread import Thread
 
 if TYPE_CHECKING:
     from kemu.runtime.core import Runtime
-    from kemu.runtime.thread import Thread
 
 TICKS_PER_SECOND = 10_000_000
 
@@ -38,6 +40,7 @@ class Timer(Cell):
         """Set the deadline, in ticks of virtual time; a deadline set before is forgotten."""
         if self.armed:
             self.cancel()
+        self._touch()
         self.due = due
         self.generation += 1
         self.armed = True
@@ -45,23 +48,40 @@ class Timer(Cell):
 
     def cancel(self) -> bool:
         """Forget the deadline; return whether there was one."""
+        self._touch()
         if not self.armed:
             return False
         self.armed = False
         self.clock.forget()
         return True
 
+    def _touch(self) -> None:
+        """Record that the running thread sets or cancels the deadline."""
+        runtime = self.creator.runtime
+        thread = runtime.running
+        if thread is not None and not runtime.dead:
+            thread.read(self.clock.thread(runtime))
+            thread.write(self)
+
 
 class Clock:
     """The virtual clock of one run."""
 
-    __slots__ = ("_heap", "_thread", "armed", "now")
+    __slots__ = ("_heap", "armed", "now", "ticker")
 
     def __init__(self) -> None:
-        self.now = 0
         self.armed = 0
+        """How many deadlines are set; the clock can be scheduled while there is one."""
+        self.ticker: Thread | None = None
+        """The pseudo-thread in whose name time passes, once somebody looked at the clock."""
+        self.now = 0
+        """The time, for those who are no part of the run, such as logs. See `read`."""
         self._heap: list[tuple[int, tuple[int, ...], int, Timer]] = []
-        self._thread: Thread | None = None
+
+    def read(self, thread: Thread) -> int:
+        """The time, as *thread* observes it: to be used for everything that a driver can see."""
+        thread.read(self.thread(thread.runtime))
+        return self.now
 
     def insert(self, timer: Timer) -> None:
         """Add an armed timer."""
@@ -81,17 +101,16 @@ class Clock:
         return heap[0][0] if heap else None
 
     def thread(self, runtime: Runtime) -> Thread:
-        """The pseudo-thread in whose name time passes. It sorts after all threads and is never scheduled itself."""
-        if self._thread is None:
-            from kemu.runtime.thread import Thread, current
-
-            clock = Thread(runtime, None, "clock", _nothing())
-            clock.coroutine.close()
-            clock.path = (1,)
-            clock.context = copy_context()
-            clock.context.run(current.set, clock)
-            self._thread = clock
-        return self._thread
+        """The pseudo-thread and clock's cell. It sorts after all threads and is never scheduled itself."""
+        if self.ticker is None:
+            coroutine = _nothing()
+            self.ticker = ticker = Thread(runtime, None, "clock", coroutine)
+            coroutine.close()
+            ticker.path = (1,)
+            ticker.hash = 2
+            if runtime.observer is not None:
+                ticker.footprint = []
+        return self.ticker
 
     def fire(self, runtime: Runtime) -> None:
         """Advance to the earliest deadline and expire its timer."""
@@ -105,8 +124,15 @@ class Clock:
         clock.steps += 1
         clock.write(clock)
         clock.write(timer)
-        clock.context.run(timer.expire)
+        timer.expire()
+
+    def clear(self) -> None:
+        """Forget everything about time, at the end of a run."""
+        self.armed = 0
+        self._heap.clear()
+        if self.ticker is not None:
+            self.ticker.creator = None  # type: ignore[assignment]
 
 
 async def _nothing() -> None:
-    pass
+    """The code of a thread that is never scheduled."""

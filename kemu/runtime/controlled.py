@@ -1,8 +1,8 @@
 """The controlled runtime: drives the coroutines itself, one step at a time.
 
 This is the hot path of every exploration. Its inner loop does no logging, allocates nothing, looks no name up
-through the world and takes no notice of threads that cannot go on: `ready` holds those that can, sorted by path,
-and is kept up to date by whoever changes something (`Waitable.changed`).
+through the world and takes no notice of threads that cannot go on: `ready` holds those that can, sorted by
+path, and is kept up to date by whoever changes something (`Waitable.changed`).
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Coroutine
 from operator import attrgetter
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
-from kemu.errors import ForeignAwaitable
-from kemu.runtime.core import Observer, Runtime, arm_timeout, foreign_at, foreign_call
+from kemu.runtime.clock import Timer
+from kemu.runtime.core import Observer, Runtime
 from kemu.runtime.footprint import mix
+from kemu.runtime.foreign import foreign_await, foreign_call
 from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.oracle import First, Oracle
 from kemu.runtime.outcome import Outcome, explain_stuck
-from kemu.runtime.thread import Thread, Unwind, current
+from kemu.runtime.thread import Thread, Unwind, host
 
 DEFAULT_MAX_STEPS = 20_000
 
@@ -43,7 +44,6 @@ class ControlledRuntime(Runtime):
         self.ready: list[Thread] = []
         self.index = 0
         self.running: Thread | None = None
-        self.choices: list[int] = []
         self._changed = False
         self._decides = True
 
@@ -64,20 +64,28 @@ class ControlledRuntime(Runtime):
     def reconsider(self, thread: Thread) -> None:
         if self.dead:
             return
-        if cast("BlockingOperation[Any]", thread.op).ready(thread):
+        op = cast("BlockingOperation[Any]", thread.op)
+        if op.ready(thread):
             if thread.parked:
                 thread.parked = False
                 insort(self.ready, thread, key=path_of)
                 self._changed = True
+                if op.timer is not None and op.timer.armed:
+                    op.timer.cancel()
         elif not thread.parked:
             self._park(thread)
 
     def choose(self, n: int, label: str) -> int:
         if n < 2 or not self._decides or self.dead:
             return 0
-        value = self.oracle.choose(n, label)
+        try:
+            value = self.oracle.choose(n, label)
+        except Exception as error:
+            # The driver's code is on the stack: it could swallow what says that a replay diverged.
+            self.abort(error)
         self.choices.append(value)
-        thread = current.get()
+        thread = self.running
+        assert thread is not None
         thread.hash = mix(thread.hash, value)
         if self.observer is not None:
             self.observer.chose(value, n, label)
@@ -100,32 +108,37 @@ class ControlledRuntime(Runtime):
     def run(self, label: str, main: Coroutine[Operation[Any], Any, Any]) -> Outcome:
         """Run *main* as the first thread until everything has come to rest."""
         outcome = self.outcome
-        self._run(label, main)
-        outcome.choices = self.choices
-        outcome.failure = self.failure
-        outcome.fingerprint, outcome.steps = self.fingerprint()
-        if self.failure is not None:
-            outcome.end = "stopped"
-        elif outcome.end == "finished" and outcome.crash is None and self.alive:
-            outcome.stuck = explain_stuck([thread for thread in self.threads if thread.alive])
-            if outcome.stuck is not None:
-                outcome.end = "stuck"
-        if self.conclude is not None and self.failure is None and outcome.crash is None:
-            outcome.failure = self.conclude(outcome)
-        outcome.swallowed = self.dispose()
+        token = host.set(self)
+        try:
+            first = self.spawn(label, main)
+            self._run()
+            outcome.result = first.result
+            outcome.failure = self.failure
+            outcome.fingerprint, outcome.steps = self.fingerprint()
+            if self.failure is not None:
+                outcome.end = "stopped"
+            elif outcome.end == "finished" and outcome.crash is None and self.alive:
+                outcome.stuck = explain_stuck([thread for thread in self.threads if thread.alive])
+                if outcome.stuck is not None:
+                    outcome.end = "stuck"
+            if self.conclude is not None and self.failure is None and outcome.crash is None:
+                outcome.failure = self.conclude(outcome)
+        finally:
+            # Also when the user interrupts: what is suspended must not end in the middle of a later run.
+            outcome.swallowed = self.dispose()
+            host.reset(token)
         return outcome
 
-    def _run(self, label: str, main: Coroutine[Operation[Any], Any, Any]) -> None:
-        thread = self.spawn(label, main)
+    def _run(self) -> None:
         try:
             self._loop()
-        except Unwind:
-            pass
-        except ForeignAwaitable as error:
-            self.outcome.crash = error
-        except Exception as error:
-            self.outcome.crash = foreign_call(error) or error
-        self.outcome.result = thread.result
+        except (KeyboardInterrupt, Unwind):
+            if not self.dead:
+                raise
+        except BaseException as error:
+            # Also SystemExit and what cancels an event loop's task: here they are a driver's mistake.
+            if not self.dead:
+                self.outcome.crash = foreign_call(error) or error
 
     def _loop(self) -> None:
         ready = self.ready
@@ -134,10 +147,9 @@ class ControlledRuntime(Runtime):
         observer = self.observer
         clock = self.clock
         invariants = self.invariants
-        budget = self.max_steps
         i = 0
         c = 0
-        while True:
+        for _ in range(self.max_steps):
             m = len(ready)
             n = m + 1 if clock.armed else m
             if n > 1:
@@ -145,84 +157,117 @@ class ControlledRuntime(Runtime):
                     self.index = i
                     c = oracle_pick(n, self)
                     record(c)
+                    if c:
+                        if c == m:
+                            i = self._fire(i, c, n)
+                            continue
+                        i += c
+                        if i >= m:
+                            i -= m
                 else:
+                    # Not an alternative as far as anybody is concerned, or an observer would count it as one.
                     c = 0
-                if c:
-                    i += c
-                    if c == m:
-                        i = self._fire(i - c, c, n)
-                        continue
-                    if i >= m:
-                        i -= m
+                    n = 1
             elif m == 0:
                 if n == 0:
                     return
                 i = self._fire(0, 0, 1)
                 continue
+            else:
+                c = 0
             thread = ready[i]
             self.running = thread
-            budget -= 1
-            if budget < 0:
-                self.outcome.end = "step-limit"
-                return
             thread.steps += 1
             if observer is not None:
-                observer.before_step(thread, c if n > 1 else 0, n)
+                observer.before_step(thread, c, n)
+            value = thread.op.perform(thread)
             try:
-                thread.op = op = thread.resume(thread.op.perform(thread))
+                thread.op = op = thread.context.run(thread.send, value)
             except StopIteration as stop:
                 self._end(thread, stop.value)
-                op = None
+            else:
+                try:
+                    blocks = op.blocks
+                except AttributeError:
+                    # Not an operation: something that belongs to an event loop was awaited.
+                    raise foreign_await(thread.coroutine, op) from None
+                if blocks:
+                    self._declare(thread, cast("BlockingOperation[Any]", op))
             if observer is not None:
                 observer.after_step(thread)
             if invariants:
                 for invariant in invariants:
                     invariant()
-            if op is not None:
-                try:
-                    blocks = op.blocks
-                except AttributeError:
-                    # Not an operation: something that belongs to an event loop was awaited.
-                    self._refuse_foreign(thread, op)
-                if blocks:
-                    self._declare(thread, cast("BlockingOperation[Any]", op))
             if self._changed:
+                if self.dead:
+                    return
                 self._changed = False
                 i = self._position()
+        if ready or clock.armed:
+            self.outcome.end = "step-limit"
 
     def _position(self) -> int:
         """Where in `ready` the running thread stands, or the next one in the ring if it cannot go on."""
-        if self.running is None:
+        running = self.running
+        if running is None:
             return 0
-        i = bisect_left(self.ready, self.running.path, key=path_of)
-        return i if i < len(self.ready) else 0
+        ready = self.ready
+        if running.alive and not running.parked:
+            return ready.index(running)
+        i = bisect_left(ready, running.path, key=path_of)
+        return i if i < len(ready) else 0
 
     def _declare(self, thread: Thread, op: BlockingOperation[Any]) -> None:
         if self.dead:
             return
         for source in op.sources:
             source.watchers.append(thread)
-        if op.timeout is not None:
-            op.deadline = self.clock.now + op.timeout
+        if op.timeout:
+            self._limit(thread, op)
         if not op.ready(thread):
             self._park(thread)
+
+    def _limit(self, thread: Thread, op: BlockingOperation[Any]) -> None:
+        """Give *op*, which *thread* declares, its deadline.
+
+        The timer is made even if the thread need not wait: whether it does depends on the schedule, and the
+        thread's next names may not. For the same reason the step has seen the objects: they decide whether
+        the clock may be scheduled next.
+        """
+        assert op.timeout is not None
+
+        def expire() -> None:
+            clock = self.clock.thread(self)
+            for source in op.sources:
+                clock.read(source)
+            op.expired = True
+            self.reconsider(thread)
+
+        for source in op.sources:
+            thread.read(source)
+        op.deadline = self.clock.read(thread) + op.timeout
+        op.expired = False
+        op.timer = Timer(self.clock, thread, f"timeout of {thread.label}", expire)
 
     def _park(self, thread: Thread) -> None:
         thread.parked = True
         self.ready.remove(thread)
         self._changed = True
         op = cast("BlockingOperation[Any]", thread.op)
-        if op.timeout and op.timer is None:
-            arm_timeout(thread, op)
+        if op.timer is not None:
+            op.timer.arm(op.deadline)
 
     def _fire(self, i: int, c: int, n: int) -> int:
         """Let the clock take the step. Returns where the ring stands afterwards."""
+        before = self.running
         if self.observer is not None:
             self.observer.before_step(None, c, n)
+        self.running = self.clock.thread(self)
         self.clock.fire(self)
+        self.running = before
         if self.observer is not None:
             self.observer.after_step(None)
-        if self._changed:
+        if self._changed and not self.dead:
             self._changed = False
             return self._position()
         return i
@@ -241,10 +286,8 @@ class ControlledRuntime(Runtime):
         if self.log is not None:
             self.log("actor.exit", thread_name=thread.label)
 
-    def _refuse_foreign(self, thread: Thread, awaited: object) -> NoReturn:
-        what = "a bare yield, as in asyncio.sleep(0)" if awaited is None else type(awaited).__name__
-        try:
-            thread.coroutine.throw(Unwind())
-        except BaseException as error:
-            raise foreign_at(error, what) from None
-        raise foreign_at(None, what)
+    def dispose(self) -> tuple[str, ...]:
+        swallowed = super().dispose()
+        self.ready.clear()
+        self.running = None
+        return swallowed

@@ -1,24 +1,24 @@
 """What both runtimes share: threads, decisions, ending a run.
 
-The runtime is the world that is passed down: it owns the threads, the clock and the answers to open questions.
-`system` is a slot for the layer above (the emulated kernel), which the runtime never looks into.
+The runtime is the world that is passed down: it owns the threads, the clock and the answers to open
+questions. `system` is a slot for the layer above (the emulated kernel), which the runtime never looks into.
 """
 
 from __future__ import annotations
 
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from functools import partial
 from typing import Any, NoReturn, Protocol
 
-from kemu.errors import ForeignAwaitable, InternalError
-from kemu.runtime.clock import Clock, Timer
+from kemu.runtime.clock import Clock
 from kemu.runtime.footprint import MASK
-from kemu.runtime.operation import BlockingOperation, Operation
+from kemu.runtime.foreign import foreign_call, is_library_file
+from kemu.runtime.operation import Operation
 from kemu.runtime.outcome import Outcome
-from kemu.runtime.thread import EMPTY, STARTING, Thread, Unwind, current
+from kemu.runtime.thread import EMPTY, STARTING, Thread, Unwind
+
+__all__ = ["KEMU_PACKAGE", "LogSink", "Observer", "Runtime", "foreign_call", "is_library_file"]
 
 KEMU_PACKAGE = __name__.partition(".")[0]
 
@@ -41,12 +41,15 @@ class Observer(Protocol):
         ...
 
     def after_step(self, thread: Thread | None) -> None:
-        """The step is over; the thread's footprint is complete."""
+        """The step is over, the thread has declared its next operation, and its footprint is complete."""
         ...
 
 
 class Runtime(ABC):
     """One run of one program."""
+
+    running: Thread | None
+    """The thread on whose behalf code runs at the moment; while a timer expires that is the clock."""
 
     def __init__(self, *, thread_class: type[Thread] = Thread) -> None:
         self.clock = Clock()
@@ -57,7 +60,8 @@ class Runtime(ABC):
         self.system: Any = None
         self.dead = False
         self.failure: Any = None
-        self.outcome = Outcome()
+        self.choices: list[int] = []
+        self.outcome = Outcome(choices=self.choices)
         self.observer: Observer | None = None
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
@@ -67,21 +71,25 @@ class Runtime(ABC):
     def spawn(
         self, label: str, coroutine: Coroutine[Operation[Any], Any, Any], *, service: bool = False
     ) -> Thread:
-        """Create a thread that will run *coroutine*. A *service* may be waiting for work when the run ends."""
-        parent = current.get(None)
-        thread = self.thread_class(self, parent, label, coroutine, service=service)
-        if parent is not None:
+        """Create a thread that will run *coroutine*. A *service* may be left waiting when the run ends."""
+        parent = self.running
+        thread = self.thread_class(self, parent, label, coroutine)
+        if service:
+            # Not an argument: a call with keywords is slow, and hardly any thread of a run needs this one.
+            thread.service = True
+        if parent is None:
+            thread.context = copy_context()
+        else:
             parent.write(thread)
-        self.threads.append(thread)
-        self.alive += 1
-        thread.context = context = copy_context()
-        context.run(current.set, thread)
-        thread.resume = partial(context.run, coroutine.send)
+            thread.context = parent.context.copy()
         if self.observer is not None:
             thread.footprint = []
-        self.admit(thread)
-        if self.log is not None:
-            self.log("actor.spawn", thread_name=label, service=service)
+        self.threads.append(thread)
+        self.alive += 1
+        if not self.dead:
+            self.admit(thread)
+            if self.log is not None:
+                self.log("actor.spawn", thread_name=label, service=service)
         return thread
 
     @abstractmethod
@@ -100,18 +108,32 @@ class Runtime(ABC):
     def wind_down(self) -> None:
         """Let no thread take another step."""
 
-    def stop(self, failure: Any) -> None:
-        """End the run because of *failure*; the first one counts. Does not return when called in a thread.
+    def stop(self, failure: Any) -> NoReturn:
+        """End the run because of *failure*; the first one counts. Does not return.
 
         From here on nothing that the threads do has an effect: what a driver does with the exception that
         unwinds it (swallow it, await in `finally`) cannot change the verdict.
         """
         if not self.dead:
             self.failure = failure
-            self.dead = True
-            self.log = None
-            self.wind_down()
+            self.kill()
         raise Unwind
+
+    def abort(self, error: BaseException) -> NoReturn:
+        """End the run because kemu was misused or is broken. Does not return; the run's `crash` is *error*.
+
+        As with `stop`, the code that is running cannot swallow this.
+        """
+        if not self.dead:
+            self.outcome.crash = error
+            self.kill()
+        raise Unwind
+
+    def kill(self) -> None:
+        """From here on, let nothing that threads do have an effect."""
+        self.dead = True
+        self.log = None
+        self.wind_down()
 
     def fingerprint(self) -> tuple[int, int]:
         """The fingerprint of the run so far, and the number of its steps.
@@ -122,6 +144,10 @@ class Runtime(ABC):
         for thread in self.threads:
             total += thread.hash
             steps += thread.steps
+        ticker = self.clock.ticker
+        if ticker is not None:
+            total += ticker.hash
+            steps += ticker.steps
         return total & MASK, steps
 
     def dispose(self) -> tuple[str, ...]:
@@ -139,11 +165,10 @@ class Runtime(ABC):
                     refused.append(thread.label)
                     _abandoned.append(thread.coroutine)
             thread.context = EMPTY
-            thread.resume = no_more_steps
-            thread.coroutine = None  # type: ignore[assignment]
             thread.op = STARTING
             thread.creator = None  # type: ignore[assignment]
         self.threads.clear()
+        self.clock.clear()
         return tuple(refused)
 
 
@@ -157,73 +182,13 @@ def unwind(thread: Thread) -> bool:
     for _ in range(3):
         try:
             thread.context.run(coroutine.throw, Unwind())
+        except KeyboardInterrupt:
+            raise
         except BaseException:
             # What a driver raises while its world ends has no meaning any more.
             return True
     return False
 
 
-def no_more_steps(_: object) -> NoReturn:
-    """What resuming a thread of a finished run comes to."""
-    raise InternalError("a thread of a finished run was resumed")
-
-
-def arm_timeout(thread: Thread, op: BlockingOperation[Any]) -> None:
-    """Let *op*, which *thread* is waiting in, expire at its deadline."""
-
-    def expire() -> None:
-        op.expired = True
-        op.timer = None
-        thread.runtime.reconsider(thread)
-
-    op.timer = Timer(thread.runtime.clock, thread, f"timeout of {thread.label}", expire)
-    op.timer.arm(op.deadline)
-
-
 _abandoned: list[Coroutine[Any, Any, Any]] = []
-"""Coroutines that swallow their end. Kept, because collecting them would run driver code inside another run."""
-
-
-FOREIGN_HINTS = (
-    "must be called from async context",
-    "no running event loop",
-    "no current event loop",
-    "not currently running on any asynchronous event loop",
-    "Not currently running on any asynchronous",
-)
-
-
-def foreign_call(error: BaseException) -> ForeignAwaitable | None:
-    """Turn an event loop library's complaint about its missing loop into the one error that explains it."""
-    message = str(error)
-    names = {cls.__name__ for cls in type(error).__mro__}
-    if not (names & {"NoEventLoopError", "AsyncLibraryNotFoundError"}) and not any(
-        hint in message for hint in FOREIGN_HINTS
-    ):
-        return None
-    return foreign_at(error, type(error).__name__)
-
-
-def foreign_at(error: BaseException | None, what: str) -> ForeignAwaitable:
-    """The error for an await that belongs to an event loop, naming the user's line if *error* tells it."""
-    where = ""
-    if error is not None:
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            if not is_library_file(frame.filename):
-                where = f" at {frame.filename}:{frame.lineno} ({frame.line})"
-                break
-    return ForeignAwaitable(
-        f"an await that is not kemu's ({what}){where}",
-        remedy="await kernel routines only, or run the scenario with --live to await anyio, trio or asyncio calls",
-    )
-
-
-def is_library_file(filename: str) -> bool:
-    """Whether *filename* belongs to kemu, the standard library or an installed package."""
-    normal = filename.replace("\\", "/")
-    return (
-        "/site-packages/" in normal
-        or "/lib/python" in normal.lower()
-        or normal.startswith("<")
-        or "/kemu/runtime/" in normal
-    )
+"""Coroutines that swallow their end. Kept: to collect them would run driver code inside another run."""

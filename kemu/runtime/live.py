@@ -1,15 +1,16 @@
 """The live runtime: the same operations, interpreted in tasks of an anyio task group with a real clock.
 
-Each emulated thread is a task, on trio or on asyncio, and may also await what belongs to the event loop: every
-yield that is not an operation passes through, and whatever the loop throws is thrown into the driver. The
-schedule is whatever the event loop makes of it, so a live run is for trying things out with real files, sockets
-and people; finding races is the controlled runtime's work.
+Each emulated thread is a task, on trio or on asyncio, and may also await what belongs to the event loop:
+every yield that is not an operation passes through, and whatever the loop throws is thrown into the driver.
+The schedule is whatever the event loop makes of it, so a live run is for trying things out with real files,
+sockets and people; finding races is the controlled runtime's work.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
+from contextvars import ContextVar, copy_context
 from typing import Any, cast
 
 import anyio
@@ -22,11 +23,19 @@ from kemu.runtime.core import Runtime
 from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.oracle import First, Oracle
 from kemu.runtime.outcome import Outcome, explain_stuck
-from kemu.runtime.thread import Thread, Unwind, current
+from kemu.runtime.thread import Thread, Unwind, host
+
+_carried: ContextVar[Thread] = ContextVar("kemu_live_thread")
+"""The emulated thread that the current task carries; tasks that a driver starts inherit it."""
+
+REFUSALS = 3
+"""How often a thread may go on with an operation after the end of the run before it is left behind."""
 
 
 class LiveClock(Clock):
     """The host's monotonic clock, counted in ticks from the start of the run."""
+
+    __slots__ = ("_runtime", "_started")
 
     def __init__(self, runtime: LiveRuntime) -> None:
         self._runtime = runtime
@@ -54,9 +63,13 @@ class LiveRuntime(Runtime):
         self.clock = LiveClock(self)
         self.oracle: Oracle = oracle if oracle is not None else First()
         self._group: TaskGroup | None = None
+        self._over: anyio.Event | None = None
         self._wake: dict[Thread, anyio.Event] = {}
-        self._over = anyio.Event()
         self._decides = True
+
+    @property
+    def running(self) -> Thread | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return _carried.get(None)
 
     def without_decisions(self, decides: bool = False) -> None:
         """As in the controlled runtime."""
@@ -64,24 +77,26 @@ class LiveRuntime(Runtime):
 
     async def run(self, label: str, main: Coroutine[Operation[Any], Any, Any]) -> Outcome:
         """Run *main* as the first thread until everything has come to rest."""
-        async with anyio.create_task_group() as group:
-            self._group = group
-            first = self.spawn(label, main)
-            await self._over.wait()
-            group.cancel_scope.cancel()
         outcome = self.outcome
-        outcome.failure = self.failure
-        outcome.result = first.result
-        outcome.fingerprint, outcome.steps = self.fingerprint()
-        if self.failure is not None:
-            outcome.end = "stopped"
-        elif outcome.crash is None:
-            outcome.stuck = explain_stuck([thread for thread in self.threads if thread.alive])
-            if outcome.stuck is not None:
+        token = host.set(self)
+        self._over = anyio.Event()
+        try:
+            async with anyio.create_task_group() as group:
+                self._group = group
+                self.spawn(label, main)
+                await self._over.wait()
+                group.cancel_scope.cancel()
+            outcome.result = self.threads[0].result
+            outcome.failure = self.failure
+            if self.failure is not None:
+                outcome.end = "stopped"
+            elif outcome.stuck is not None:
                 outcome.end = "stuck"
-        if self.conclude is not None and self.failure is None and outcome.crash is None:
-            outcome.failure = self.conclude(outcome)
-        outcome.swallowed = self.dispose()
+            if self.conclude is not None and self.failure is None and outcome.crash is None:
+                outcome.failure = self.conclude(outcome)
+        finally:
+            outcome.swallowed = self.dispose()
+            host.reset(token)
         return outcome
 
     def admit(self, thread: Thread) -> None:
@@ -96,9 +111,17 @@ class LiveRuntime(Runtime):
     def choose(self, n: int, label: str) -> int:
         if n < 2 or not self._decides or self.dead:
             return 0
-        return self.oracle.choose(n, label)
+        try:
+            value = self.oracle.choose(n, label)
+        except Exception as error:
+            self.abort(error)
+        self.choices.append(value)
+        return value
 
     def wind_down(self) -> None:
+        # Before the tasks are cancelled: what they do while they end does not belong to the run.
+        self.outcome.fingerprint, self.outcome.steps = self.fingerprint()
+        assert self._over is not None
         self._over.set()
 
     def start_timer(self, timer: Timer, generation: int) -> None:
@@ -111,20 +134,27 @@ class LiveRuntime(Runtime):
         if timer.armed and timer.generation == generation and not self.dead:
             timer.armed = False
             self.clock.armed -= 1
-            current.set(self.clock.thread(self))
-            timer.expire()
+            _carried.set(self.clock.thread(self))
+            try:
+                timer.expire()
+            except Unwind:
+                return
+            except Exception as error:
+                self._crash(error)
+                return
             self._rest()
 
     async def _carry(self, thread: Thread) -> None:
-        current.set(thread)
+        _carried.set(thread)
+        thread.context = copy_context()
         try:
             thread.result = await _Interpreter(self, thread)
         except Unwind:
             return
         except Exception as error:
-            if not self.dead:
-                self.outcome.crash = explain_live(error)
-                self._over.set()
+            self._crash(error)
+            return
+        if self.dead:
             return
         thread.alive = False
         self.alive -= 1
@@ -133,6 +163,11 @@ class LiveRuntime(Runtime):
         if self.log is not None:
             self.log("actor.exit", thread_name=thread.label)
         self._rest()
+
+    def _crash(self, error: Exception) -> None:
+        if not self.dead:
+            self.outcome.crash = explain_live(error)
+            self.kill()
 
     async def _wait(self, thread: Thread, op: BlockingOperation[Any]) -> None:
         deadline = None if op.timeout is None else self.clock.now + op.timeout
@@ -153,34 +188,38 @@ class LiveRuntime(Runtime):
 
     def _rest(self) -> None:
         """End the run once nothing in it can happen any more."""
-        if self.clock.armed:
+        if self.dead or self.clock.armed:
             return
-        for thread in self.threads:
-            if not thread.alive:
-                continue
+        alive = [thread for thread in self.threads if thread.alive]
+        for thread in alive:
             event = self._wake.get(thread)
-            if event is None or event.is_set() or cast("BlockingOperation[Any]", thread.op).timeout is not None:
+            if event is None or event.is_set():
                 return
-        self._over.set()
+            if cast("BlockingOperation[Any]", thread.op).timeout is not None:
+                return
+        self.outcome.stuck = explain_stuck(alive)
+        self.kill()
 
     def perform(self, thread: Thread, op: Operation[Any]) -> Generator[Any, Any, Any]:
         """Perform one operation inside the thread's task."""
         thread.op = op
         if not op.blocks:
             yield from anyio.lowlevel.checkpoint().__await__()
-            thread.steps += 1
-            return op.perform(thread)
-        blocking = cast("BlockingOperation[Any]", op)
-        for source in blocking.sources:
-            source.watchers.append(thread)
-        try:
-            yield from anyio.lowlevel.checkpoint().__await__()
-            yield from self._wait(thread, blocking).__await__()
-        except BaseException:
-            # Cancelled while waiting: the thread does not want the object any more.
+        else:
+            blocking = cast("BlockingOperation[Any]", op)
+            blocking.expired = False
             for source in blocking.sources:
-                source.watchers.remove(thread)
-            raise
+                source.watchers.append(thread)
+            try:
+                yield from anyio.lowlevel.checkpoint().__await__()
+                yield from self._wait(thread, blocking).__await__()
+            except BaseException:
+                # Cancelled while waiting: the thread does not want the object any more.
+                for source in blocking.sources:
+                    source.watchers.remove(thread)
+                raise
+        if self.dead:
+            raise Unwind
         thread.steps += 1
         return op.perform(thread)
 
@@ -196,36 +235,50 @@ class _Interpreter:
         coroutine = self.thread.coroutine
         value: Any = None
         error: BaseException | None = None
+        refusals = 0
         while True:
             try:
                 if error is None:
-                    awaited: object = coroutine.send(value)
+                    awaited: object = cast("object", coroutine.send(value))
                 else:
                     thrown, error = error, None
-                    awaited = coroutine.throw(thrown)
+                    awaited = cast("object", coroutine.throw(thrown))
             except StopIteration as stop:
                 return stop.value
             try:
-                if isinstance(awaited, Operation):
-                    value = yield from self.runtime.perform(self.thread, cast("Operation[Any]", awaited))
-                else:
+                if not isinstance(awaited, Operation):
                     value = yield awaited
+                elif not self.runtime.dead:
+                    value = yield from self.runtime.perform(self.thread, cast("Operation[Any]", awaited))
+                elif refusals < REFUSALS:
+                    refusals += 1
+                    error = Unwind()
+                else:
+                    # The code swallows its end. Waiting for it would hang the event loop; `dispose` names it.
+                    return None
             except BaseException as caught:
                 error = caught
 
 
 def explain_live(error: BaseException) -> BaseException:
     """Name the cause where an event loop complains about an operation that reached it."""
-    text = str(error)
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return explain_live(group.exceptions[0]) if len(group.exceptions) == 1 else error
-    if "unrecognized yield message" in text or "Task got bad yield" in text:
-        return UsageError(
-            "a kernel routine was awaited in a task that the driver started itself",
-            remedy="start a thread with PsCreateSystemThread or World.thread instead of a task group or create_task",
-        )
+    for leaf in leaves(error):
+        text = str(leaf)
+        if "unrecognized yield message" in text or "Task got bad yield" in text:
+            return UsageError(
+                "a kernel routine was awaited in a task that the driver started itself",
+                remedy="start a thread with PsCreateSystemThread or World.thread instead of a task",
+            )
     return error
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in *error*, which may be a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
 
 
 def run_live(

@@ -1,7 +1,7 @@
 """Operations: what a thread says it is about to do.
 
-A thread's coroutine yields an operation. The runtime performs it when the schedule says so and runs the thread
-up to its next one; that is one *step*. Code between two operations is atomic.
+A thread's coroutine yields an operation. The runtime performs it when the schedule says so and runs the
+thread up to its next one; that is one *step*. Code between two operations is atomic.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ R = TypeVar("R")
 class Operation(Generic[R]):
     """Something a thread is about to do that another thread can observe or influence.
 
-    Subclasses give `kind` and `perform`. An operation that is always possible keeps `blocks` False, which spares
-    the runtime every further question.
+    Subclasses give `kind` and `perform`. An operation that is always possible keeps `blocks` False, which
+    spares the runtime every further question.
     """
 
     __slots__ = ()
@@ -48,6 +48,10 @@ class Operation(Generic[R]):
 
 class BlockingOperation(Operation[R]):
     """An operation that may have to wait until an object allows it, optionally with a timeout.
+
+    *timeout* is in ticks of virtual time: None waits for ever, 0 polls. It counts from when the thread
+    declares the operation, and runs only while the thread has to wait: one that may go on cannot time out any
+    more.
 
     Subclasses give `available` and `take`. The runtime asks `available` when the operation is declared and
     whenever a source reports a change; `perform` runs only while the answer is yes, or when the time is up.
@@ -87,8 +91,9 @@ class BlockingOperation(Operation[R]):
             source.watchers.remove(thread)
         if self.timeout is None:
             return self.take(thread)
-        if self.timer is not None:
-            self.timer.cancel()
+        timer = self.timer
+        if timer is not None:
+            thread.read(timer)
             self.timer = None
         # An expired wait stays expired even if the object became free before the thread ran again.
         return self.timed_out(thread) if self.expired or not self.available(thread) else self.take(thread)

@@ -1,8 +1,8 @@
 """The oracle: whoever decides.
 
-Every decision of a run, whether of the schedule or of the data, is one small integer below a known bound, and 0
-is always the plain thing: go on with the same thread, no fault. A strategy is an oracle; recording, counting and
-checking are oracles that wrap another.
+Every decision of a run, whether of the schedule or of the data, is one small integer below a known bound, and
+0 is always the plain thing: go on with the same thread, no fault. A strategy is an oracle; recording,
+counting and checking are oracles that wrap another.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class DecisionPoint(Protocol):
     """What an oracle may look at when it picks the next party.
 
-    The alternatives are ranked: 0 is ``ready[index]``, k is ``ready[(index + k) % len(ready)]``, and the last one
-    is the clock if `clock_is_enabled`. `ready` is sorted by thread path and must not be changed.
+    The alternatives are ranked: 0 is ``ready[index]``, k is ``ready[(index + k) % len(ready)]``, and the last
+    one is the clock if `clock_is_enabled`. `ready` is sorted by thread path and must not be changed.
     """
 
     @property

@@ -29,8 +29,9 @@ class Blocked:
     service: bool
 
     def __str__(self) -> str:
-        held = f", held by {' and '.join(self.holders)}" if self.holders else ", which nobody will bring about"
-        return f"{self.thread} waits to {self.waits_for}{held}"
+        if not self.holders:
+            return f"{self.thread} waits to {self.waits_for}, which nobody will bring about"
+        return f"{self.thread} waits to {self.waits_for}, held by {' and '.join(self.holders)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Stuck:
 
     @property
     def is_deadlock(self) -> bool:
-        """A cycle of threads that wait for each other; otherwise a hang: an event that nobody will bring about."""
+        """Whether threads wait for each other in a cycle. Otherwise it is a hang."""
         return bool(self.cycle)
 
 
@@ -72,28 +73,33 @@ def explain_stuck(threads: list[Thread]) -> Stuck | None:
     from kemu.runtime.operation import BlockingOperation
 
     blocked: list[Blocked] = []
-    waits: dict[str, tuple[str, ...]] = {}
-    stuck = False
+    waits: dict[Path, tuple[Path, ...]] = {}
     for thread in threads:
         op = thread.op
         if not isinstance(op, BlockingOperation):
             continue
         if thread.service and op.idle:
             continue
-        stuck = True
-        holders = tuple(dict.fromkeys(holder.label for holder in op.holders() if holder.alive))
-        waits[thread.label] = holders
+        holders = {holder.path: holder.label for holder in op.holders() if holder.alive}
+        # By path: labels are for people, and two threads may have the same.
+        waits[thread.path] = tuple(holders)
         actors = tuple(actor.label for actor in thread.actors)
-        blocked.append(Blocked(thread.label, op.describe(), holders, actors, thread.service))
-    return Stuck(tuple(blocked), find_cycle(waits)) if stuck else None
+        blocked.append(Blocked(thread.label, op.describe(), tuple(holders.values()), actors, thread.service))
+    if not blocked:
+        return None
+    labels = {thread.path: thread.label for thread in threads}
+    return Stuck(tuple(blocked), tuple(labels[path] for path in find_cycle(waits)))
 
 
-def find_cycle(waits: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+Path = tuple[int, ...]
+
+
+def find_cycle(waits: dict[Path, tuple[Path, ...]]) -> tuple[Path, ...]:
     """Return one cycle of the wait-for graph, starting at its first member in *waits*' order, or ()."""
-    finished: set[str] = set()
+    finished: set[Path] = set()
     for start in waits:
-        path: list[str] = []
-        todo: list[tuple[str, int]] = [(start, 0)]
+        path: list[Path] = []
+        todo: list[tuple[Path, int]] = [(start, 0)]
         while todo:
             node, at = todo.pop()
             if at == 0:

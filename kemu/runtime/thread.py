@@ -1,7 +1,7 @@
 """Threads: the unit that is scheduled.
 
-A thread carries actors: its stack of actors says in whose code it is. Framework layers subclass `Thread` to add
-what they need of it (IRQL, owning process); the runtime itself looks at none of that.
+A thread carries actors: its stack of actors says in whose code it is. Framework layers subclass `Thread` to
+add what they need of it (IRQL, owning process); the runtime itself looks at none of that.
 """
 
 from __future__ import annotations
@@ -11,26 +11,39 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 from kemu.errors import UsageError
-from kemu.runtime.footprint import MASK, MULTIPLIER, READ, UPDATE, WRITE, Cell, Waitable, mix
+from kemu.runtime.footprint import MASK, READ, UPDATE, WRITE, Cell, Waitable
 from kemu.runtime.operation import BlockingOperation, Operation
 
 if TYPE_CHECKING:
     from kemu.runtime.actor import Actor
     from kemu.runtime.core import Runtime
 
-current: ContextVar[Thread] = ContextVar("kemu_thread")
-"""The thread whose step is being performed; every thread has a context of its own, so this is set once."""
+host: ContextVar[Runtime] = ContextVar("kemu_runtime")
+"""The runtime in whose run this code is. Set once for a run; the contexts of its threads inherit it."""
+
+
+class _Current:
+    """The running thread, to be asked as if it were a context variable."""
+
+    def get(self, default: None = None) -> Thread | None:
+        """Return the thread that takes the current step; *default* outside a run."""
+        runtime = host.get(None)
+        return default if runtime is None else runtime.running
+
+
+current = _Current()
 
 
 def current_thread() -> Thread:
-    """Return the running thread. Raises `UsageError` outside a run."""
-    try:
-        return current.get()
-    except LookupError:
+    """Return the thread that takes the current step. Raises `UsageError` outside a run."""
+    runtime = host.get(None)
+    thread = None if runtime is None else runtime.running
+    if thread is None:
         raise UsageError(
             "a kernel routine was called outside a run",
             remedy="call it from a driver or a scenario that kemu runs",
-        ) from None
+        )
+    return thread
 
 
 EMPTY = Context()
@@ -60,8 +73,8 @@ class Thread(Waitable):
         "parked",
         "path",
         "result",
-        "resume",
         "runtime",
+        "send",
         "service",
         "steps",
     )
@@ -85,7 +98,7 @@ class Thread(Waitable):
         else:
             self.path = (*parent.path, parent.children)
             parent.children += 1
-            self.hash = mix(parent.hash, parent.children)
+            self.hash = hash((parent.hash, parent.children))
             self.creator = parent
             self.ordinals = 0
             self.ordinal = parent.ordinals
@@ -98,7 +111,7 @@ class Thread(Waitable):
         self.parent = parent
         self.coroutine = coroutine
         self.context: Context = EMPTY
-        self.resume: Callable[[Any], Operation[Any]] = coroutine.send
+        self.send: Callable[[Any], Operation[Any]] = coroutine.send
         self.op: Operation[Any] = STARTING
         self.actors: list[Actor] = []
         self.alive = True
@@ -112,22 +125,19 @@ class Thread(Waitable):
 
     def read(self, cell: Cell) -> None:
         """Record that the current step observed *cell*."""
-        state = self.hash
-        self.hash = (state * MULTIPLIER + cell.version ^ state >> 29) & MASK
+        self.hash = hash((self.hash, cell.version))
         if self.footprint is not None:
             self.footprint.append((cell, READ))
 
     def write(self, cell: Cell) -> None:
         """Record that the current step changed *cell* (and so observed it)."""
-        state = self.hash
-        self.hash = cell.version = cell.written = (state * MULTIPLIER + cell.version ^ state >> 29) & MASK
+        self.hash = cell.version = cell.written = hash((self.hash, cell.version))
         if self.footprint is not None:
             self.footprint.append((cell, WRITE))
 
     def update(self, cell: Cell) -> None:
         """Record a change of *cell* that commutes with the other updates since its last write."""
-        state = self.hash
-        self.hash = state = (state * MULTIPLIER + cell.written ^ state >> 29) & MASK
+        self.hash = state = hash((self.hash, cell.written))
         cell.version = (cell.version + state) & MASK
         if self.footprint is not None:
             self.footprint.append((cell, UPDATE))
