@@ -103,10 +103,12 @@ async def FltSetCancelCompletion(CallbackData: FLT_CALLBACK_DATA, CanceledCallba
         thread = current_kthread()
         before = thread.irql
         frame.cancel_taken = True
+        frame.canceller = thread
         if current_thread().runtime.choose(2, "the cancel callback runs at DISPATCH_LEVEL"):
             thread.irql = DISPATCH_LEVEL
         await Deliver(actor, CancelOperation, frame)
         await in_driver(actor, "the cancel callback", CanceledCallback, CallbackData)
+        frame.canceller = None
         thread.irql = before
 
     await SetCancelRoutine(frame, cancelled)

@@ -197,12 +197,14 @@ async def _cancel(queue: FLT_CALLBACK_DATA_QUEUE, frame: Frame) -> None:
     data = frame.data
     assert data is not None
     frame.cancel_taken = True
+    frame.canceller = current_thread()
+    frame.cbdq = None
+    queue.entries.pop(frame, None)
     irql = await _call(queue, queue.acquire)
     await _call(queue, queue.remove, data)
     await _call(queue, queue.release, irql)
-    frame.cbdq = None
-    queue.entries.pop(frame, None)
     await _call(queue, queue.complete_canceled, data)
+    frame.canceller = None
 
 
 @routine(

@@ -69,6 +69,7 @@ class Frame(Cell):
     __slots__ = (
         "cancel_armed",
         "cancel_taken",
+        "canceller",
         "cbdq",
         "context",
         "data",
@@ -132,10 +133,12 @@ class Frame(Cell):
         """The cancel-safe queue that holds the operation."""
         self.cancel_taken = False
         """Whether the cancellation has got hold of the operation."""
+        self.canceller: Thread | None = None
+        """The thread inside the driver's cancel callback."""
         self.was_resumed = False
         """Whether FltCompletePendedPreOperation was called for it."""
         self.late = False
-        """Whether it was pended after InstanceTeardownStart had returned."""
+        """Whether the callback was called after InstanceTeardownStart had returned."""
         self.released_by = ""
 
     @property

@@ -137,7 +137,7 @@ class WaitRundown(BlockingOperation[None]):
     """Wait until nobody holds a reference."""
 
     __slots__ = ("object",)
-    kind = "wait for the references on"
+    kind = "see the references dropped on"
 
     def __init__(self, object_: RundownObject) -> None:
         super().__init__(object_)
@@ -158,7 +158,7 @@ class WaitOutstanding(BlockingOperation[None]):
     """Wait until no operation is outstanding on an instance."""
 
     __slots__ = ("instance",)
-    kind = "wait for the operations of"
+    kind = "see the operations finished of"
 
     def __init__(self, instance: Instance) -> None:
         super().__init__(instance)

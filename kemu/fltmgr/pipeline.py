@@ -83,6 +83,7 @@ class DeliverPre(Operation[None]):
         thread.read(frame.instance)
         thread.write(frame)
         frame.state = IN_PREOP
+        frame.late = frame.instance.state == DRAINING
         frame.inside.append(thread)
         log = thread.runtime.log
         if log is not None:
@@ -109,7 +110,6 @@ class ReturnPending(Operation[None]):
         thread.write(frame)
         if frame.state == IN_PREOP:
             frame.state = PENDED
-            frame.late = frame.instance.state == DRAINING and not frame.handed
         frame.returned(thread)
         log = thread.runtime.log
         if log is not None:
@@ -183,7 +183,7 @@ class AwaitCompletion(BlockingOperation[bool]):
     """Wait until completion has reached a frame that this drive must finish; false if the operation is complete."""
 
     __slots__ = ("drive", "operation")
-    kind = "wait for the completion of"
+    kind = "see the completion of"
 
     def __init__(self, operation: IrpCtrl, drive: Drive) -> None:
         super().__init__(operation)

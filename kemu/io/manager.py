@@ -27,7 +27,7 @@ from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, che
 from kemu.nt.routine import routine
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO
 from kemu.nt.system import System, current_system
-from kemu.runtime import BlockingOperation, Thread, current_thread
+from kemu.runtime import BlockingOperation, Operation, Thread, current_thread
 
 
 class IoManager:
@@ -45,6 +45,8 @@ class IoManager:
         log = thread.runtime.log
         if log is not None:
             log("irp.create", op=request.label, path=request.file.FileName, kind=request.kind)
+        # Starting commutes with starting; only who lists the requests of a file sees the order.
+        thread.update(request.file)
         self.outstanding.append(request)
         if await request.volume.top.dispatch(request) and not request.done:
             request.finish(thread)
@@ -83,6 +85,13 @@ class IoManager:
         await self.call(request)
         return request
 
+    async def cancel_file(self, file: FileObject) -> int:
+        """CancelIoEx for a handle: cancel everything that is outstanding on *file*; how many had a cancel routine."""
+        told = 0
+        for request in await ListRequests(self, file):
+            told += await self.cancel(request)
+        return told
+
     async def cancel(self, request: Request) -> bool:
         """IoCancelIrp: set the cancel bit and run the cancel routine, if there is one, on the calling thread."""
         routine_to_run = await SetCancelBit(request, self.cancel_lock)
@@ -90,6 +99,24 @@ class IoManager:
             return False
         await cast("Awaitable[None]", routine_to_run())
         return True
+
+
+class ListRequests(Operation[list[Request]]):
+    """The requests that are outstanding on a file."""
+
+    __slots__ = ("file", "manager")
+    kind = "list the requests of"
+
+    def __init__(self, manager: IoManager, file: FileObject) -> None:
+        self.manager = manager
+        self.file = file
+
+    def perform(self, thread: Thread) -> list[Request]:
+        thread.read(self.file)
+        return [request for request in self.manager.outstanding if request.file is self.file and not request.done]
+
+    def target(self) -> FileObject:
+        return self.file
 
 
 class SetCancelBit(BlockingOperation[CancelRoutine | None]):

@@ -174,7 +174,7 @@ class WaitDone(BlockingOperation[NTSTATUS]):
     """Wait until a request has completed; evaluates to its final status."""
 
     __slots__ = ("request",)
-    kind = "wait for completion of"
+    kind = "see the completion of"
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)

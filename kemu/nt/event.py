@@ -79,7 +79,7 @@ class WaitForEvent(BlockingOperation[NTSTATUS]):
     """Wait until an event is signalled; a synchronization event is cleared by that."""
 
     __slots__ = ("event",)
-    kind = "wait for"
+    kind = "see the signal of"
 
     def __init__(self, event: KEVENT, timeout: int | None = None) -> None:
         super().__init__(event, timeout=timeout)

@@ -54,10 +54,8 @@ class KThread(Thread):
         parent: Thread | None,
         label: str,
         coroutine: Coroutine[Operation[Any], Any, Any],
-        *,
-        service: bool = False,
     ) -> None:
-        super().__init__(runtime, parent, label, coroutine, service=service)
+        super().__init__(runtime, parent, label, coroutine)
         self.irql = PASSIVE_LEVEL
         self.kernel_apc_disable = 0
         self.special_apc_disable = 0

@@ -83,6 +83,10 @@ def parse_prototype(text: str) -> tuple[str, str, tuple[Parameter, ...]]:
     inside = match["parameters"].strip()
     if inside not in {"", "VOID", "void"}:
         for part in re.split(r",(?![^()]*\))", inside):
+            if part.strip() == "...":
+                # Python's function takes these as ``*Arguments``.
+                parameters.append(Parameter("", "...", "Arguments"))
+                continue
             one = _PARAMETER.match(part.strip())
             if one is None:
                 raise ValueError(f"not a C parameter: {part.strip()!r} in {text!r}")

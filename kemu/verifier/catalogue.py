@@ -152,6 +152,7 @@ _rule("cancel-lost", "an operation was cancelled before its cancel callback was 
       "FLT-CANCEL-08", "FLT-RACE-10")  # fmt: skip
 _rule("cbdq-non-irp", "an operation that is no IRP was inserted into a cancel-safe queue", "FLT-CBDQ-02")
 _rule("cbdq-wrong-instance", "an operation was inserted into the queue of another instance", "FLT-CBDQ-21")
+_rule("cbdq-direct-access", "an operation was taken out of a cancel-safe queue by hand", "FLT-CBDQ-04")
 _rule("cbdq-uninitialised", "a cancel-safe queue was used before FltCbdqInitialize", "FLT-CBDQ-01")
 _rule("cbdq-not-drained", "a cancel-safe queue was disabled and not emptied", "FLT-CBDQ-17", "FLT-RACE-37")
 _rule("teardown-cbdq-enabled", "a cancel-safe queue was still enabled when InstanceTeardownStart returned", "FLT-INST-22")

@@ -50,7 +50,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
     is_known,
 )
-from kemu.nt.system import System
+from kemu.nt.system import System, label_of
 from kemu.nt.work import HyperCriticalWorkQueue
 
 WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_PREOP_SYNCHRONIZE)})
@@ -227,6 +227,17 @@ class FltChecks(FltObserver):
                 self.report("pend-complete-not-pended", f"{what}, which is {frame.state_name}")
             code = "cancel-double-complete" if frame.cancel_taken else "pend-double-complete"
             self.report(code, f"{what}, which {frame.released_by} has completed before")
+        if frame.canceller not in {None, thread} and status != FLT_PREOP_COMPLETE:
+            # A cancel callback may leave the completion to somebody else, but nobody then passes the operation on.
+            self.report(
+                "cancel-double-complete",
+                f"{what} while its cancel callback, which owns the operation, runs in {label_of(frame.canceller)}",
+            )
+        if isinstance(frame.cbdq, FLT_CALLBACK_DATA_QUEUE):
+            self.report(
+                "cbdq-direct-access",
+                f"{what} while {frame.cbdq.label} still holds it: it was not removed with FltCbdqRemoveIo",
+            )
         if not isinstance(status, int) or int(status) not in {
             int(FLT_PREOP_COMPLETE),
             int(FLT_PREOP_SUCCESS_NO_CALLBACK),

@@ -1,0 +1,127 @@
+"""A scenario with one of its variants, as what is run and explored."""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kemu.errors import InternalError, KemuError, ScenarioError
+from kemu.nt.kthread import KThread
+from kemu.nt.system import Options
+from kemu.runtime import ControlledRuntime, LogSink, Observer, Oracle, Outcome, Runtime
+from kemu.runtime.core import is_library_file
+from kemu.runtime.live import LiveRuntime, run_live
+from kemu.scenario.world import World
+from kemu.verifier.ending import judge
+from kemu.verifier.finding import Finding
+
+if TYPE_CHECKING:
+    from kemu.scenario.declare import Scenario
+    from kemu.scenario.loader import LoadedFile
+
+LogFactory = Callable[[Runtime], LogSink]
+
+
+class ScenarioProgram:
+    """Runs one scenario with one variant, once for each call of `run`."""
+
+    def __init__(self, loaded: LoadedFile, scenario: Scenario, variant: str, *, bystanders: int = 0) -> None:
+        self.loaded = loaded
+        self.bystanders = bystanders
+        """How many pass-through filters share the volume with the drivers under test."""
+        self.scenario = scenario
+        self.variant = variant
+        self.name = f"{loaded.path}::{scenario.name}[{variant}]"
+        self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
+        text = f"{scenario.name}\0{variant}\0{bystanders}\0{loaded.source_digest}"
+        self.identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        """Names scenario, variant, options and code; a token of other code has another one."""
+
+    @property
+    def expected(self) -> str | None:
+        """The finding that the scenario says this variant has, or None if it should be clean."""
+        return self.scenario.expects.get(self.variant)
+
+    def run(
+        self,
+        oracle: Oracle,
+        observer: Observer | None = None,
+        log: LogFactory | None = None,
+        max_steps: int | None = None,
+    ) -> Outcome:
+        """Run once under *oracle*. A finding is in the outcome; usage errors and internal errors are raised."""
+        limit = max_steps or self.scenario.max_steps
+        limits = {} if limit is None else {"max_steps": limit}
+        runtime = ControlledRuntime(oracle, thread_class=KThread, observer=observer, **limits)
+        if log is not None:
+            runtime.log = log(runtime)
+        cell: list[World] = []
+        runtime.conclude = lambda outcome: self._judge(cell, outcome)
+        return self._finish(runtime.run("script", self._main(runtime, cell)), cell)
+
+    def run_live(self, backend: str = "trio", log: LogFactory | None = None) -> Outcome:
+        """Run once on the event loop of *backend*, with a real clock."""
+        runtime = LiveRuntime(thread_class=KThread)
+        if log is not None:
+            runtime.log = log(runtime)
+        cell: list[World] = []
+        runtime.conclude = lambda outcome: self._judge(cell, outcome)
+        return self._finish(run_live(self._main(runtime, cell), "script", runtime, backend), cell)
+
+    async def _main(self, runtime: Runtime, cell: list[World]) -> Any:
+        world = World(runtime, self._options, explore_setup=self.scenario.explore_setup, bystanders=self.bystanders)
+        cell.append(world)
+        return await self.scenario.start(world, self.variant)
+
+    def _judge(self, cell: list[World], outcome: Outcome) -> Finding | None:
+        if not cell:
+            return None
+        world = cell[0]
+        found = judge(world.system, world.verifier, outcome)
+        if found is None:
+            for predicate, what in world.at_end_checks:
+                if not predicate():
+                    return world.verifier.finding("invariant", what, subject=what)
+        return found
+
+    def _finish(self, outcome: Outcome, cell: list[World]) -> Outcome:
+        crash = outcome.crash
+        if crash is not None:
+            failed = self._failed_assertion(crash, cell)
+            if failed is None:
+                raise self._explain(crash) from crash
+            outcome.failure = failed
+        if cell:
+            outcome.advisories = list(cell[0].verifier.advisories)
+        return outcome
+
+    def _failed_assertion(self, crash: BaseException, cell: list[World]) -> Finding | None:
+        """An ``assert`` in the script is an expectation like any other."""
+        if not isinstance(crash, AssertionError) or not cell or _is_ours(crash):
+            return None
+        what = str(crash) or f"assert at {_user_line(crash)}"
+        return cell[0].verifier.finding("expectation", what, subject=what)
+
+    def _explain(self, crash: BaseException) -> BaseException:
+        if isinstance(crash, KemuError):
+            return crash
+        if _is_ours(crash):
+            return InternalError(f"{type(crash).__name__}: {crash}")
+        return ScenarioError(
+            f"{self.name} raised {type(crash).__name__}: {crash} at {_user_line(crash)}",
+            remedy="fix the script, or handle the exception in it",
+        )
+
+
+def _is_ours(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "/kemu/" in frames[-1].filename.replace("\\", "/")
+
+
+def _user_line(error: BaseException) -> str:
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not is_library_file(frame.filename) and "/kemu/" not in frame.filename.replace("\\", "/"):
+            return f"{frame.filename}:{frame.lineno}"
+    return "an unknown line"

@@ -1,0 +1,328 @@
+"""What a scenario's script talks to: drivers, user processes and threads, invariants, the emulated machine.
+
+A script is an ``async def`` that takes a `World` (and the variant under test). It runs in the run's first thread;
+`World.together` and `World.start` create more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from kemu.errors import ScenarioError
+from kemu.fltmgr.altitude import altitude_key
+from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.objects import Filter
+from kemu.fltmgr.teardown import detach
+from kemu.fltmgr.unload import unload
+from kemu.fltmgr.workitem import WorkItems
+from kemu.io.constants import FILE_OPEN_IF, IRP_MJ_QUERY_INFORMATION, IRP_MJ_READ, IRP_MJ_WRITE, FileStandardInformation
+from kemu.io.manager import IoManager
+from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
+from kemu.io.volume import Volume
+from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
+from kemu.nt.event import KEVENT, WaitForEvent
+from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.memory import Pool
+from kemu.nt.process import Process
+from kemu.nt.status import NT_SUCCESS, NTSTATUS
+from kemu.nt.system import Options, System
+from kemu.nt.work import WorkerPool
+from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
+from kemu.runtime.live import LiveRuntime
+from kemu.scenario.bystander import PassThrough
+from kemu.verifier.fltmgr import FltChecks
+from kemu.verifier.verifier import Verifier
+
+T = TypeVar("T")
+
+
+class Pending:
+    """A request that was issued without waiting for it."""
+
+    def __init__(self, manager: IoManager, request: Request) -> None:
+        self._manager = manager
+        self.request = request
+
+    async def wait(self) -> NTSTATUS:
+        """Wait until it is complete; its status."""
+        status = await WaitDone(self.request)
+        if self.request in self._manager.outstanding:
+            self._manager.outstanding.remove(self.request)
+        return status
+
+    async def cancel(self) -> bool:
+        """Cancel it (CancelIoEx); whether somebody had made it cancellable and was told."""
+        return await self._manager.cancel(self.request)
+
+
+class File:
+    """An open file, as a user program has it."""
+
+    def __init__(self, manager: IoManager, file: FileObject) -> None:
+        self._manager = manager
+        self.file = file
+
+    async def read(self, length: int, offset: int = 0, *, fast: bool = False, flags: int = 0) -> tuple[NTSTATUS, bytes]:
+        """Read and wait; *fast* tries fast I/O first, *flags* are IRP flags."""
+        parameters = Parameters(Length=length, ByteOffset=offset)
+        request = await self._manager.transfer(self.file, IRP_MJ_READ, parameters, fast=fast, flags=flags)
+        return request.status, request.buffer
+
+    async def write(
+        self, data: bytes, offset: int = 0, *, fast: bool = False, flags: int = 0
+    ) -> tuple[NTSTATUS, int]:
+        """Write and wait; the status and how many bytes were written."""
+        parameters = Parameters(Length=len(data), ByteOffset=offset, Buffer=data)
+        request = await self._manager.transfer(self.file, IRP_MJ_WRITE, parameters, fast=fast, flags=flags)
+        return request.status, request.information
+
+    async def size(self, *, fast: bool = False) -> tuple[NTSTATUS, int]:
+        """Query FileStandardInformation and wait; the status and the size in bytes."""
+        parameters = Parameters(FileInformationClass=FileStandardInformation, Length=24)
+        request = await self._manager.transfer(self.file, IRP_MJ_QUERY_INFORMATION, parameters, fast=fast)
+        return request.status, int.from_bytes(request.buffer, "little")
+
+    async def begin_read(self, length: int, offset: int = 0) -> Pending:
+        """Issue a read without waiting for it."""
+        return await self._begin(IRP_MJ_READ, Parameters(Length=length, ByteOffset=offset))
+
+    async def begin_write(self, data: bytes, offset: int = 0) -> Pending:
+        """Issue a write without waiting for it."""
+        return await self._begin(IRP_MJ_WRITE, Parameters(Length=len(data), ByteOffset=offset, Buffer=data))
+
+    async def _begin(self, major: int, parameters: Parameters) -> Pending:
+        request = Request(self.file.volume, self.file, major, parameters, kind=IRP_OPERATION)
+        await self._manager.start(request)
+        return Pending(self._manager, request)
+
+    async def cancel_all(self) -> int:
+        """Cancel everything that is outstanding on this file (CancelIoEx); how many requests were cancellable."""
+        return await self._manager.cancel_file(self.file)
+
+    async def close(self) -> NTSTATUS:
+        """Close the handle: cleanup, then close."""
+        return await self._manager.close(self.file)
+
+
+class UserProcess(Actor):
+    """A user process: opens files."""
+
+    kind = "process"
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world.runtime, f"user:{name}")
+        self.world = world
+        self.process = Process(name)
+
+    async def create(
+        self,
+        path: str,
+        disposition: int = FILE_OPEN_IF,
+        *,
+        overlapped: bool = False,
+        volume: Volume | None = None,
+    ) -> tuple[NTSTATUS, File | None]:
+        """Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure."""
+        manager = self.world.system.get(IoManager)
+        status, file = await manager.create(
+            volume or self.world.volume, path, disposition, synchronous=not overlapped
+        )
+        return status, File(manager, file) if file is not None else None
+
+    async def open(self, path: str, *, overlapped: bool = False) -> File:
+        """Open or create a file that must open; anything but success is a failed expectation."""
+        status, file = await self.create(path, overlapped=overlapped)
+        self.world.check(file is not None, f"opening {path} must succeed, but returned {status}")
+        assert file is not None
+        return file
+
+
+class LoadedDriver:
+    """A driver in memory."""
+
+    def __init__(self, world: World, driver: Driver, driver_object: DRIVER_OBJECT, status: NTSTATUS) -> None:
+        self._world = world
+        self.driver = driver
+        self.driver_object = driver_object
+        self.status = status
+        """What DriverEntry returned."""
+
+    @property
+    def filter(self) -> Filter:
+        """The filter that the driver has registered."""
+        filter_ = self._world.manager.by_driver.get(self.driver_object)
+        if filter_ is None:
+            raise ScenarioError(
+                f"driver {self.driver_object.name} has registered no filter",
+                remedy="call FltRegisterFilter in its DriverEntry",
+            )
+        return filter_
+
+    async def detach(self, volume: Volume | None = None) -> NTSTATUS:
+        """``fltmc detach``: tear the instance down."""
+        return await self._world.detach(self, volume)
+
+    async def unload(self, *, mandatory: bool = False) -> NTSTATUS:
+        """``fltmc unload``, or a service stop if *mandatory*."""
+        return await self._world.unload(self, mandatory=mandatory)
+
+
+class Started(Generic[T]):
+    """A thread that a script has started."""
+
+    def __init__(self, thread: KThread) -> None:
+        self.thread = thread
+
+    async def join(self) -> T:
+        """Wait until it has ended; its coroutine's result."""
+        return await Join(self.thread)
+
+
+class World:
+    """One emulated machine with one volume, ``C:``."""
+
+    def __init__(
+        self, runtime: Runtime, options: Options, *, explore_setup: bool = False, bystanders: int = 0
+    ) -> None:
+        self.runtime = runtime
+        self._bystanders = bystanders
+        self.verifier = Verifier(runtime)
+        self.system = System(runtime, self.verifier, options)
+        self._explore_setup = explore_setup
+        self._started_threads = False
+        self.at_end_checks: list[tuple[Callable[[], bool], str]] = []
+        self.system_process = Process("System")
+        current_kthread().process = self.system_process
+        self.system.add(Pool())
+        self.system.add(WorkItems())
+        self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(IoManager(self.system))
+        self.manager = FilterManager(self.system, FltChecks(self.system))
+        self.system.add(self.manager)
+        self.volume = Volume(self.system, "C:")
+        self._flt_volume = self.manager.mount(self.volume)
+
+    # Drivers.
+
+    async def load(self, driver: Driver | type[Driver], altitude: str) -> LoadedDriver:
+        """Load a driver whose default instance has *altitude*, and attach it to the volume.
+
+        Loading takes no decisions as long as the scenario has started no thread, unless it is declared with
+        ``explore_setup=True``. A malformed altitude is a `ScenarioError`; one that is taken leaves the driver
+        loaded without an instance, as on Windows.
+        """
+        if altitude_key(altitude) is None:
+            raise ScenarioError(
+                f"{altitude!r} is not an altitude",
+                remedy='write decimal digits with at most one point in a string, such as "328010.5"',
+            )
+        one = driver() if isinstance(driver, type) else driver
+        quiet = not self._explore_setup and not self._started_threads
+        if quiet:
+            self._decide(False)
+        while self._bystanders:
+            self._bystanders -= 1
+            # Above and below in turn, so that the drivers under test stand in the middle of the stack.
+            side = 140000 if self._bystanders % 2 else 385000
+            await load_driver(self.system, PassThrough(self._bystanders), str(side + self._bystanders))
+        status, driver_object = await load_driver(self.system, one, altitude)
+        self.manager.observer.driver_entered(driver_object, self.manager.by_driver.get(driver_object), status)
+        if quiet:
+            self._decide(True)
+        if not NT_SUCCESS(status):
+            driver_object.loaded = False
+        return LoadedDriver(self, one, driver_object, status)
+
+    async def unload(self, driver: LoadedDriver, *, mandatory: bool = False) -> NTSTATUS:
+        """``fltmc unload``, or a service stop if *mandatory*, on the calling thread."""
+        return await unload(self.manager, driver.filter, mandatory=mandatory)
+
+    async def detach(self, driver: LoadedDriver, volume: Volume | None = None) -> NTSTATUS:
+        """``fltmc detach`` on the calling thread."""
+        wanted = volume or self.volume
+        flt_volume = next(one for one in self.manager.volumes if one.volume is wanted)
+        return await detach(self.manager, driver.filter, flt_volume)
+
+    async def attach(self, driver: LoadedDriver, altitude: str) -> NTSTATUS:
+        """``fltmc attach`` at *altitude* on the calling thread."""
+        status, _ = await self.manager.attach(driver.filter, self._flt_volume, altitude, automatic=False)
+        return status
+
+    def _decide(self, decides: bool) -> None:
+        if isinstance(self.runtime, ControlledRuntime | LiveRuntime):
+            self.runtime.without_decisions(decides)
+
+    # Processes and threads.
+
+    def process(self, name: str) -> UserProcess:
+        """A user process."""
+        return UserProcess(self, name)
+
+    def file(self, path: str, data: bytes = b"") -> None:
+        """Put a file on the volume before the run begins."""
+        self.volume.filesystem.add(path, data)
+
+    def start(self, name: str, coroutine: Coroutine[Any, Any, T], process: UserProcess | None = None) -> Started[T]:
+        """Start a thread that runs *coroutine*; in *process*, or in the System process."""
+        self._started_threads = True
+        thread = self.runtime.spawn(name, coroutine)
+        assert isinstance(thread, KThread)
+        thread.process = process.process if process is not None else self.system_process
+        if process is not None:
+            thread.actors.append(process)
+        return Started(thread)
+
+    async def together(self, *coroutines: Coroutine[Any, Any, Any], process: UserProcess | None = None) -> list[Any]:
+        """Run each coroutine in a thread of its own, wait for all of them, and return their results in order.
+
+        The threads are named after the coroutines' functions.
+        """
+        names: dict[str, int] = {}
+        started: list[Started[Any]] = []
+        for coroutine in coroutines:
+            base: str = getattr(coroutine, "__name__", "thread")
+            names[base] = names.get(base, 0) + 1
+            name = base if names[base] == 1 else f"{base}#{names[base]}"
+            started.append(self.start(name, coroutine, process))
+        return [await one.join() for one in started]
+
+    # Time, choices, events.
+
+    async def sleep(self, seconds: float) -> None:
+        """Let *seconds* of virtual time pass for the calling thread."""
+        await WaitForEvent(KEVENT("sleep"), max(1, round(seconds * TICKS_PER_SECOND)))
+
+    async def step(self, what: str = "step") -> None:
+        """A scheduling point of the script's own."""
+        await Point(what)
+
+    def choose(self, n: int, label: str) -> int:
+        """A choice of the script's own: 0 to n - 1, explored like any other; 0 in the plain run."""
+        if n < 1:
+            raise ScenarioError(f"choose({n}, {label!r}): there is nothing to choose from", remedy="give n >= 1")
+        return self.runtime.choose(n, label)
+
+    # Invariants and expectations.
+
+    def check(self, condition: bool, what: str) -> None:
+        """End the run with finding ``expectation`` unless *condition* holds."""
+        if not condition:
+            self.verifier.report("expectation", what)
+
+    def always(self, predicate: Callable[[], bool], what: str) -> None:
+        """State an invariant that must hold after every step; finding ``invariant`` if it does not."""
+
+        def invariant() -> None:
+            if not predicate():
+                self.verifier.report("invariant", what)
+
+        self.runtime.invariants.append(invariant)
+
+    def at_end(self, predicate: Callable[[], bool], what: str) -> None:
+        """State what must hold when everything has come to rest; finding ``invariant`` if it does not."""
+        self.at_end_checks.append((predicate, what))
+
+    def now(self) -> int:
+        """Virtual time, in ticks of 100 ns."""
+        return current_thread().runtime.clock.now
