@@ -131,5 +131,3 @@ async def FltClearCancelCompletion(CallbackData: FLT_CALLBACK_DATA) -> NTSTATUS:
 async def FltIsIoCanceled(CallbackData: FLT_CALLBACK_DATA) -> bool:
     """Whether the operation's cancel bit is set; false for operations that are no IRPs (FLT-CANCEL-09). IRQL: any."""
     return await IsCanceled(frame_of(CallbackData))
-
-

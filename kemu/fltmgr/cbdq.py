@@ -23,7 +23,9 @@ from kemu.runtime import Cell, Operation, Point, Thread, current_thread
 
 InsertIo = Callable[["FLT_CALLBACK_DATA_QUEUE", FLT_CALLBACK_DATA, Any], Awaitable[int]]
 RemoveIo = Callable[["FLT_CALLBACK_DATA_QUEUE", FLT_CALLBACK_DATA], Awaitable[None]]
-PeekNextIo = Callable[["FLT_CALLBACK_DATA_QUEUE", "FLT_CALLBACK_DATA | None", Any], Awaitable["FLT_CALLBACK_DATA | None"]]
+PeekNextIo = Callable[
+    ["FLT_CALLBACK_DATA_QUEUE", "FLT_CALLBACK_DATA | None", Any], Awaitable["FLT_CALLBACK_DATA | None"]
+]
 Acquire = Callable[["FLT_CALLBACK_DATA_QUEUE"], Awaitable[Any]]
 Release = Callable[["FLT_CALLBACK_DATA_QUEUE", Any], Awaitable[None]]
 CompleteCanceledIo = Callable[["FLT_CALLBACK_DATA_QUEUE", FLT_CALLBACK_DATA], Awaitable[None]]

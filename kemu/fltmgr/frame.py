@@ -167,7 +167,8 @@ class Frame(Cell):
     def release(self, thread: Thread) -> None:
         """Take control back: from here on the driver's views are invalid."""
         self.released_by = thread.label
-        assert self.data is not None and self.objects is not None
+        assert self.data is not None
+        assert self.objects is not None
         self.data.__class__ = ReleasedCallbackData
         self.objects.__class__ = ReleasedRelatedObjects
         if self.iopb is not None:

@@ -76,9 +76,7 @@ class FilterManager(Actor):
         setup = filter_.registration.InstanceSetupCallback
         if setup is not None:
             await Deliver(filter_.driver, InstanceSetup, filter_)
-            flags = (
-                FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT if automatic else FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT
-            )
+            flags = FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT if automatic else FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT
             status = NTSTATUS(
                 await in_driver(
                     filter_.driver,

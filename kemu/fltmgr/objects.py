@@ -100,7 +100,17 @@ class Instance(RundownObject):
     `outstanding` are the frames of operations that this instance takes part in and has not finished with.
     """
 
-    __slots__ = ("altitude", "filter", "key", "name", "nodes", "outstanding", "queues", "state", "volume")
+    __slots__ = (
+        "altitude",
+        "filter",
+        "instance_name",
+        "key",
+        "nodes",
+        "outstanding",
+        "queues",
+        "state",
+        "volume",
+    )
 
     def __init__(self, filter_: Filter, volume: FltVolume, altitude: str, key: AltitudeKey, name: str) -> None:
         super().__init__(current_thread(), f"instance {name} on {volume.label}")
@@ -108,7 +118,7 @@ class Instance(RundownObject):
         self.volume = volume
         self.altitude = altitude
         self.key = key
-        self.name = name
+        self.instance_name = name
         self.state = ATTACHED
         self.outstanding: list[Frame] = []
         self.queues: list[FLT_CALLBACK_DATA_QUEUE] = []
@@ -128,7 +138,7 @@ class FltVolume(Cell):
     __slots__ = ("instances", "volume")
 
     def __init__(self, volume: Volume) -> None:
-        super().__init__(current_thread(), volume.name)
+        super().__init__(current_thread(), volume.dos_name)
         self.volume = volume
         self.instances: list[Instance] = []
 

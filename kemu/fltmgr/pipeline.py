@@ -44,8 +44,8 @@ from kemu.fltmgr.frame import (
     Frame,
     IrpCtrl,
 )
-from kemu.fltmgr.objects import DRAINING
 from kemu.fltmgr.messages import PostOperation, PreOperation
+from kemu.fltmgr.objects import DRAINING
 from kemu.io.request import IRP_OPERATION
 from kemu.nt.driver import crashed, dirty_exit
 from kemu.nt.kthread import current_kthread

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kemu.fltmgr.manager import FilterManager
-from kemu.fltmgr.objects import DropReference, Filter, Instance, RundownObject, TakeReference, WaitRundown
-from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.constants import (
     FLT_REGISTRATION_VERSION,
     FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD,
 )
+from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.objects import DropReference, Filter, Instance, RundownObject, TakeReference, WaitRundown
+from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.teardown import BeginTeardown, teardown
 from kemu.nt.driver import DRIVER_OBJECT
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL
@@ -30,9 +30,7 @@ from kemu.runtime import Cell, Operation, Thread, current_thread
        _Outptr_ PFLT_FILTER *RetFilter)""",
     max_irql=APC_LEVEL,
 )
-async def FltRegisterFilter(
-    Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATION
-) -> tuple[NTSTATUS, Filter | None]:
+async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATION) -> tuple[NTSTATUS, Filter | None]:
     """Register a minifilter; returns the status and the filter.
 
     STATUS_INVALID_PARAMETER for a bad version, STATUS_OBJECT_NAME_NOT_FOUND if the service key defines no

@@ -119,7 +119,15 @@ class FLT_IO_PARAMETER_BLOCK:
     Changes take effect below that instance, and only after FltSetCallbackDataDirty (FLT-CBD-05, FLT-CBD-09).
     """
 
-    __slots__ = ("IrpFlags", "MajorFunction", "MinorFunction", "Parameters", "TargetFileObject", "TargetInstance", "_frame")
+    __slots__ = (
+        "IrpFlags",
+        "MajorFunction",
+        "MinorFunction",
+        "Parameters",
+        "TargetFileObject",
+        "TargetInstance",
+        "_frame",
+    )
 
     def __init__(self, frame: Frame) -> None:
         operation = frame.operation

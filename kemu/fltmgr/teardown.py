@@ -104,7 +104,7 @@ async def call(instance: Instance, callback: InstanceTeardownCallback | None, ph
     """Call one of the teardown callbacks, if the filter has it (FLT-REG-14)."""
     log = current_thread().runtime.log
     if log is not None:
-        log("flt.instance.teardown", inst=instance.name, phase=phase)
+        log("flt.instance.teardown", inst=instance.instance_name, phase=phase)
     if callback is not None:
         await Deliver(instance.filter.driver, InstanceTeardown, instance)
         await in_driver(

@@ -20,8 +20,8 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import current_system, report
-from kemu.nt.work import QueueItem, WorkItem, WorkerPool, free_item
-from kemu.runtime import Cell, Operation, Point, Thread, current_thread
+from kemu.nt.work import QueueItem, WorkerPool, WorkItem, free_item
+from kemu.runtime import Cell, Operation, Point, Thread
 
 
 class FltWorkItem(WorkItem):
@@ -261,5 +261,3 @@ class ReleaseAfterWork(Operation[None]):
 
     def target(self) -> Cell:
         return self.object
-
-

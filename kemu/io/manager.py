@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import cast
-
 from kemu.io.constants import (
     FILE_OPEN_IF,
     FO_SYNCHRONOUS_IO,
@@ -97,7 +94,7 @@ class IoManager:
         routine_to_run = await SetCancelBit(request, self.cancel_lock)
         if routine_to_run is None:
             return False
-        await cast("Awaitable[None]", routine_to_run())
+        await routine_to_run()
         return True
 
 

@@ -22,7 +22,7 @@ CLASS_NAMES: Final = {IRP_OPERATION: "IRP", FAST_IO_OPERATION: "fast I/O", FS_FI
 class FileObject(Cell):
     """FILE_OBJECT: one open instance of a file."""
 
-    __slots__ = ("Flags", "FileName", "fs_context", "volume")
+    __slots__ = ("FileName", "Flags", "fs_context", "volume")
 
     def __init__(self, volume: Volume, name: str, flags: int = FO_SYNCHRONOUS_IO) -> None:
         super().__init__(current_thread(), name)
@@ -36,7 +36,7 @@ class FileObject(Cell):
 class Parameters:
     """The parameters of one request: the members of FLT_PARAMETERS that its major function uses."""
 
-    __slots__ = ("ByteOffset", "CreateOptions", "Disposition", "FileInformationClass", "Length", "Buffer")
+    __slots__ = ("Buffer", "ByteOffset", "CreateOptions", "Disposition", "FileInformationClass", "Length")
 
     def __init__(
         self,
@@ -146,7 +146,11 @@ class Request(Waitable):
         if self._cancel is None:
             # Named after the originator, so that it has one name whoever asks first.
             self._cancel = cancel = CancelState.__new__(CancelState)
-            cancel.creator, cancel.ordinal, cancel.label = self.creator, self.ordinal, f"cancel of {self.label}"
+            cancel.creator, cancel.ordinal, cancel.label = (
+                self.creator,
+                self.ordinal,
+                f"cancel of {self.label}",
+            )
             cancel.version = cancel.written = 0
             cancel.requested, cancel.routine = False, None
         return self._cancel
@@ -206,5 +210,3 @@ def succeed(request: Request, information: int = 0, status: NTSTATUS = STATUS_SU
     """Set the final status of *request*."""
     request.status = status
     request.information = information
-
-

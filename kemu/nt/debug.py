@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from kemu.errors import UsageError
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
-from kemu.runtime import current_thread
+from kemu.runtime import Actor, Cell, current_thread
 
 DPFLTR_ERROR_LEVEL: Final = 0
 DPFLTR_WARNING_LEVEL: Final = 1
@@ -119,13 +119,13 @@ def _string(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    """What stands for a thing that has no number or text: never an address, which would differ between runs."""
+    """What stands for a thing that has no number or text: never an address, which differs between runs."""
     if value is None:
         return "0" * 16
     if isinstance(value, str | int | float):
         return str(value)
-    label = getattr(type(value), "label", None) and value.label
-    return label if isinstance(label, str) else type(value).__name__
+    # Not of whatever has such an attribute: looking at a driver's own objects may mean something.
+    return value.label if isinstance(value, Actor | Cell) else type(value).__name__
 
 
 def _print(routine_name: str, level: str, text: str, arguments: tuple[Any, ...]) -> NTSTATUS:
@@ -145,8 +145,8 @@ def _print(routine_name: str, level: str, text: str, arguments: tuple[Any, ...])
 def DbgPrint(Format: str, *Arguments: Any) -> NTSTATUS:
     """Print to the debugger: here, a ``user.log`` event of level info.
 
-    *Format* is C's, with ``%ws`` and ``%wZ``; ``%p`` shows a number or an object's name, never an address of the
-    host. Returns STATUS_SUCCESS. IRQL: any.
+    *Format* is C's, with ``%ws`` and ``%wZ``; ``%p`` shows a number or an object's name, never an address of
+    the host. Returns STATUS_SUCCESS. IRQL: any.
     Raises `UsageError` if the format wants more or fewer arguments.
     """
     return _print("DbgPrint", "info", Format, Arguments)
@@ -163,10 +163,9 @@ def DbgPrintEx(ComponentId: int, Level: int, Format: str, *Arguments: Any) -> NT
 
 @routine("wdm", "VOID KdPrint(_In_ PCSTR Format, ...)")
 def KdPrint(Format: str | tuple[Any, ...], *Arguments: Any) -> None:
-    """DbgPrint in a checked build, which a driver under test is.
+    r"""DbgPrint in a checked build, which a driver under test is.
 
-    C's double parentheses work as well: ``KdPrint(("depth %d\\n", depth))``.
+    C's double parentheses work as well: ``KdPrint(("depth %d\n", depth))``.
     """
-    if isinstance(Format, tuple):
-        Format, Arguments = Format[0], Format[1:]
-    _print("KdPrint", "info", Format, Arguments)
+    text, arguments = (Format[0], Format[1:]) if isinstance(Format, tuple) else (Format, Arguments)
+    _print("KdPrint", "info", text, arguments)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 from kemu.errors import KemuError
 from kemu.nt.bugcheck import SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, BugCheck
@@ -130,4 +130,4 @@ async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NT
     path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
     status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
     driver_object.entered = True
-    return cast("NTSTATUS", NTSTATUS(status)), driver_object
+    return NTSTATUS(status), driver_object

@@ -161,7 +161,7 @@ async def KeResetEvent(Event: KEVENT) -> int:
 
 
 def relative_timeout(timeout: int | None) -> int | None:
-    """Turn a LARGE_INTEGER timeout into ticks from now: None for ever, negative relative, positive absolute (KE-WAIT-03)."""
+    """Turn a LARGE_INTEGER timeout into ticks from now (KE-WAIT-03): negative is relative, positive absolute."""
     if timeout is None or timeout == 0:
         return timeout
     if timeout < 0:

@@ -37,9 +37,7 @@ async def ExAcquireFastMutex(FastMutex: FAST_MUTEX) -> None:
     thread.irql = APC_LEVEL
 
 
-@routine(
-    "wdm", "VOID ExReleaseFastMutex(_Inout_ PFAST_MUTEX FastMutex)", min_irql=APC_LEVEL, max_irql=APC_LEVEL
-)
+@routine("wdm", "VOID ExReleaseFastMutex(_Inout_ PFAST_MUTEX FastMutex)", min_irql=APC_LEVEL, max_irql=APC_LEVEL)
 async def ExReleaseFastMutex(FastMutex: FAST_MUTEX) -> None:
     """Give *FastMutex* up and restore the IRQL (KE-FMUTEX-01). IRQL: APC_LEVEL, by the owner (KE-FMUTEX-02)."""
     thread = current_kthread()

@@ -7,6 +7,7 @@ is alive.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any, Final
 
@@ -30,7 +31,8 @@ _KINDS: Final = POOL_FLAG_NON_PAGED | POOL_FLAG_NON_PAGED_EXECUTE | POOL_FLAG_PA
 
 class Structure:
     """Base of a driver's own structures. Annotated fields exist and are zero in zeroed memory; a field of
-    uninitialised memory that is read before it is written is finding ``ke.uninitialised``."""
+    uninitialised memory that is read before it is written is finding ``ke.uninitialised``.
+    """
 
     _allocation: Allocation | None = None
 
@@ -82,12 +84,12 @@ class Size(int):
 
 def fields_of(structure: type[Structure]) -> dict[str, Any]:
     """The annotated fields of *structure*, the base class's first."""
-    found: dict[str, Any] = {}
-    for cls in reversed(structure.__mro__):
-        for name, kind in cls.__dict__.get("__annotations__", {}).items():
-            if not name.startswith("_"):
-                found[name] = kind
-    return found
+    return {
+        name: kind
+        for cls in reversed(structure.__mro__)
+        for name, kind in inspect.get_annotations(cls).items()
+        if not name.startswith("_")
+    }
 
 
 def sizeof(structure: type[Structure]) -> Size:
@@ -187,7 +189,9 @@ async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str) -> Any:
     thread = current_kthread()
     if NumberOfBytes == 0:
         report(
-            "ke.pool-zero-bytes", f"ExAllocatePool2 of zero bytes, tag '{Tag}'", BugCheck(BAD_POOL_CALLER, (0,))
+            "ke.pool-zero-bytes",
+            f"ExAllocatePool2 of zero bytes, tag '{Tag}'",
+            BugCheck(BAD_POOL_CALLER, (0,)),
         )
     if not Tag or not (Flags & _KINDS) or (Flags & _KINDS) & ((Flags & _KINDS) - 1):
         return None

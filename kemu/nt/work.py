@@ -16,7 +16,17 @@ from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, in_driver
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread
 from kemu.nt.routine import routine
 from kemu.nt.system import System, current_system, report
-from kemu.runtime import Actor, BlockingOperation, Cell, Operation, Point, Runtime, Thread, Waitable, current_thread
+from kemu.runtime import (
+    Actor,
+    BlockingOperation,
+    Cell,
+    Operation,
+    Point,
+    Runtime,
+    Thread,
+    Waitable,
+    current_thread,
+)
 
 CriticalWorkQueue: Final = 0
 DelayedWorkQueue: Final = 1
@@ -45,7 +55,7 @@ class Worker(Actor):
     kind = "worker"
 
     def __init__(self, runtime: Runtime, queue: WorkQueue, number: int) -> None:
-        super().__init__(runtime, f"wk:{queue.name}#{number}")
+        super().__init__(runtime, f"wk:{queue.queue_name}#{number}")
         self.queue = queue
         self.inbox: WorkItem | None = None
         self.idle = False
@@ -67,11 +77,11 @@ class Worker(Actor):
 class WorkQueue(Waitable):
     """One queue of the pool: items that no worker has taken yet, first in, first out."""
 
-    __slots__ = ("items", "limit", "name", "system_process", "workers")
+    __slots__ = ("items", "limit", "queue_name", "system_process", "workers")
 
     def __init__(self, name: str, limit: int, system_process: Any) -> None:
         super().__init__(current_thread(), f"{name} work queue")
-        self.name = name
+        self.queue_name = name
         self.limit = limit
         self.system_process = system_process
         self.items: deque[WorkItem] = deque()
@@ -221,9 +231,7 @@ async def IoQueueWorkItemEx(
     assert actor is not None
 
     async def run() -> None:
-        await in_driver(
-            actor, WorkerRoutine.__name__, WorkerRoutine, actor.driver, Context, IoWorkItem
-        )
+        await in_driver(actor, WorkerRoutine.__name__, WorkerRoutine, actor.driver, Context, IoWorkItem)
 
     IoWorkItem.run = run
     await queue_item(IoWorkItem, QueueType)
@@ -238,5 +246,3 @@ async def IoFreeWorkItem(IoWorkItem: IO_WORKITEM) -> None:
 def boot(system: System, system_process: Any) -> None:
     """Give the kernel its worker threads."""
     system.add(WorkerPool(system, system_process))
-
-

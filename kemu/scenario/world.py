@@ -16,7 +16,13 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
-from kemu.io.constants import FILE_OPEN_IF, IRP_MJ_QUERY_INFORMATION, IRP_MJ_READ, IRP_MJ_WRITE, FileStandardInformation
+from kemu.io.constants import (
+    FILE_OPEN_IF,
+    IRP_MJ_QUERY_INFORMATION,
+    IRP_MJ_READ,
+    IRP_MJ_WRITE,
+    FileStandardInformation,
+)
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
 from kemu.io.volume import Volume
@@ -69,9 +75,7 @@ class File:
         request = await self._manager.transfer(self.file, IRP_MJ_READ, parameters, fast=fast, flags=flags)
         return request.status, request.buffer
 
-    async def write(
-        self, data: bytes, offset: int = 0, *, fast: bool = False, flags: int = 0
-    ) -> tuple[NTSTATUS, int]:
+    async def write(self, data: bytes, offset: int = 0, *, fast: bool = False, flags: int = 0) -> tuple[NTSTATUS, int]:
         """Write and wait; the status and how many bytes were written."""
         parameters = Parameters(Length=len(data), ByteOffset=offset, Buffer=data)
         request = await self._manager.transfer(self.file, IRP_MJ_WRITE, parameters, fast=fast, flags=flags)
@@ -125,9 +129,7 @@ class UserProcess(Actor):
     ) -> tuple[NTSTATUS, File | None]:
         """Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure."""
         manager = self.world.system.get(IoManager)
-        status, file = await manager.create(
-            volume or self.world.volume, path, disposition, synchronous=not overlapped
-        )
+        status, file = await manager.create(volume or self.world.volume, path, disposition, synchronous=not overlapped)
         return status, File(manager, file) if file is not None else None
 
     async def open(self, path: str, *, overlapped: bool = False) -> File:
@@ -182,9 +184,7 @@ class Started(Generic[T]):
 class World:
     """One emulated machine with one volume, ``C:``."""
 
-    def __init__(
-        self, runtime: Runtime, options: Options, *, explore_setup: bool = False, bystanders: int = 0
-    ) -> None:
+    def __init__(self, runtime: Runtime, options: Options, *, explore_setup: bool = False, bystanders: int = 0) -> None:
         self.runtime = runtime
         self._bystanders = bystanders
         self.verifier = Verifier(runtime)

@@ -52,7 +52,12 @@ _rule("ke.event-reinitialised", "an event was initialised again while threads wa
 _rule("ke.self-deadlock", "a thread acquires a lock that it owns and that is not recursive",
       "KE-FMUTEX-03", "KE-SPIN-05", stop=(SPIN_LOCK_ALREADY_OWNED, 0))  # fmt: skip
 _rule("ke.lock-not-owned", "a lock is released by a thread that does not own it", "KE-FMUTEX-02", "KE-SPIN-06")
-_rule("ke.irql-nesting", "IRQL is restored to another value than the acquisition saved", "KE-SPIN-02", "KE-IRQL-05")
+_rule(
+    "ke.irql-nesting",
+    "IRQL is restored to another value than the acquisition saved",
+    "KE-SPIN-02",
+    "KE-IRQL-05",
+)
 _rule("ke.spin-forbidden-call", "a thread waits while it holds a spin lock", "KE-SPIN-08")
 _rule("ke.use-after-free", "memory was used after it was freed", "KE-POOL-08")
 _rule("ke.double-free", "a block was freed twice", "KE-POOL-07", stop=(BAD_POOL_CALLER, 7))
@@ -72,17 +77,31 @@ _rule("ke.deadlock", "threads wait for each other in a cycle", "KE-RACE-05")
 _rule("ke.hang", "a thread waits for something that nobody will bring about", "KE-EVENT-05")
 _rule("ke.worker-starvation", "all workers wait for work that is queued behind them", "KE-WORK-12")
 _rule("ke.step-limit", "the run did not come to rest within the step limit", "KE-WORK-13")
-_rule("callback-dirty-exit", "a callback returned with another IRQL or with a lock held", "FLT-PRE-27", "FLT-IRQL-10")
+_rule(
+    "callback-dirty-exit",
+    "a callback returned with another IRQL or with a lock held",
+    "FLT-PRE-27",
+    "FLT-IRQL-10",
+)
 
 # Registration, start, unload.
 _rule("reg-version", "FLT_REGISTRATION has a wrong Version", "FLT-REG-03")
 _rule("reg-unterminated", "the operation array does not end with IRP_MJ_OPERATION_END", "FLT-REG-04")
 _rule("reg-foreign", "a driver registers or unregisters another one's filter", "FLT-REG-05")
-_rule("reg-illegal-major", "a callback was registered for a major function no file system receives", "FLT-REG-06")
+_rule(
+    "reg-illegal-major",
+    "a callback was registered for a major function no file system receives",
+    "FLT-REG-06",
+)
 _rule("reg-shutdown-postop", "a post-operation callback was registered for IRP_MJ_SHUTDOWN", "FLT-REG-07")
 _rule("reg-duplicate-major", "one major function was registered twice", "FLT-REG-08")
 _rule("reg-order", "DriverEntry succeeded without having started to filter", "FLT-REG-01")
-_rule("driverentry-fail-leak", "a failing DriverEntry left a registration or memory behind", "FLT-REG-22", "KE-UNLOAD-02")
+_rule(
+    "driverentry-fail-leak",
+    "a failing DriverEntry left a registration or memory behind",
+    "FLT-REG-22",
+    "KE-UNLOAD-02",
+)
 _rule("double-unregister", "FltUnregisterFilter was called twice", "FLT-UNLOAD-15")
 _rule("unload-no-unregister", "FilterUnload succeeded without FltUnregisterFilter", "FLT-UNLOAD-06")
 _rule("unload-refused-after-teardown", "FilterUnload refused although it has unregistered", "FLT-UNLOAD-09")
@@ -100,12 +119,30 @@ _rule("preop-callback-without-postop", "a post-operation callback was asked for 
       "FLT-PRE-07", "FLT-PEND-05", stop=(FLTMGR_FILE_SYSTEM, 0x66))  # fmt: skip
 _rule("complete-without-status", "FLT_PREOP_COMPLETE without a status in IoStatus", "FLT-PRE-09")
 _rule("complete-bad-status", "an operation was completed with a status that is not final", "FLT-PRE-10")
-_rule("cleanup-close-failed", "a cleanup or close was completed with a status other than STATUS_SUCCESS", "FLT-PRE-11")
-_rule("sync-on-create", "FLT_PREOP_SYNCHRONIZE for a create, which is synchronised already", "FLT-PRE-15", warning=True)
+_rule(
+    "cleanup-close-failed",
+    "a cleanup or close was completed with a status other than STATUS_SUCCESS",
+    "FLT-PRE-11",
+)
+_rule(
+    "sync-on-create",
+    "FLT_PREOP_SYNCHRONIZE for a create, which is synchronised already",
+    "FLT-PRE-15",
+    warning=True,
+)
 _rule("sync-async-rw", "FLT_PREOP_SYNCHRONIZE for an asynchronous read or write", "FLT-PRE-16")
 _rule("pend-non-irp", "FLT_PREOP_PENDING for an operation that is no IRP", "FLT-PRE-19")
-_rule("disallow-fastio-non-fastio", "FLT_PREOP_DISALLOW_FASTIO for an operation that is not fast I/O", "FLT-PRE-20")
-_rule("disallow-fastio-status", "IoStatus was written together with FLT_PREOP_DISALLOW_FASTIO", "FLT-PRE-23", warning=True)
+_rule(
+    "disallow-fastio-non-fastio",
+    "FLT_PREOP_DISALLOW_FASTIO for an operation that is not fast I/O",
+    "FLT-PRE-20",
+)
+_rule(
+    "disallow-fastio-status",
+    "IoStatus was written together with FLT_PREOP_DISALLOW_FASTIO",
+    "FLT-PRE-23",
+    warning=True,
+)
 _rule("disallow-fsfilter-wrong-major", "DISALLOW_FSFILTER_IO for an operation other than IRP_MJ_QUERY_OPEN",
       "FLT-PRE-24", "FLT-POST-27")  # fmt: skip
 _rule("params-not-dirty", "parameters were changed without FltSetCallbackDataDirty", "FLT-CBD-06")
@@ -133,7 +170,11 @@ _rule("postop-unknown-status", "a post-operation callback returned something tha
       "FLT-POST-06")  # fmt: skip
 _rule("postop-bad-status", "a post-operation callback set a status that is not final", "FLT-POST-25")
 _rule("postpend-non-irp", "FLT_POSTOP_MORE_PROCESSING_REQUIRED for an operation that is no IRP", "FLT-POST-09")
-_rule("postpend-orphan", "FLT_POSTOP_MORE_PROCESSING_REQUIRED although the operation could not be queued", "FLT-POST-10")
+_rule(
+    "postpend-orphan",
+    "FLT_POSTOP_MORE_PROCESSING_REQUIRED although the operation could not be queued",
+    "FLT-POST-10",
+)
 _rule("postpend-never-completed", "a pended post-operation was never completed", "FLT-POST-11")
 _rule("postpend-double-complete", "a pended post-operation was completed twice", "FLT-POST-11")
 _rule("wrong-resume-routine", "an operation was resumed with the other phase's routine", "FLT-WORK-07")
@@ -144,7 +185,11 @@ _rule("queue-type-reserved", "HyperCriticalWorkQueue is reserved for the system"
 _rule("workitem-leak", "a work item was never freed", "FLT-WORK-08")
 _rule("workitem-double-free", "a work item was freed twice", "FLT-WORK-08")
 _rule("workitem-kind-mismatch", "a work item was freed with the other kind's routine", "FLT-WORK-08")
-_rule("cancel-set-illegal", "FltSetCancelCompletion for an operation that is no IRP, or is paging I/O", "FLT-CANCEL-01")
+_rule(
+    "cancel-set-illegal",
+    "FltSetCancelCompletion for an operation that is no IRP, or is paging I/O",
+    "FLT-CANCEL-01",
+)
 _rule("cancel-set-with-cbdq", "FltSetCancelCompletion for an operation in a cancel-safe queue", "FLT-CANCEL-02")
 _rule("cancel-double-complete", "an operation was completed both by its owner and by its cancel callback",
       "FLT-CANCEL-05", "FLT-RACE-11")  # fmt: skip
@@ -155,9 +200,21 @@ _rule("cbdq-wrong-instance", "an operation was inserted into the queue of anothe
 _rule("cbdq-direct-access", "an operation was taken out of a cancel-safe queue by hand", "FLT-CBDQ-04")
 _rule("cbdq-uninitialised", "a cancel-safe queue was used before FltCbdqInitialize", "FLT-CBDQ-01")
 _rule("cbdq-not-drained", "a cancel-safe queue was disabled and not emptied", "FLT-CBDQ-17", "FLT-RACE-37")
-_rule("teardown-cbdq-enabled", "a cancel-safe queue was still enabled when InstanceTeardownStart returned", "FLT-INST-22")
-_rule("teardown-pended-pre", "an operation stayed pended over a teardown, and nobody will complete it", "FLT-INST-19")
-_rule("teardown-pended-post", "a post-operation stayed pended over a teardown, and nobody will complete it", "FLT-INST-20")
+_rule(
+    "teardown-cbdq-enabled",
+    "a cancel-safe queue was still enabled when InstanceTeardownStart returned",
+    "FLT-INST-22",
+)
+_rule(
+    "teardown-pended-pre",
+    "an operation stayed pended over a teardown, and nobody will complete it",
+    "FLT-INST-19",
+)
+_rule(
+    "teardown-pended-post",
+    "a post-operation stayed pended over a teardown, and nobody will complete it",
+    "FLT-INST-20",
+)
 _rule("teardown-hang", "a teardown waits for something that will not happen", "FLT-INST-28")
 
 # Scenarios.

@@ -30,7 +30,7 @@ def step_limit(system: System, verifier: Verifier, outcome: Outcome) -> Finding:
     what = busiest.op.describe() if busiest.alive else "ended"
     return verifier.finding(
         "ke.step-limit",
-        f"{sum(t.steps for t in threads)} steps, {busiest.steps} of them by {busiest.label}, which is about to: {what}. "
+        f"{sum(t.steps for t in threads)} steps, {busiest.steps} of them by {busiest.label}, which is to {what}. "
         "A thread that spins, or a work item that queues itself again, never comes to rest; raise --max-steps if "
         "the run is merely long",
         subject=busiest.label,
@@ -117,5 +117,3 @@ def leftovers(system: System, verifier: Verifier) -> Finding | None:
         if not filter_.driver_object.loaded and filter_.references:
             return verifier.finding("ref-leak", f"{filter_.label} is still referenced", subject=filter_.label)
     return None
-
-

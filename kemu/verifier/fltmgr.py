@@ -168,9 +168,7 @@ class FltChecks(FltObserver):
                 self.report("disallow-fastio-status", f"{self.who(frame)} wrote IoStatus.Status as well")
             return
         elif status == FLT_PREOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
-            self.report(
-                "disallow-fsfilter-wrong-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FSFILTER_IO"
-            )
+            self.report("disallow-fsfilter-wrong-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FSFILTER_IO")
         if status != FLT_PREOP_COMPLETE:
             self._passing(frame, self.who(frame))
 
@@ -178,10 +176,14 @@ class FltChecks(FltObserver):
         if frame.operation.request.kind != IRP_OPERATION:
             self.report("pend-non-irp", f"{self.who(frame)} returned FLT_PREOP_PENDING")
         if context is not None:
-            self.report("preop-context-leak", f"{self.who(frame)} returned FLT_PREOP_PENDING with a completion context")
+            self.report(
+                "preop-context-leak",
+                f"{self.who(frame)} returned FLT_PREOP_PENDING with a completion context",
+            )
         if frame.state == IN_PREOP and frame.queue_failed is not None and not frame.handed:
             self.report(
-                "pend-orphan", f"{self.who(frame)} returned FLT_PREOP_PENDING although {frame.queue_failed} failed"
+                "pend-orphan",
+                f"{self.who(frame)} returned FLT_PREOP_PENDING although {frame.queue_failed} failed",
             )
 
     def _completing(self, frame: Frame, what: str) -> None:

@@ -134,7 +134,8 @@ async def cancel_and_worker_complete(world: World, driver: type[Driver]) -> None
         status = await read.wait()
         await canceller.join()
         world.check(
-            status in {STATUS_SUCCESS, STATUS_CANCELLED}, f"the read must end or be cancelled, but returned {status}"
+            status in {STATUS_SUCCESS, STATUS_CANCELLED},
+            f"the read must end or be cancelled, but returned {status}",
         )
 
     await world.together(read_and_cancel(), process=app)

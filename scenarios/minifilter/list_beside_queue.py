@@ -90,7 +90,8 @@ async def list_beside_queue(world: World, driver: type[Driver]) -> None:
         await read.cancel()
         status = await read.wait()
         world.check(
-            status in {STATUS_SUCCESS, STATUS_CANCELLED}, f"the read must end or be cancelled, but returned {status}"
+            status in {STATUS_SUCCESS, STATUS_CANCELLED},
+            f"the read must end or be cancelled, but returned {status}",
         )
 
     await world.together(read_and_cancel(), process=app)
