@@ -25,6 +25,7 @@ from kemu.wdk.wdm import (
     DRIVER_OBJECT,
     FAST_MUTEX,
     IRP_MJ_READ,
+    KEVENT,
     LIST_ENTRY,
     NT_SUCCESS,
     Driver,
@@ -33,6 +34,9 @@ from kemu.wdk.wdm import (
     ExReleaseFastMutex,
     InitializeListHead,
     InsertTailList,
+    KeInitializeEvent,
+    KeSetEvent,
+    NotificationEvent,
     RemoveEntryList,
 )
 
@@ -45,10 +49,12 @@ class QueuedReads(Driver):
         self.Cbdq = FLT_CALLBACK_DATA_QUEUE("ReadQueue")
         self.Lock = FAST_MUTEX("QueueLock")
         self.ListHead = LIST_ENTRY()
+        self.Stopping = KEVENT("Stopping")
 
     async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
         ExInitializeFastMutex(self.Lock)
         InitializeListHead(self.ListHead)
+        KeInitializeEvent(self.Stopping, NotificationEvent, False)
         registration = FLT_REGISTRATION(
             OperationRegistration=[
                 FLT_OPERATION_REGISTRATION(IRP_MJ_READ, 0, self.PreRead),
@@ -92,6 +98,7 @@ class QueuedReads(Driver):
     async def InstanceTeardownStart(self, FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
         await FltCbdqDisable(self.Cbdq)
         await self.release()
+        await KeSetEvent(self.Stopping, 0, False)
 
     async def PreRead(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
         status = await FltCbdqInsertIo(self.Cbdq, Data, None, None)
