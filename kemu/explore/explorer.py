@@ -1,0 +1,229 @@
+"""The explorer: runs a program again and again under a strategy and keeps what it finds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from kemu.errors import KemuError, UsageError
+from kemu.explore.collection import BatchedCollection
+from kemu.explore.distinct import DistinctCounter
+from kemu.explore.program import Failure, failure_of
+
+if TYPE_CHECKING:
+    from kemu.explore.program import Program
+    from kemu.explore.strategies import Strategy
+    from kemu.runtime import Outcome
+
+PROGRESS_INTERVAL: Final = 0.1
+"""Seconds between two calls for progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When to stop looking: after so many runs, seconds, or steps of all runs together. None means no limit.
+
+    Seconds are counted by the wall clock, between runs; the other two give the same exploration on every
+    machine.
+    """
+
+    schedules: int | None = None
+    seconds: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("schedules", self.schedules), ("seconds", self.seconds), ("steps", self.steps)):
+            if value is not None and not value > 0:
+                raise UsageError(f"the budget of {name} is {value!r}", remedy="give a number above 0, or none")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One bug, told from others by its signature."""
+
+    failure: Failure
+    """As the first run that showed it reported it."""
+    choices: tuple[int, ...]
+    """The first run that showed it."""
+    run: int
+    """The number of that run in the exploration, from 0."""
+    count: int
+    """How many runs showed it."""
+    second: tuple[int, ...] | None = None
+    """Another run that showed it, if there was one with other choices: a second start for the shrinker."""
+
+    @property
+    def signature(self) -> tuple[str, ...]:
+        return self.failure.signature
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an exploration has come."""
+
+    schedules: int
+    distinct: int
+    findings: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """What came of an exploration."""
+
+    program: str
+    strategy: str
+    seed: int | None
+    schedules: int
+    """Runs that were made."""
+    distinct: int
+    """How many of them differ by more than the order of independent events. A run that a failure cut short
+    counts as what it got to."""
+    distinct_is_exact: bool
+    """False if there were too many to remember them all; `distinct` is an estimate then."""
+    steps: int
+    """Steps of all runs."""
+    shortest: int
+    """Steps of the shortest run."""
+    longest: int
+    """Steps of the longest run."""
+    findings: tuple[Finding, ...]
+    """In the order in which they came up."""
+    exhausted: bool
+    """Whether the strategy had nothing left to explore."""
+    bound: int | None
+    """The largest bound within which every run was made; None if the strategy has no bound, or none was
+    completed."""
+    seconds: float
+    interrupted: bool
+    """Whether the user, or the caller's flag, stopped it."""
+    error: KemuError | None = None
+    """Misuse of kemu, or a bug of it, that ended the exploration after something had been found. To be
+    reported."""
+
+    @property
+    def mean_steps(self) -> float:
+        """Steps of a run, on average."""
+        return self.steps / self.schedules if self.schedules else 0.0
+
+
+class _Collector:
+    """Takes the outcomes of runs. Apart from `add` nothing here is called for every run."""
+
+    def __init__(self) -> None:
+        self.schedules = 0
+        self.steps = 0
+        self.shortest = 0
+        self.longest = 0
+        self.distinct = DistinctCounter()
+        self.found: dict[tuple[str, ...], Finding] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        steps = outcome.steps
+        self.steps += steps
+        if steps > self.longest:
+            self.longest = steps
+        if steps < self.shortest or not self.schedules:
+            self.shortest = steps
+        self.distinct.add(outcome.fingerprint)
+        if outcome.failure is not None:
+            self._find(outcome)
+        self.schedules += 1
+
+    def _find(self, outcome: Outcome) -> None:
+        failure = failure_of(outcome)
+        assert failure is not None
+        choices = tuple(outcome.choices)
+        known = self.found.get(failure.signature)
+        if known is None:
+            self.found[failure.signature] = Finding(failure, choices, self.schedules, 1)
+            return
+        second = known.second if known.second is not None or choices == known.choices else choices
+        self.found[failure.signature] = Finding(known.failure, known.choices, known.run, known.count + 1, second)
+
+
+def explore(
+    program: Program,
+    strategy: Strategy,
+    budget: Budget,
+    *,
+    keep_going: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Exploration:
+    """Run *program* under *strategy* until something is found, nothing is left, or the *budget* is spent.
+
+    With *keep_going*, a failure does not end the exploration. *progress* is called ten times a second or
+    less, and once at the end. *stop* is asked between runs; when it returns True, the exploration ends as it
+    does on a `KeyboardInterrupt`: with what it has. An exception of `kemu.errors` that a run raises is
+    raised, unless something has been found before; it is in the result then.
+    """
+    collected = _Collector()
+    add = collected.add
+    begin = strategy.begin
+    end = strategy.end
+    run = program.run
+    clock = time.perf_counter
+    schedules = budget.schedules
+    most_steps = budget.steps
+    started = clock()
+    deadline = None if budget.seconds is None else started + budget.seconds
+    tick = started + PROGRESS_INTERVAL
+    exhausted = interrupted = False
+    error: KemuError | None = None
+
+    def now() -> Progress:
+        return Progress(collected.schedules, collected.distinct.count, len(collected.found), clock() - started)
+
+    try:
+        with BatchedCollection() as collection:
+            while collected.schedules != schedules:
+                if not begin():
+                    exhausted = True
+                    break
+                outcome = run(strategy)
+                add(outcome)
+                end(outcome)
+                if outcome.failure is not None and not keep_going:
+                    break
+                collection.after_run(outcome.steps)
+                if most_steps is not None and collected.steps >= most_steps:
+                    break
+                if stop is not None and stop():
+                    interrupted = True
+                    break
+                time_now = clock()
+                if time_now >= tick:
+                    if progress is not None:
+                        progress(now())
+                    tick = time_now + PROGRESS_INTERVAL
+                if deadline is not None and time_now >= deadline:
+                    break
+    except KeyboardInterrupt:
+        interrupted = True
+    except KemuError as raised:
+        raised.add_note(f"in run {collected.schedules} of the strategy {strategy.name}, seed {strategy.seed}")
+        if not collected.found:
+            raise
+        error = raised
+    if progress is not None:
+        progress(now())
+    return Exploration(
+        program=program.name,
+        strategy=strategy.name,
+        seed=strategy.seed,
+        schedules=collected.schedules,
+        distinct=collected.distinct.count,
+        distinct_is_exact=collected.distinct.exact,
+        steps=collected.steps,
+        shortest=collected.shortest,
+        longest=collected.longest,
+        findings=tuple(collected.found.values()),
+        exhausted=exhausted,
+        bound=strategy.completed,
+        seconds=clock() - started,
+        interrupted=interrupted,
+        error=error,
+    )

@@ -1,0 +1,81 @@
+"""The strategies: how the next run is decided. One a file, each an oracle; none knows of another's purpose.
+
+- ``base``         what a strategy is; what samplers share
+- ``alternate``    the default: sticky and PCT in turn
+- ``sticky``       a random walk in which the running thread mostly goes on
+- ``pct``          random priorities and a few change points
+- ``random_walk``  uniform; the baseline
+- ``dfs``          exhaustive, with a bound on preemptions and answers that are not plain
+- ``replay``       a list of choices
+- ``follow``       a plan of who runs, for shrinking
+
+The table below is what the command line can ask for: a new strategy gets a line in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any, Final
+
+from kemu.errors import UsageError
+from kemu.explore.strategies.alternate import Alternating
+from kemu.explore.strategies.base import Sampler, Strategy
+from kemu.explore.strategies.dfs import BoundedDFS
+from kemu.explore.strategies.follow import Follow, Plan, Slice
+from kemu.explore.strategies.pct import PCT
+from kemu.explore.strategies.random_walk import RandomWalk
+from kemu.explore.strategies.replay import Replay, replay
+from kemu.explore.strategies.sticky import StickyRandomWalk
+
+DEFAULT_STRATEGY: Final = "alternating"
+
+STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
+    "alternating": Alternating,
+    "sticky": StickyRandomWalk,
+    "pct": PCT,
+    "random": RandomWalk,
+    "dfs": BoundedDFS,
+}
+
+
+def strategy_from_name(name: str, seed: int, **options: Any) -> Strategy:
+    """Make the strategy called *name*. A strategy that draws nothing at random takes no notice of *seed*.
+
+    Raises `UsageError`, naming the possibilities, for a name or an option that there is not.
+    """
+    factory = STRATEGIES.get(name)
+    if factory is None:
+        raise UsageError(f"there is no strategy {name!r}", remedy=_possibilities(name, STRATEGIES))
+    parameters = set(signature(factory).parameters)
+    allowed = sorted(parameters - {"seed"})
+    for option in options:
+        if option not in allowed:
+            raise UsageError(f"the strategy {name!r} has no option {option!r}", remedy=_possibilities(option, allowed))
+    return factory(seed, **options) if "seed" in parameters else factory(**options)
+
+
+def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:
+    nearest = get_close_matches(word, known, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{hint}choose from {', '.join(known)}" if known else "give none"
+
+
+__all__ = [
+    "DEFAULT_STRATEGY",
+    "PCT",
+    "STRATEGIES",
+    "Alternating",
+    "BoundedDFS",
+    "Follow",
+    "Plan",
+    "RandomWalk",
+    "Replay",
+    "Sampler",
+    "Slice",
+    "StickyRandomWalk",
+    "Strategy",
+    "replay",
+    "strategy_from_name",
+]

@@ -1,0 +1,136 @@
+"""What a strategy is, and what the samplers among them share.
+
+A strategy is an oracle with a name: it decides one run after another. To add one, write it in a file of its
+own in this folder and give it a line in the table of `kemu.explore.strategies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import shake_128
+from typing import TYPE_CHECKING, Final, Protocol
+
+from kemu.errors import UsageError
+from kemu.runtime import Oracle
+
+if TYPE_CHECKING:
+    from kemu.runtime import Outcome
+
+
+class Strategy(Oracle, Protocol):
+    """An oracle that reports can name and that is told how each run came out.
+
+    For every run, `begin` is called, then the run asks `pick` and `choose`, then `end` is called, unless the
+    run raised. `begin` returns False when there is nothing left to explore.
+    """
+
+    @property
+    def name(self) -> str:
+        """What reports call it, with the parameters that matter, such as ``pct(depth=3)``."""
+        ...
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that its runs follow from, or None if they follow from the program alone."""
+        ...
+
+    @property
+    def completed(self) -> int | None:
+        """The largest bound within which every run has been made; None if the strategy proves nothing."""
+        ...
+
+    def end(self, outcome: Outcome) -> None:
+        """Take note of how the run that was begun last came out. May raise `NonDeterminism`."""
+        ...
+
+
+Path = tuple[int, ...]
+"""The name of a thread: its parent's, and its number among the children."""
+
+CLOCK: Final[Path] = (1,)
+"""The path that stands for the clock: the runtime gives it to the thread in whose name time passes."""
+
+BLOCK: Final = 168
+"""Bytes drawn from the generator at a time: what one round of it gives."""
+
+RATES: Final = (16, 64, 128)
+"""Of 256, how often a question is answered with something else than the plain answer: drawn for each run."""
+
+
+class Sampler:
+    """A strategy that draws its decisions at random, each run from a stream of its own.
+
+    The stream follows from the seed and the number of the run and from nothing else, so a run can be had
+    again without those before it: ``start`` is the number of the first run. The generator is an extendable
+    hash, the same on every platform and cheap to start: seeding `random.Random` would cost a tenth of a small
+    run.
+    """
+
+    completed: None = None
+
+    def __init__(self, seed: int, *, start: int = 0) -> None:
+        check_number("seed", seed, least=0)
+        check_number("start", start, least=0)
+        self.seed = seed
+        self.run = start - 1
+        """The number of the current run."""
+        self._block = 0
+        self._rate = -1
+        self._byte: Callable[[], int] = iter(b"").__next__
+
+    def begin(self) -> bool:
+        self.begin_run(self.run + 1)
+        return True
+
+    def begin_run(self, run: int) -> None:
+        """Get ready for the run of that number."""
+        self.run = run
+        self._block = 0
+        self._rate = -1
+        self._refill()
+
+    def end(self, outcome: Outcome) -> None:
+        """Nothing: a run does not depend on those before it."""
+
+    def _refill(self) -> None:
+        name = b"%d/%d/%d" % (self.seed, self.run, self._block)
+        self._byte = iter(shake_128(name).digest(BLOCK)).__next__
+        self._block += 1
+
+    def byte(self) -> int:
+        """Draw a number from 0 to 255."""
+        try:
+            return self._byte()
+        except StopIteration:
+            self._refill()
+            return self._byte()
+
+    def below(self, n: int) -> int:
+        """Draw a number from 0 to n - 1. Every one can come up; the odds of two differ by at most n / 256."""
+        try:
+            if n <= 64:
+                return self._byte() * n >> 8
+            value = 0
+            for _ in range(8):
+                value = value << 8 | self._byte()
+            return value * n >> 64
+        except StopIteration:
+            self._refill()
+            return self.below(n)
+
+    def answer(self, n: int) -> int:
+        """Answer an open question: mostly plainly, otherwise uniformly among the other answers.
+
+        How often the answer is not plain is drawn for each run, as one in sixteen, four or two. A program
+        that asks at every allocation needs runs in which a single one fails; one that asks once, runs in
+        which it does.
+        """
+        if self._rate < 0:
+            self._rate = RATES[self.below(len(RATES))]
+        return 1 + self.below(n - 1) if self.byte() < self._rate else 0
+
+
+def check_number(what: str, value: object, *, least: int) -> None:
+    """Refuse a *value* of the parameter *what* that is not an integer of at least *least*."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{what} is {value!r}", remedy=f"give an integer of at least {least}")

@@ -1,0 +1,156 @@
+"""Exhaustive depth-first search, cheapest runs first."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kemu.errors import ScenarioNotDeterministic
+from kemu.explore.strategies.base import check_number
+from kemu.runtime import continues, current_thread
+
+if TYPE_CHECKING:
+    from kemu.runtime import DecisionPoint, Outcome, Thread
+
+Deferred = tuple[Sequence[int], Sequence[int], int, range]
+"""A run's choices, how many alternatives each decision had, how many of them to repeat, and the alternatives to
+take after that, one after another."""
+
+
+class BoundedDFS:
+    """Makes every run of a cost of at most *bound* exactly once, cheaper ones first; with None, every run.
+
+    A preemption costs 1, and so does a question that is not answered plainly. Letting the clock fire is free,
+    and so is choosing who goes on when the running thread cannot.
+
+    Each run repeats a prefix of an earlier one, takes one alternative there and 0 from then on. Alternatives
+    that cost nothing are tried depth first, with a stack. One that costs is put off to the next level when
+    its decision is first met, as a prefix to start from: so nothing is made twice, at the price of
+    remembering these prefixes (none are kept on the last level).
+    """
+
+    seed: None = None
+
+    def __init__(self, bound: int | None = 2) -> None:
+        if bound is not None:
+            check_number("bound", bound, least=0)
+        self.bound = bound
+        self.name = "dfs" if bound is None else f"dfs(bound={bound})"
+        self.level = 0
+        """The cost of the runs that are being made."""
+        self.completed: int | None = None
+        """The largest cost of which all runs have been made."""
+        self.exhausted = False
+        """Whether every run there is has been made, of whatever cost."""
+        # The run that is being made, or the beginning that it repeats: the choices and the numbers of alternatives.
+        self._path: list[int] = []
+        self._ends: list[int] = []
+        # Of its last decisions, which are not fixed, the next alternative that costs nothing.
+        self._next: list[int] = []
+        self._at = 0
+        self._started = False
+        self._put_off: list[tuple[int, range]] = []
+        self._work: deque[Deferred] = deque()
+        self._later: deque[Deferred] = deque()
+        self._pruned = False
+        self._mismatch: ScenarioNotDeterministic | None = None
+
+    # Decisions.
+
+    def pick(self, n: int, point: DecisionPoint) -> int:
+        if self._at < len(self._path):
+            return self._repeat(n, point.running or point.ready[0])
+        if continues(point):
+            threads = len(point.ready)
+            return self._meet(n, costly=range(1, threads), free=range(threads, n))
+        return self._meet(n, costly=range(0), free=range(1, n))
+
+    def choose(self, n: int, label: str) -> int:
+        if self._at < len(self._path):
+            return self._repeat(n, current_thread())
+        return self._meet(n, costly=range(1, n), free=range(n, n))
+
+    def _repeat(self, n: int, thread: Thread) -> int:
+        at = self._at
+        self._at = at + 1
+        if self._ends[at] != n:
+            # Not raised here: this may be below a driver's frames, and the driver might swallow it.
+            if self._mismatch is None:
+                message = f"decision {at} has {n} alternatives; in an earlier run it had {self._ends[at]}"
+                self._mismatch = ScenarioNotDeterministic(message, thread.runtime.fingerprint()[1])
+            return 0
+        return self._path[at]
+
+    def _meet(self, n: int, *, costly: range, free: range) -> int:
+        at = self._at
+        self._at = at + 1
+        self._path.append(0)
+        self._next.append(free.start)
+        self._ends.append(n)
+        if costly:
+            if self.level == self.bound:
+                self._pruned = True
+            else:
+                self._put_off.append((at, costly))
+        return 0
+
+    # From run to run.
+
+    def begin(self) -> bool:
+        if self.exhausted or (self.bound is not None and self.completed == self.bound):
+            return False
+        if not self._started:
+            self._started = True
+            return True
+        if self._put_off:
+            self._keep_put_off()
+        self._at = 0
+        return self._backtrack() or self._take_work()
+
+    def end(self, outcome: Outcome) -> None:
+        if self._mismatch is None and self._at < len(self._path):
+            message = f"the run is over before decision {self._at}, which it had in an earlier run"
+            self._mismatch = ScenarioNotDeterministic(message, outcome.steps)
+        if self._mismatch is not None:
+            raise self._mismatch
+
+    def _keep_put_off(self) -> None:
+        # The entries of one run share its choices.
+        path, ends = _packed(self._path), _packed(self._ends)
+        self._later.extend((path, ends, at, values) for at, values in self._put_off)
+        self._put_off.clear()
+
+    def _backtrack(self) -> bool:
+        path, ends, following = self._path, self._ends, self._next
+        while following:
+            if following[-1] < ends[-1]:
+                path[-1] = following[-1]
+                following[-1] += 1
+                return True
+            path.pop()
+            ends.pop()
+            following.pop()
+        return False
+
+    def _take_work(self) -> bool:
+        while not self._work:
+            self.completed = self.level
+            if not self._later:
+                self.exhausted = not self._pruned
+                return False
+            self._work, self._later = self._later, self._work
+            self.level += 1
+        path, ends, length, values = self._work[0]
+        self._path = [*path[:length], values.start]
+        self._ends = list(ends[: length + 1])
+        if len(values) > 1:
+            self._work[0] = (path, ends, length, values[1:])
+        else:
+            self._work.popleft()
+        return True
+
+
+def _packed(numbers: list[int]) -> Sequence[int]:
+    """The same numbers in little memory: a byte each, if they fit."""
+    return bytes(numbers) if max(numbers) < 256 else tuple(numbers)

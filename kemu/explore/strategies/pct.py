@@ -1,0 +1,116 @@
+"""Probabilistic concurrency testing: random priorities and a few random moments at which one is lowered.
+
+After Burckhardt, Kothari, Musuvathi and Nagarakatte, "A randomized scheduler with probabilistic guarantees of
+finding bugs" (ASPLOS 2010).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kemu.explore.strategies.base import CLOCK, Path, Sampler, check_number
+
+if TYPE_CHECKING:
+    from kemu.runtime import DecisionPoint
+
+
+class PCT(Sampler):
+    """Always runs the thread of the highest priority; *depth* - 1 times a run, that thread is put last first.
+
+    With n threads and k decisions a run, a bug that depends on *depth* ordering constraints is found with a
+    probability of at least 1 / (n k^(depth - 1)) in each run. What the guarantee needs and how it is had:
+
+    * Only decisions between two or more parties count, not steps.
+    * k is the largest number of decisions of a run so far, so a run depends on the number of decisions of
+      those before it; give *horizon* to start from a known k.
+    * Priorities would starve everyone when the first thread spins: after *fair_after* decisions the rest of
+      the run is a uniform random walk, and such a tail does not count for k.
+    * The clock is a party with a priority, drawn anew each time it fires: every deadline is an event of its
+      own.
+
+    Not every run can come up: a small depth keeps most of them out. Answers follow `Sampler.answer`.
+    """
+
+    def __init__(
+        self, seed: int, depth: int = 3, *, horizon: int = 16, fair_after: int = 2_000, start: int = 0
+    ) -> None:
+        super().__init__(seed, start=start)
+        check_number("depth", depth, least=1)
+        check_number("horizon", horizon, least=1)
+        check_number("fair_after", fair_after, least=1)
+        self.depth = depth
+        self.horizon = horizon
+        self.fair_after = fair_after
+        self.name = f"pct(depth={depth})"
+        self._count = 0
+        self._priorities: dict[Path, int] = {}
+        self._changes: dict[int, int] = {}
+
+    def begin(self) -> bool:
+        self.horizon = max(self.horizon, min(self._count, self.fair_after))
+        self.begin_run(self.run + 1)
+        self.plan(self.horizon)
+        return True
+
+    def begin_run(self, run: int) -> None:
+        super().begin_run(run)
+        self._count = 0
+        self._priorities.clear()
+        self._changes.clear()
+
+    def plan(self, horizon: int) -> None:
+        """Draw the change points of the run that was begun, among its first *horizon* decisions."""
+        # A change point's rank is independent of its place: the later of two may leave its thread the higher.
+        for rank in range(min(self.depth - 1, horizon)):
+            at = self.below(horizon)
+            while at in self._changes:
+                at = self.below(horizon)
+            self._changes[at] = rank
+
+    def pick(self, n: int, point: DecisionPoint) -> int:
+        count = self._count
+        self._count = count + 1
+        if count >= self.fair_after:
+            return self.below(n)
+        first = self._first(n, point)
+        if count in self._changes:
+            self._priorities[self._path(first, point)] = self._changes[count]
+            first = self._first(n, point)
+        if first == len(point.ready):
+            del self._priorities[CLOCK]
+            return n - 1
+        return (first - point.index) % len(point.ready)
+
+    def _first(self, n: int, point: DecisionPoint) -> int:
+        """The place in `ready` of the thread with the highest priority; for the clock, the length of `ready`."""
+        priorities = self._priorities
+        highest = -1
+        first = place = 0
+        for thread in point.ready:
+            path = thread.path
+            priority = priorities.get(path)
+            if priority is None:
+                priority = self._draw(path)
+            if priority > highest:
+                highest = priority
+                first = place
+            place += 1
+        if n > place:
+            priority = priorities.get(CLOCK)
+            if priority is None:
+                priority = self._draw(CLOCK)
+            if priority > highest:
+                first = place
+        return first
+
+    def _draw(self, path: Path) -> int:
+        # Above all ranks of change points; the chance of a tie is negligible, and the ring decides it.
+        priority = self.depth + self.below(1 << 48)
+        self._priorities[path] = priority
+        return priority
+
+    def _path(self, place: int, point: DecisionPoint) -> Path:
+        return point.ready[place].path if place < len(point.ready) else CLOCK
+
+    def choose(self, n: int, label: str) -> int:
+        return self.answer(n)
