@@ -1,0 +1,279 @@
+"""Declaring scenarios: the decorator that a scenario file puts on its scripts.
+
+What is declared is checked here, at the declaration, so that a mistake is reported at its line and not in the
+middle of an exploration. Scenario files use `scenario`; the loader gathers what a file declares with
+`collecting`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar, cast, overload
+
+from kemu.errors import ScenarioError
+from kemu.nt.driver import Driver
+
+if TYPE_CHECKING:
+    from kemu.scenario.world import World
+
+Script = Callable[..., Coroutine[Any, Any, Any]]
+S = TypeVar("S", bound=Script)
+
+Completion = Literal["explore", "inline", "later"]
+COMPLETIONS: Final = ("explore", "inline", "later")
+
+DEFAULT_VARIANT: Final = "default"
+"""The name of the one variant of a scenario that declares none."""
+EVERY_VARIANT: Final = "all"
+"""What asks for each variant where a variant may be named; no variant can be called this."""
+
+_CODE = re.compile(r"[A-Za-z][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A declared scenario."""
+
+    name: str
+    function: Script
+    variants: Mapping[str, object]
+    """What each variant passes to the script, in the order of declaration; the first is the default."""
+    expects: Mapping[str, str]
+    """For each variant that must fail the code of its finding; a variant that is not here must be clean."""
+    completion: Completion
+    low_resources: bool
+    worker_threads: int
+    explore_setup: bool
+    max_steps: int | None
+    """The most steps of one run; None leaves it to whoever runs the scenario."""
+    doc: str
+    file: str
+    line: int
+    takes_variant: bool = field(default=True)
+    """Whether the script has a second parameter, for the variant."""
+
+    @property
+    def default_variant(self) -> str:
+        """The variant that runs unless another one is named."""
+        return next(iter(self.variants))
+
+    def start(self, world: World, variant: str) -> Coroutine[Any, Any, Any]:
+        """The script, ready to be run in *world*."""
+        if self.takes_variant:
+            return self.function(world, self.variants[variant])
+        return self.function(world)
+
+
+_declared: ContextVar[list[Scenario] | None] = ContextVar("declared", default=None)
+
+
+@contextmanager
+def collecting() -> Generator[list[Scenario]]:
+    """Gather what is declared inside the block, in the order of declaration.
+
+    The attributes of a module are not enough: of two scenarios with one name they show only the second.
+    """
+    found: list[Scenario] = []
+    token = _declared.set(found)
+    try:
+        yield found
+    finally:
+        _declared.reset(token)
+
+
+@overload
+def scenario(function: S, /) -> S: ...
+@overload
+def scenario(
+    *,
+    variants: Mapping[str, Any] | None = None,
+    expects: Mapping[str, str] | str | None = None,
+    completion: Completion = "explore",
+    low_resources: bool = False,
+    worker_threads: int = 3,
+    explore_setup: bool = False,
+    max_steps: int | None = None,
+) -> Callable[[S], S]: ...
+def scenario(function: Any = None, /, **options: Any) -> Any:
+    """Declare an ``async def`` as a scenario, as ``@scenario`` or ``@scenario(...)``.
+
+    The script takes the `World`, and as its second parameter the variant under test if there are *variants*:
+    names, each with the value to pass, usually a driver's class. The first is the default. *expects* says
+    which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
+
+    *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
+    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail. *worker_threads* is
+    the size of the system's worker pool. *explore_setup* lets loading a driver race with everything else.
+    *max_steps* limits the length of one run.
+
+    Raises `ScenarioError`, which names what is wrong and what to write instead.
+    """
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise ScenarioError(
+            f"scenario() has no option {unknown[0]!r}",
+            remedy=nearest(unknown[0], _OPTIONS, "the options are"),
+        )
+    if function is None:
+        return partial(_declare, options=options)
+    if options or not callable(function):
+        raise ScenarioError(
+            f"scenario() was given {function!r} by position",
+            remedy="write @scenario, or @scenario(variants=...) with every option by its name",
+        )
+    return _declare(function, options)
+
+
+_OPTIONS: Final = (
+    "variants",
+    "expects",
+    "completion",
+    "low_resources",
+    "worker_threads",
+    "explore_setup",
+    "max_steps",
+)
+
+
+def nearest(word: str, known: Collection[str], otherwise: str) -> str:
+    """The remedy for a word that is not among the *known*: the nearest of them, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"{otherwise} {', '.join(known)}"
+
+
+def _declare(function: Any, options: dict[str, Any]) -> Any:
+    script = _checked_script(function)
+    name = script.__name__
+
+    def wrong(message: str, remedy: str) -> NoReturn:
+        raise ScenarioError(f"scenario {name}: {message}", remedy=remedy)
+
+    given = options.get("variants")
+    variants = {DEFAULT_VARIANT: None} if given is None else _checked_variants(given, wrong)
+    _check_parameters(script, given is not None, wrong)
+    code = inspect.unwrap(script).__code__
+    declared = Scenario(
+        name=name,
+        function=script,
+        variants=variants,
+        expects=_checked_expects(options.get("expects"), variants, wrong),
+        completion=_checked_completion(options.get("completion", "explore"), wrong),
+        low_resources=_checked_flag("low_resources", options.get("low_resources", False), wrong),
+        worker_threads=_checked_number("worker_threads", options.get("worker_threads", 3), wrong),
+        explore_setup=_checked_flag("explore_setup", options.get("explore_setup", False), wrong),
+        max_steps=_checked_limit(options.get("max_steps"), wrong),
+        doc=inspect.getdoc(script) or "",
+        file=code.co_filename,
+        line=code.co_firstlineno,
+        takes_variant=given is not None,
+    )
+    found = _declared.get()
+    if found is not None:
+        found.append(declared)
+    vars(script)["__kemu_scenario__"] = declared
+    return script
+
+
+Wrong = Callable[[str, str], NoReturn]
+
+
+def _checked_script(function: Any) -> Any:
+    name = getattr(function, "__name__", repr(function))
+    if inspect.isclass(function):
+        raise ScenarioError(f"scenario {name} is a class", remedy="declare an async def function")
+    if inspect.isasyncgenfunction(function):
+        raise ScenarioError(f"scenario {name} yields", remedy="remove the yield: a script only awaits")
+    if not inspect.isfunction(function) or not inspect.iscoroutinefunction(function):
+        raise ScenarioError(f"scenario {name} is not an async function", remedy=f"write async def {name}(world)")
+    return function
+
+
+def _checked_variants(given: Any, wrong: Wrong) -> dict[str, object]:
+    if not isinstance(given, Mapping):
+        wrong(f"variants is {given!r}", 'write a dictionary, such as {"buggy": Buggy, "fixed": Fixed}')
+    variants: dict[Any, object] = dict(cast("Mapping[Any, object]", given))
+    if not variants:
+        wrong("variants is empty", "leave it out, or name at least one variant")
+    for name, value in variants.items():
+        if isinstance(value, Driver):
+            wrong(
+                f"variant {name!r} is a driver object, which every run would share",
+                f"give its class, {type(value).__name__}, and make the object in the script",
+            )
+        if not isinstance(name, str) or not name or name != name.strip():
+            wrong(f"{name!r} is not a variant's name", "use a word, such as 'buggy'")
+        bad = next((character for character in name if character in "[]" or not character.isprintable()), None)
+        if bad is not None:
+            wrong(
+                f"{bad!r} in the variant's name {name!r}",
+                "leave it out: brackets stand around the variant in a target",
+            )
+        if name == EVERY_VARIANT:
+            wrong(f"a variant is called {name!r}, which stands for every variant", "give it another name")
+    return variants
+
+
+def _check_parameters(script: Script, has_variants: bool, wrong: Wrong) -> None:
+    wanted = "(world, variant)" if has_variants else "(world)"
+    signature = inspect.signature(script)
+    try:
+        signature.bind(*(["world", "variant"] if has_variants else ["world"]))
+    except TypeError:
+        why = "it has variants" if has_variants else "it has no variants"
+        wrong(f"its script takes {signature}, and {why}", f"write async def {script.__name__}{wanted}")
+
+
+def _checked_expects(given: Any, variants: Mapping[str, object], wrong: Wrong) -> dict[str, str]:
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        given = dict.fromkeys(variants, given)
+    if not isinstance(given, Mapping):
+        wrong(
+            f"expects is {given!r}",
+            'write a finding\'s code, or a dictionary such as {"buggy": "pend-double-complete"}',
+        )
+    expects: dict[Any, Any] = dict(cast("Mapping[Any, Any]", given))
+    for variant, code in expects.items():
+        if variant not in variants:
+            wrong(
+                f"expects names the variant {variant!r}, which it does not have",
+                nearest(str(variant), list(variants), "the variants are"),
+            )
+        if not isinstance(code, str) or _CODE.fullmatch(code) is None:
+            wrong(
+                f"expects {code!r} of the variant {variant!r}",
+                "write the code of a finding, or leave a variant out that must be clean",
+            )
+    return expects
+
+
+def _checked_completion(value: Any, wrong: Wrong) -> Completion:
+    if value not in COMPLETIONS:
+        wrong(f"completion is {value!r}", nearest(str(value), COMPLETIONS, "write one of"))
+    return value
+
+
+def _checked_flag(name: str, value: Any, wrong: Wrong) -> bool:
+    if not isinstance(value, bool):
+        wrong(f"{name} is {value!r}", "write True or False")
+    return value
+
+
+def _checked_number(name: str, value: Any, wrong: Wrong) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        wrong(f"{name} is {value!r}", "write a whole number above 0")
+    return value
+
+
+def _checked_limit(value: Any, wrong: Wrong) -> int | None:
+    return None if value is None else _checked_number("max_steps", value, wrong)
