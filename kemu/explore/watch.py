@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kemu.explore.recording import Recorder, Recording
 from kemu.explore.strategies.base import CLOCK, Path
 from kemu.explore.where import Place, where
-from kemu.runtime import READ, BlockingOperation, Cell
+from kemu.runtime import READ, BlockingOperation, Cell, Clock
 
 if TYPE_CHECKING:
     from kemu.explore.program import Program
@@ -54,16 +54,20 @@ class Watcher(Recorder):
         super().__init__(oracle)
         self.events: list[Event] = []
         self._open: Event | None = None
-        self._thread: Thread | None = None
+        self._clock: Clock | None = None
+        self._footprint: list[tuple[Cell, int]] | None = None
         self._waiting: dict[Path, Event] = {}
 
     def before_step(self, thread: Thread | None, pick: int, alternatives: int) -> None:
         super().before_step(thread, pick, alternatives)
-        self._thread = thread
         step = len(self.events)
         if thread is None:
+            ticker = self._clock.ticker if self._clock is not None else None
+            self._footprint = ticker.footprint if ticker is not None else None
             self._open = Event(step, "clock", CLOCK, self.parties.count(CLOCK), "let time pass", None, ())
         else:
+            self._clock = thread.runtime.clock
+            self._footprint = thread.footprint
             self._waiting.pop(thread.path, None)
             what = thread.op.describe()
             self._open = Event(step, thread.label, thread.path, thread.steps, what, where(thread), ())
@@ -79,12 +83,12 @@ class Watcher(Recorder):
                 self._waiting[thread.path] = Event(
                     0, thread.label, thread.path, thread.steps + 1, op.describe(), place, touched, taken=False
                 )
-        super().after_step(thread)
 
     def _close(self, then: str, then_place: Place | None) -> None:
         if self._open is not None:
-            touched = self._thread.footprint if self._thread is not None else None
-            footprint = tuple(touched or ())
+            footprint = tuple(self._footprint or ())
+            if self._footprint is not None:
+                self._footprint.clear()
             self.events.append(replace(self._open, footprint=footprint, then=then, then_place=then_place))
             self._open = None
 

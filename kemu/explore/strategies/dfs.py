@@ -54,7 +54,6 @@ class BoundedDFS:
         self._work: deque[Deferred] = deque()
         self._later: deque[Deferred] = deque()
         self._pruned = False
-        self._mismatch: ScenarioNotDeterministic | None = None
 
     # Decisions.
 
@@ -75,11 +74,8 @@ class BoundedDFS:
         at = self._at
         self._at = at + 1
         if self._ends[at] != n:
-            # Not raised here: this may be below a driver's frames, and the driver might swallow it.
-            if self._mismatch is None:
-                message = f"decision {at} has {n} alternatives; in an earlier run it had {self._ends[at]}"
-                self._mismatch = ScenarioNotDeterministic(message, thread.runtime.fingerprint()[1])
-            return 0
+            message = f"decision {at} has {n} alternatives; in an earlier run it had {self._ends[at]}"
+            raise ScenarioNotDeterministic(message, thread.runtime.fingerprint()[1])
         return self._path[at]
 
     def _meet(self, n: int, *, costly: range, free: range) -> int:
@@ -109,11 +105,9 @@ class BoundedDFS:
         return self._backtrack() or self._take_work()
 
     def end(self, outcome: Outcome) -> None:
-        if self._mismatch is None and self._at < len(self._path):
+        if self._at < len(self._path):
             message = f"the run is over before decision {self._at}, which it had in an earlier run"
-            self._mismatch = ScenarioNotDeterministic(message, outcome.steps)
-        if self._mismatch is not None:
-            raise self._mismatch
+            raise ScenarioNotDeterministic(message, outcome.steps)
 
     def _keep_put_off(self) -> None:
         # The entries of one run share its choices.

@@ -63,10 +63,10 @@ class Follow:
         return True
 
     def pick(self, n: int, point: DecisionPoint) -> int:
-        runtime = point.ready[0].runtime
         steps = {thread.path: thread.steps for thread in point.ready}
         if point.clock_is_enabled:
-            steps[CLOCK] = runtime.clock.thread(runtime).steps
+            ticker = point.ready[0].runtime.clock.ticker
+            steps[CLOCK] = ticker.steps if ticker is not None else 0
         slices = self._slices
         if self._at < len(slices) and steps.get(slices[self._at].path, WITHOUT_END) < slices[self._at].upto:
             return self._number(slices[self._at].path, n, point)

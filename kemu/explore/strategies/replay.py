@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kemu.errors import KemuError, ReplayDiverged, UsageError
+from kemu.errors import ReplayDiverged, UsageError
 from kemu.explore.token import trim
 from kemu.runtime import current_thread
 
@@ -17,13 +17,11 @@ if TYPE_CHECKING:
 class Replay:
     """Decides what a list of choices says, once.
 
-    Strictly: a choice that is not possible, a run that ends before the choices do and, if the list is
-    *complete*, a run that goes on after them are divergences. The first one is kept in `diverged`, and `end`
-    raises it: an exception raised in the middle of a run might be swallowed by the very driver that is
-    running. A list that is not complete, such as one from a token, had its trailing zeros dropped, and the
-    run goes on with 0.
+    Strictly: `ReplayDiverged` is raised at a choice that is not possible, at the end of a run that is over before
+    the choices are and, if the list is *complete*, at the first decision after them. A list that is not complete,
+    such as one from a token, had its trailing zeros dropped, and the run goes on with 0.
 
-    Not strictly: what is not possible is replaced by the nearest that is, and nothing is a divergence.
+    Not strictly: what is not possible is replaced by the nearest that is, and nothing is raised.
     """
 
     name = "replay"
@@ -37,7 +35,6 @@ class Replay:
         self.choices = choices
         self.strict = strict
         self.complete = complete
-        self.diverged: ReplayDiverged | None = None
         self._at = 0
         self._begun = False
 
@@ -49,43 +46,36 @@ class Replay:
 
     def pick(self, n: int, point: DecisionPoint) -> int:
         at = self._at
+        self._at = at + 1
         if at < len(self.choices) and self.choices[at] < n:
-            self._at = at + 1
             return self.choices[at]
-        return self._depart(n, point.running or point.ready[0], f"{n} parties can go on")
+        return self._depart(at, n, point.ready[0], f"{n} parties can go on")
 
     def choose(self, n: int, label: str) -> int:
         at = self._at
-        if at < len(self.choices) and self.choices[at] < n:
-            self._at = at + 1
-            return self.choices[at]
-        return self._depart(n, current_thread(), f"{label!r} has {n} answers")
-
-    def _depart(self, n: int, thread: Thread, what: str) -> int:
-        at = self._at
         self._at = at + 1
-        if at < len(self.choices):
-            self._note(thread, f"decision {at} was recorded as {self.choices[at]}, but {what}")
-            return n - 1
-        if self.complete:
-            self._note(thread, f"the recording ends after {len(self.choices)} decisions, but {what}")
-        return 0
+        if at < len(self.choices) and self.choices[at] < n:
+            return self.choices[at]
+        return self._depart(at, n, current_thread(), f"{label!r} has {n} answers")
 
-    def _note(self, thread: Thread, message: str) -> None:
-        if self.strict and self.diverged is None:
-            self.diverged = ReplayDiverged(message, thread.runtime.fingerprint()[1])
+    def _depart(self, at: int, n: int, thread: Thread, what: str) -> int:
+        message = ""
+        if at < len(self.choices):
+            message = f"decision {at} was recorded as {self.choices[at]}, but {what}"
+        elif self.complete:
+            message = f"the recording ends after {len(self.choices)} decisions, but {what}"
+        if message and self.strict:
+            raise ReplayDiverged(message, thread.runtime.fingerprint()[1])
+        return n - 1 if at < len(self.choices) else 0
 
     def key(self) -> tuple[int, ...]:
         """A value that is equal for lists that lead to the same run."""
         return trim(self.choices)
 
     def end(self, outcome: Outcome) -> None:
-        """Raise `ReplayDiverged` if the run that ended with *outcome* was not the recorded one."""
-        if self.strict and self.diverged is None and self._at < len(self.choices):
-            left = len(self.choices) - self._at
-            self.diverged = ReplayDiverged(f"the run is over, but {left} recorded choices are left", outcome.steps)
-        if self.diverged is not None:
-            raise self.diverged
+        left = len(self.choices) - self._at
+        if self.strict and left > 0:
+            raise ReplayDiverged(f"the run is over, but {left} recorded choices are left", outcome.steps)
 
 
 def replay(
@@ -94,12 +84,6 @@ def replay(
     """Run *program* with *choices*, strictly. Raises `ReplayDiverged` where they do not fit."""
     oracle = Replay(choices, complete=complete)
     oracle.begin()
-    try:
-        outcome = program.run(oracle, observer)
-    except KemuError as error:
-        # After a divergence anything can happen; the divergence is what the user has to know.
-        if oracle.diverged is not None:
-            raise oracle.diverged from error
-        raise
+    outcome = program.run(oracle, observer)
     oracle.end(outcome)
     return outcome
