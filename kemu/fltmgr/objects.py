@@ -11,7 +11,7 @@ from kemu.fltmgr.constants import (
     FLTFL_OPERATION_REGISTRATION_SKIP_NON_DASD_IO,
     FLTFL_OPERATION_REGISTRATION_SKIP_PAGING_IO,
 )
-from kemu.io.constants import IRP_MJ_READ, IRP_MJ_WRITE, IRP_NOCACHE, IRP_PAGING_IO
+from kemu.io.constants import IRP_MJ_OPERATION_END, IRP_MJ_READ, IRP_MJ_WRITE, IRP_NOCACHE, IRP_PAGING_IO
 from kemu.io.request import FAST_IO_OPERATION, Request
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
@@ -125,6 +125,8 @@ class Instance(RundownObject):
         """The cancel-safe queues that were initialised for this instance."""
         self.nodes: dict[int, Node] = {}
         for registration in filter_.registration.OperationRegistration:
+            if registration.MajorFunction == IRP_MJ_OPERATION_END:
+                break
             if registration.PreOperation is not None or registration.PostOperation is not None:
                 self.nodes.setdefault(registration.MajorFunction, Node(self, registration))
 

@@ -21,7 +21,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import current_system
-from kemu.runtime import Cell, Operation, Thread, current_thread
+from kemu.runtime import Cell, Operation, Point, Thread, current_thread
 
 
 @routine(
@@ -67,6 +67,8 @@ async def FltStartFiltering(Filter: Filter) -> NTSTATUS:
     current_thread().write(Filter)
     for volume in manager.volumes:
         await manager.attach(Filter, volume, Filter.altitude, automatic=True)
+    # Operations may reach the callbacks before DriverEntry goes on (FLT-REG-17, FLT-RACE-35).
+    await Point("return from FltStartFiltering", Filter)
     return STATUS_SUCCESS
 
 

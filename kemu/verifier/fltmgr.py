@@ -72,7 +72,7 @@ class FltChecks(FltObserver):
         if registration.Version != FLT_REGISTRATION_VERSION and not 0x200 <= registration.Version <= 0x203:
             self.report("reg-version", f"{name} registers with version 0x{registration.Version:X}")
         operations = registration.OperationRegistration
-        if operations and operations[-1].MajorFunction != IRP_MJ_OPERATION_END:
+        if operations and all(one.MajorFunction != IRP_MJ_OPERATION_END for one in operations):
             last = major_name(operations[-1].MajorFunction)
             self.report("reg-unterminated", f"the operation array of {name} ends with {last}")
         seen: set[int] = set()
