@@ -202,6 +202,9 @@ class Frame(Cell):
         if instance.deleting:
             thread.write(instance)
             instance.changed()
+        else:
+            # Whether a teardown still sees the operation depends on who comes first.
+            thread.read(instance)
 
     def returned(self, thread: Thread) -> None:
         """*thread* has come out of a callback of the driver."""

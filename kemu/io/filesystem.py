@@ -154,7 +154,7 @@ class FileSystem(Actor):
             log("fs.return", op=request.label, status=status, info=information)
 
     def _create(self, thread: Thread, request: Request) -> tuple[NTSTATUS, int]:
-        if request.cancel.requested:
+        if self._cancelled(thread, request):
             return STATUS_CANCELLED, 0
         nodes = self.directory.nodes
         path = request.file.FileName
@@ -182,7 +182,7 @@ class FileSystem(Actor):
 
     def _read(self, thread: Thread, request: Request) -> tuple[NTSTATUS, int]:
         node = self._node(request)
-        if request.cancel.requested:
+        if self._cancelled(thread, request):
             return STATUS_CANCELLED, 0
         thread.read(node)
         start = request.parameters.ByteOffset
@@ -193,7 +193,7 @@ class FileSystem(Actor):
 
     def _write(self, thread: Thread, request: Request) -> tuple[NTSTATUS, int]:
         node = self._node(request)
-        if request.cancel.requested:
+        if self._cancelled(thread, request):
             return STATUS_CANCELLED, 0
         thread.write(node)
         start = request.parameters.ByteOffset
@@ -215,6 +215,10 @@ class FileSystem(Actor):
             thread.write(node)
             node.opens -= 1
         return STATUS_SUCCESS
+
+    def _cancelled(self, thread: Thread, request: Request) -> bool:
+        thread.read(request.cancel)
+        return request.cancel.requested
 
     def _node(self, request: Request) -> Node:
         node = request.file.fs_context

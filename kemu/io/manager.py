@@ -110,7 +110,10 @@ class ListRequests(Operation[list[Request]]):
 
     def perform(self, thread: Thread) -> list[Request]:
         thread.read(self.file)
-        return [request for request in self.manager.outstanding if request.file is self.file and not request.done]
+        requests = [request for request in self.manager.outstanding if request.file is self.file]
+        for request in requests:
+            thread.read(request)
+        return [request for request in requests if not request.done]
 
     def target(self) -> FileObject:
         return self.file
@@ -136,6 +139,7 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
         thread.write(self.sources[0])
         cancel = request.cancel
         thread.write(cancel)
+        thread.read(request)
         log = thread.runtime.log
         if log is not None:
             log("irp.cancel", op=request.label)

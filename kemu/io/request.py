@@ -122,6 +122,7 @@ class Request(Waitable):
     ) -> None:
         thread = current_thread()
         super().__init__(thread, major_name(major))
+        thread.ordinals += 1
         self.volume = volume
         self.file = file
         self.major = major
@@ -144,13 +145,9 @@ class Request(Waitable):
     def cancel(self) -> CancelState:
         """The request's cancel state."""
         if self._cancel is None:
-            # Named after the originator, so that it has one name whoever asks first.
+            # The ordinal was set aside with the request's own, so that it has one name whoever asks first.
             self._cancel = cancel = CancelState.__new__(CancelState)
-            cancel.creator, cancel.ordinal, cancel.label = (
-                self.creator,
-                self.ordinal,
-                f"cancel of {self.label}",
-            )
+            cancel.creator, cancel.ordinal, cancel.label = self.creator, self.ordinal + 1, f"cancel of {self.label}"
             cancel.version = cancel.written = 0
             cancel.requested, cancel.routine = False, None
         return self._cancel

@@ -72,6 +72,8 @@ class Worker(Actor):
             run = item.run
             assert run is not None
             await run()
+            # Being idle again is something that whoever queues next can observe.
+            thread.write(self.queue)
 
 
 class WorkQueue(Waitable):

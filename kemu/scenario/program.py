@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from kemu import __version__
 from kemu.errors import InternalError, KemuError, ScenarioError
 from kemu.nt.kthread import KThread
 from kemu.nt.system import Options
@@ -35,9 +36,9 @@ class ScenarioProgram:
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
         self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
-        text = f"{scenario.name}\0{variant}\0{bystanders}\0{loaded.source_digest}"
+        text = f"{scenario.name}\0{variant}\0{bystanders}\0{loaded.source_digest}\0{__version__}"
         self.identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        """Names scenario, variant, options and code; a token of other code has another one."""
+        """Names scenario, variant, options, code and kemu's version; a token of anything else has another one."""
 
     @property
     def expected(self) -> str | None:

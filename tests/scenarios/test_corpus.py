@@ -1,0 +1,114 @@
+"""Every shipped scenario: the race is found, shrunk and explained; the repaired twin is clean.
+
+The figures for 20 seeds, with bystanders and with the plain random walk beside the default, come from
+``tests/benchmarks/detection.py``; what is checked here takes a few seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kemu.explore import Budget, explain, explore, shrink
+from kemu.explore.strategies import strategy_from_name
+from kemu.explore.strategies.dfs import BoundedDFS
+from kemu.scenario.program import ScenarioProgram
+from kemu.scenario.target import select
+
+FOLDER = Path(__file__).parents[2] / "scenarios"
+
+MINIMA = {
+    # name -> (preemptions, answers other than the plain one) of the simplest failing run, derived by hand.
+    #
+    # The worker must complete while the pre-create stands at its return from the queueing call, and that thread could
+    # go on: 1.
+    "touch_after_hand_off": (1, 0),
+    # The reader waits for its read of its own accord; the canceller then runs to its end, the worker after it: 0.
+    "cancel_and_worker_complete": (0, 0),
+    # The create must have begun, so that the instance takes part in it, before the teardown begins: 1.
+    "queue_failure_pended": (1, 0),
+    # The reader parks its read and waits; the detach then runs by itself: 0.
+    "teardown_without_drain": (0, 0),
+    # The read must have begun before the teardown (1), and be inserted between the drain and the disable (1).
+    "drain_then_disable": (2, 0),
+    # The cancellation must come between the request's being outstanding and its insertion: 1.
+    "queue_context_reused": (1, 0),
+    # The worker must run before the canceller, which could go on: 1.
+    "list_beside_queue": (1, 0),
+}
+
+
+def programs(variant: str, bystanders: int = 0) -> list[ScenarioProgram]:
+    """Every shipped scenario with that variant."""
+    return [
+        ScenarioProgram(one.loaded, one.scenario, one.variant, bystanders=bystanders)
+        for one in select(str(FOLDER), variant=variant)
+    ]
+
+
+def names(variant: str) -> list[str]:
+    return [one.scenario.name for one in programs(variant)]
+
+
+def program(name: str, variant: str, bystanders: int = 0) -> ScenarioProgram:
+    return next(one for one in programs(variant, bystanders) if one.scenario.name == name)
+
+
+def test_every_scenario_has_a_hand_derived_minimum() -> None:
+    assert sorted(names("buggy")) == sorted(MINIMA)
+
+
+@pytest.mark.parametrize("bystanders", [0, 5])
+@pytest.mark.parametrize("name", names("buggy"))
+def test_the_race_is_found_within_500_schedules(name: str, bystanders: int) -> None:
+    one = program(name, "buggy", bystanders)
+    for seed in range(3):
+        found = explore(one, strategy_from_name("alternating", seed), Budget(schedules=500))
+        assert found.findings, f"seed {seed} found nothing in {found.schedules} schedules"
+
+
+@pytest.mark.parametrize("name", names("buggy"))
+def test_the_expected_finding_is_found_and_shrunk(name: str) -> None:
+    one = program(name, "buggy")
+    found = explore(one, strategy_from_name("alternating", 1), Budget(schedules=500), keep_going=True)
+    expected = next(finding for finding in found.findings if finding.failure.code == one.expected)
+    shrunk = shrink(one, expected.choices, second=expected.second)
+    assert shrunk.replays <= 70
+    cost = shrunk.recording.cost
+    preemptions, answers = MINIMA[name]
+    assert preemptions <= cost.preemptions <= preemptions + 1
+    assert cost.answers == answers
+    explained = explain(one, shrunk.recording.choices)
+    assert explained is not None
+    assert explained.conflict is not None
+    assert explained.conflict.first.thread != explained.conflict.second.thread
+
+
+@pytest.mark.parametrize("name", names("fixed"))
+def test_the_repaired_twin_is_clean(name: str) -> None:
+    one = program(name, "fixed")
+    found = explore(one, strategy_from_name("alternating", 2), Budget(schedules=500))
+    assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.parametrize("name", names("fixed"))
+def test_no_schedule_of_the_repaired_twin_fails_at_bound_1(name: str) -> None:
+    found = explore(program(name, "fixed"), BoundedDFS(1), Budget())
+    assert found.exhausted
+    assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", names("fixed"))
+def test_no_schedule_of_the_repaired_twin_fails_at_bound_2(name: str) -> None:
+    found = explore(program(name, "fixed"), BoundedDFS(2), Budget())
+    assert found.exhausted
+    assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", names("fixed"))
+def test_the_repaired_twin_is_clean_for_5000_schedules(name: str) -> None:
+    found = explore(program(name, "fixed"), strategy_from_name("alternating", 3), Budget(schedules=5000))
+    assert [finding.failure.summary for finding in found.findings] == []
