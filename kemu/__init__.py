@@ -19,8 +19,26 @@ knows only ``runtime``; ``verifier`` and ``log`` know what the layers publish; `
 ``cli`` is on top and ``errors`` below everything. The contracts in ``pyproject.toml`` hold every import to
 this.
 
-A driver author imports ``kemu.wdk``; the author of a scenario, ``kemu.scenario``; of a strategy,
-``kemu.explore``.
+A driver author imports ``kemu.wdk``, and ``get_logger`` from here; the author of a scenario,
+``kemu.scenario``; of a strategy, ``kemu.explore``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kemu.log.userlog import get_logger
+
+__all__ = ["__version__", "get_logger"]
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: structlog takes longer to import than everything that a short command does.
+    if name == "get_logger":
+        from kemu.log.userlog import get_logger
+
+        return get_logger
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""One command a file; each is called `command`, and is loaded when it is used."""

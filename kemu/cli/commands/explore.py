@@ -1,0 +1,122 @@
+"""``kemu explore``: many schedules of each program; what breaks is shrunk, explained and reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from kemu.cli import options as opt
+from kemu.cli.console import Console
+from kemu.cli.interrupt import gentle_interrupts, say
+from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
+
+
+@click.command(name="explore")
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("-n", "--schedules", type=click.IntRange(min=1), help="Stop after this many schedules of each program.")
+@click.option("-t", "--time", "seconds", type=opt.duration, metavar="TIME", help="Stop after this long: 30s, 2m, 1h.")
+@click.option("--seed", type=opt.seed, default="0", metavar="SEED", help="A number, in hexadecimal too, or random.")
+@click.option("--strategy", type=opt.strategy, metavar="NAME[:K=V,...]", help="alternating, sticky, pct, random, dfs.")
+@click.option("--bound", type=opt.bound, metavar="N", help="Most preemptions and answers that are not plain, or none.")
+@click.option("--keep-going", is_flag=True, help="Go on after a finding, and report each kind once.")
+@opt.variant_option
+@opt.max_steps_option
+@opt.directory_option
+@opt.json_option
+@opt.output_options
+def command(
+    targets: tuple[str, ...],
+    schedules: int | None,
+    seconds: float | None,
+    seed: int,
+    strategy: tuple[str, dict[str, int | None]] | None,
+    bound: int | None,
+    keep_going: bool,
+    variant: str | None,
+    max_steps: int | None,
+    output: str | None,
+    as_json: bool,
+    **printing: Any,
+) -> int:
+    """Run scenarios under many schedules, and report what breaks them.
+
+    Each program stops at its first finding unless told otherwise. Without -n or -t it gets 10,000 schedules; the
+    exhaustive strategy, dfs, which --bound asks for too, ends by itself.
+    """
+    from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, hunt, output_directory
+    from kemu.cli.jsonout import dump, hunt_object
+    from kemu.cli.report import clean_lines, failure_lines, warning_lines
+    from kemu.cli.targets import select
+    from kemu.explore import DEFAULT_STRATEGY, Budget, Progress
+
+    console = Console(as_json=as_json, **printing)
+    name, values = strategy or (DEFAULT_STRATEGY if bound is None else "dfs", {})
+    if bound is not None:
+        values = {**values, "bound": None if bound == opt.NO_BOUND else bound}
+    if schedules is None and seconds is None and name != "dfs":
+        schedules = DEFAULT_SCHEDULES
+    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output))
+    # Whatever is wrong with what was typed has to come out before anything is explored.
+    made = plan.make_strategy()
+    programs = select(targets, variant, max_steps)
+    drawn = "" if made.seed is None else f", seed {made.seed}"
+    console.note(f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}")
+    hunts: list[Hunt] = []
+    error: KemuError | None = None
+    interrupted = False
+    try:
+        for program in programs:
+            label = program.name
+
+            def show(progress: Progress, label: str = label) -> None:
+                console.progress(
+                    f"{label}: {progress.schedules:,} schedules, {progress.distinct:,} distinct,"
+                    f" {progress.findings} found, {progress.seconds:.0f} s"
+                )
+
+            with gentle_interrupts(say) as stop:
+                one = hunt(program, plan, progress=show, stop=stop, note=console.progress)
+            if hunts and not console.quiet:
+                console.print([""])
+            hunts.append(one)
+            for found in one.found:
+                lines = failure_lines(found.report)
+                console.print(lines[:1] if console.quiet else lines)
+                if console.verbose and found.trace is not None:
+                    from kemu.log.render import render
+
+                    console.print(render(found.trace, colour=console.colour))
+            if not one.found:
+                lines = clean_lines(one.verdict, one.warnings)
+                console.print(lines[:1] if console.quiet else lines)
+            elif not console.quiet:
+                console.print(warning_lines(one.warnings))
+            interrupted = interrupted or one.interrupted
+            error = error or one.error
+            if interrupted or error is not None:
+                break
+    except KeyboardInterrupt:
+        interrupted = True
+    except KemuError as raised:
+        error = raised
+    code = EXIT_FINDING if any(one.found for one in hunts) else EXIT_OK
+    if error is not None:
+        code = error.exit_code
+    elif interrupted:
+        code = EXIT_INTERRUPTED
+    console.clear()
+    if as_json:
+        fields = {
+            "seed": seed,
+            "exit_code": code,
+            "interrupted": interrupted,
+            "programs": [hunt_object(one) for one in hunts],
+            "error": str(error) if error is not None else None,
+        }
+        console.json(dump("explore", fields))
+    if error is not None:
+        raise error
+    if interrupted:
+        raise KeyboardInterrupt
+    return code

@@ -1,0 +1,132 @@
+"""From what is typed to the programs that are meant."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from kemu.errors import UsageError
+from kemu.runtime import LogSink, Observer, Oracle, Outcome, Runtime
+
+LogFactory = Callable[[Runtime], LogSink]
+
+
+class Program(Protocol):
+    """What the scenario layer gives: a scenario with one of its variants."""
+
+    @property
+    def name(self) -> str:
+        """``path.py::name[variant]``."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """16 hexadecimal digits that name scenario, variant, options and code."""
+        ...
+
+    @property
+    def expected(self) -> str | None:
+        """The finding that the scenario says this variant has."""
+        ...
+
+    def run(
+        self,
+        oracle: Oracle,
+        observer: Observer | None = None,
+        log: LogFactory | None = None,
+        max_steps: int | None = None,
+    ) -> Outcome:
+        """Run it once."""
+        ...
+
+    def run_live(self, backend: str = "trio", log: LogFactory | None = None) -> Outcome:
+        """Run it once on an event loop."""
+        ...
+
+
+class Limited:
+    """A program whose runs take at most so many steps."""
+
+    def __init__(self, program: Program, max_steps: int) -> None:
+        self.program = program
+        self.max_steps = max_steps
+        self.loaded: object = getattr(program, "loaded", None)
+        self.name = program.name
+        self.identity = program.identity
+        self.expected = program.expected
+
+    def run(
+        self,
+        oracle: Oracle,
+        observer: Observer | None = None,
+        log: LogFactory | None = None,
+        max_steps: int | None = None,
+    ) -> Outcome:
+        """Run it once."""
+        return self.program.run(oracle, observer, log, max_steps or self.max_steps)
+
+    def run_live(self, backend: str = "trio", log: LogFactory | None = None) -> Outcome:
+        """Run it once on an event loop, which counts no steps."""
+        return self.program.run_live(backend, log)
+
+
+def select(targets: Iterable[str], variant: str | None, max_steps: int | None = None) -> list[Program]:
+    """The programs that *targets* mean, in their order, each once.
+
+    *variant* is for targets that name none. Raises `UsageError`.
+    """
+    from kemu.scenario.target import select as select_programs
+
+    found: dict[str, Program] = {}
+    for text in targets:
+        for program in select_programs(text, variant=variant):
+            found.setdefault(program.name, program)
+    if max_steps is not None:
+        return [Limited(program, max_steps) for program in found.values()]
+    return list(found.values())
+
+
+def select_one(target: str, variant: str | None, max_steps: int | None = None) -> Program:
+    """The one program that *target* means. Raises `UsageError` if there are more."""
+    programs = select([target], variant, max_steps)
+    if len(programs) > 1:
+        names = ", ".join(program.name for program in programs[:6])
+        more = ", ..." if len(programs) > 6 else ""
+        raise UsageError(
+            f"{target} means {len(programs)} scenarios and variants: {names}{more}", remedy="name one of them"
+        )
+    return programs[0]
+
+
+def source_warnings(programs: Iterable[Program]) -> tuple[str, ...]:
+    """What the loader would have the author look at, each warning once."""
+    found: dict[str, None] = {}
+    for program in programs:
+        loaded: Any = getattr(program, "loaded", None)
+        found.update((str(warning), None) for warning in getattr(loaded, "warnings", ()))
+    return tuple(found)
+
+
+def command_line(*words: Any) -> str:
+    """*words* as they can be pasted into a shell of this system."""
+    texts = [str(word) for word in words]
+    if os.name == "nt":
+        return " ".join(f'"{text}"' if any(c in text for c in " &()^|") else text for text in texts)
+    return shlex.join(texts)
+
+
+def replay_command(program: Program, token: str) -> str:
+    """The command that replays *token*."""
+    limit = ("--max-steps", program.max_steps) if isinstance(program, Limited) else ()
+    return command_line("kemu", "replay", *limit, program.name, token)
+
+
+def short_path(file: str) -> str:
+    """*file* as seen from the working directory, if it is below it."""
+    try:
+        return Path(file).relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return file
