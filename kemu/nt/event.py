@@ -8,7 +8,7 @@ from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.nt.process import KernelMode
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS, STATUS_TIMEOUT
-from kemu.nt.system import report
+from kemu.nt.system import refuse, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
 NotificationEvent: Final = 0
@@ -109,8 +109,14 @@ class WaitForEvent(BlockingOperation[NTSTATUS]):
         return STATUS_TIMEOUT
 
 
-def checked_event(event: KEVENT, where: str) -> KEVENT:
+def checked_event(event: object, where: str) -> KEVENT:
     """Return *event* if it was initialised; finding ``ke.uninitialised`` otherwise (KE-WAIT-02)."""
+    if not isinstance(event, KEVENT):
+        # C takes any pointer here; what has no dispatcher header cannot be waited for (KE-WAIT-01).
+        refuse(
+            f"{where} on {event!r}, which is a {type(event).__name__}",
+            remedy="give it a KEVENT: locks are acquired with their own routines",
+        )
     if not event.initialised:
         report("ke.uninitialised", f"{where} on {event.label}, which KeInitializeEvent has not initialised")
     return event
@@ -140,8 +146,13 @@ async def KeSetEvent(Event: KEVENT, Increment: int = 0, Wait: bool = False) -> i
     """Signal *Event* and return its previous state (KE-EVENT-01, KE-EVENT-02). IRQL: <= DISPATCH_LEVEL.
 
     *Increment* is accepted and has no effect: kemu's schedule does not follow priorities. *Wait* must be False:
-    the pair it announces is not atomic anyway.
+    the pair it announces is not atomic anyway (KE-WAIT-17). Raises `UsageError` otherwise.
     """
+    if Wait:
+        refuse(
+            "KeSetEvent with Wait = TRUE, which kemu does not emulate",
+            remedy="set the event with Wait = FALSE, then wait: the pair is not atomic either way",
+        )
     checked_event(Event, "KeSetEvent")
     return await SetEvent(Event)
 
@@ -166,7 +177,8 @@ def relative_timeout(timeout: int | None) -> int | None:
         return timeout
     if timeout < 0:
         return -timeout
-    return max(timeout - current_thread().runtime.clock.now, 0)
+    thread = current_thread()
+    return max(timeout - thread.runtime.clock.read(thread), 0)
 
 
 def wait_ceiling(

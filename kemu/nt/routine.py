@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
+from kemu.nt.kthread import HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
 from kemu.nt.system import report
 
 P = ParamSpec("P")
@@ -70,7 +70,7 @@ REGISTRY: dict[str, Routine] = {}
 
 _PROTOTYPE = re.compile(r"^(?P<returns>[\w\s*]+?)\s*\b(?P<name>\w+)\s*\((?P<parameters>.*)\)\s*$", re.DOTALL)
 _PARAMETER = re.compile(
-    r"^(?:(?P<annotation>_\w+_(?:\([^)]*\))?)\s+)?(?P<type>[\w\s*]+?[\s*])(?P<name>\w+)(?:\[\])?$", re.DOTALL
+    r"^(?:(?P<annotation>_\w+_(?:\([^)]*\))?)\s+)?(?P<type>[\w\s*]+?[\s*])(?P<name>[A-Za-z_]\w*)(?:\[\])?$", re.DOTALL
 )
 
 
@@ -155,8 +155,3 @@ def _off_limits(name: str, lowest: int, highest: int) -> None:
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
     report("ke.irql", f"{name} was called at {irql_name(irql)}; it may be called {limit}")
-
-
-def at_most_dispatch_if(condition: bool) -> int:
-    """DISPATCH_LEVEL where *condition* holds, APC_LEVEL otherwise."""
-    return DISPATCH_LEVEL if condition else DISPATCH_LEVEL - 1

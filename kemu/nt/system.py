@@ -7,11 +7,14 @@ listens.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
+from kemu.errors import UsageError
 from kemu.nt.bugcheck import BugCheck
 from kemu.runtime import Runtime, Thread, current_thread
+from kemu.runtime.foreign import is_library_file
 
 T = TypeVar("T")
 
@@ -67,6 +70,15 @@ def current_system() -> System:
 def report(code: str, detail: str, bug_check: BugCheck | None = None) -> None:
     """Report a broken rule to the kernel of the calling thread. Does not return if the finding ends the run."""
     current_system().report(code, detail, bug_check)
+
+
+def refuse(message: str, *, remedy: str) -> NoReturn:
+    """End the run with a `UsageError` that names the caller's line. A driver cannot swallow it, as it could a raise."""
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame.f_back is not None and is_library_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    current_thread().runtime.abort(UsageError(f"{message}, at {where}", remedy=remedy))
 
 
 def label_of(thread: Thread | None) -> str:
