@@ -357,10 +357,4 @@ def _exported(module: str, source: SourceFile) -> list[str]:
         sibling = source.siblings.get(module[1:])
         names = [] if sibling is None else list(sibling.names.module.bound)
         return [name for name in names if not name.startswith("_")]
-    if not module.startswith("kemu."):
-        return []
-    try:
-        loaded = importlib.import_module(module)
-    except ImportError:
-        return []
-    return list(getattr(loaded, "__all__", ()))
+    return list(kemu_object(module, "__all__") or ()) if module.startswith("kemu.") else []

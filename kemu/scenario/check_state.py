@@ -90,12 +90,8 @@ def _stored(target: ast.expr) -> Iterator[ast.expr]:
                 yield from _stored(element)
         case ast.Starred(value=value):
             yield from _stored(value)
-        case ast.Attribute() | ast.Subscript():
-            yield target
-        case ast.Name():
-            yield target
         case _:
-            pass
+            yield target
 
 
 def _changes_itself(owner: ast.expr, method: str, names: Names) -> bool:

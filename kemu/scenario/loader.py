@@ -25,6 +25,10 @@ from kemu.scenario.check import SourceWarning, check_source
 from kemu.scenario.check_names import SourceFile
 from kemu.scenario.declare import Scenario, collecting
 
+PREFIX = "kemu_scenario_"
+"""What the modules' private names begin with; the file's place, as a hash, and its name follow."""
+_PRIVATE = re.compile(PREFIX + "[0-9a-f]{12}_")
+
 EXAMPLE = "from kemu.scenario import World, scenario, and put @scenario above an async def that takes a World"
 
 
@@ -164,7 +168,8 @@ def _parse(content: bytes, shown: str) -> ast.Module:
             remedy="correct that line",
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ScenarioError(f"{shown}:1: not Python: {error}", remedy="give a file with Python source") from None
+        why = str(error) or "nested too deeply"
+        raise ScenarioError(f"{shown}:1: not Python: {why}", remedy="give a file with Python source") from None
     return tree
 
 
@@ -210,13 +215,22 @@ def _load(text: _Text) -> LoadedFile:
     executed = _executed.get(text.real)
     if known is not None and executed is not None and executed.digests == text.digests():
         return replace(known, path=text.shown)
-    warnings = [warning for one in text.family() for warning in check_source(one.source)]
+    warnings = [warning for one in text.family() for warning in _check(one)]
     executed = _execute(text, {})
     _check_declared(text, executed.declared)
     digest = hashlib.blake2b(repr(sorted(text.digests().items())).encode(), digest_size=16).hexdigest()
     scenarios = tuple(executed.declared)
     loaded = _loaded[text.real] = LoadedFile(text.shown, executed.module, scenarios, digest, tuple(warnings))
     return loaded
+
+
+def _check(text: _Text) -> list[SourceWarning]:
+    try:
+        return check_source(text.source)
+    except RecursionError:
+        raise ScenarioError(
+            f"{text.shown} has an expression that is nested too deeply to be checked", remedy="split it up"
+        ) from None
 
 
 def _check_declared(text: _Text, declared: Sequence[Scenario]) -> None:
@@ -239,7 +253,7 @@ def _execute(text: _Text, running: dict[Path, ModuleType]) -> _Executed:
     known = _executed.get(text.real)
     if known is not None and known.digests == digests:
         return known
-    name = f"kemu_scenario_{hashlib.blake2b(str(text.real).encode(), digest_size=6).hexdigest()}_{text.real.stem}"
+    name = f"{PREFIX}{hashlib.blake2b(str(text.real).encode(), digest_size=6).hexdigest()}_{text.real.stem}"
     module = ModuleType(name)
     module.__file__ = str(text.real)
     importer = _Importer(text, running)
@@ -314,7 +328,8 @@ def _explain(text: _Text, error: BaseException) -> UsageError:
     where, line = _user_line(text, error)
     if isinstance(error, UsageError):
         return _Explained(f"{where}: {error.message}", remedy=error.remedy)
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    detail = _PRIVATE.sub("", str(error))
+    what = f"{type(error).__name__}: {detail}" if detail else type(error).__name__
     return _Explained(
         f"{where}: {what}{f', in {line!r}' if line else ''}",
         remedy=_import_remedy(text, error) or "a scenario file must be importable: correct that line",
@@ -344,7 +359,7 @@ def _import_remedy(text: _Text, error: BaseException) -> str:
         return "a scenario file can import the files beside it; install what is in folders as a package"
     found = re.search(r"cannot import name '(\w+)'", str(error))
     module = sys.modules.get(error.name)
-    if found is None or module is None or not error.name.startswith("kemu"):
+    if found is None or module is None:
         return ""
     close = difflib.get_close_matches(found[1], dir(module), n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""

@@ -150,6 +150,7 @@ def test_own_calls_that_are_fine() -> None:
             plain()
             other.go()
             helper()
+            self.unknown()
             task = self.go(other, helper)
             await task
     """
@@ -164,7 +165,7 @@ async def script(world):
     driver = await world.load(object, "1")
     app = world.process("app")
     status, file = await app.create("a")
-    other = await app.open("b")
+    other: File = await app.open("b")
     pending = await other.begin_read(1)
     {0}
 
@@ -243,4 +244,17 @@ def test_foreign_awaits_are_warned_of(line: str, name: str) -> None:
 
 def test_own_awaits_with_such_names_are_fine() -> None:
     code = "async def go(asyncio, world):\n    await asyncio.sleep(1)\n    await world.sleep(1)\n"
+    assert check(code) == []
+
+
+def test_names_that_do_not_exist_are_left_to_the_import() -> None:
+    code = """
+    from kemu.nothing import *
+    from kemu.nothing import KeSetEvent
+    from kemu.scenario import World as Nothing, Zzz
+    async def go(e: Zzz, w: Nothing):
+        KeSetEvent(e)
+        e.close()
+        w.zzz().close()
+    """
     assert check(code) == []

@@ -47,6 +47,9 @@ HEAD = "import collections, itertools, random\nfrom collections import deque\ncl
         ("Table()", "X.entries.append(1)", "X is changed here"),
         ("Table()", "setattr(X, 'size', 1)", "X is changed here"),
         ("Table()", "(X.a, X.b) = 1, 2", "X is changed here"),
+        ("Table()", "[y, *X.a] = 1, 2", "X is changed here"),
+        ("Table()", "for X.a in (): pass", "X is changed here"),
+        ("Table()", "X.a: int = 1", "X is changed here"),
         ("0", "global X; X = 1", "X is assigned here"),
         ("0", "global X; X += 1", "X is assigned here"),
         ("None", "global X; del X", "X is assigned here"),
@@ -94,6 +97,8 @@ def test_an_instance_that_changes_itself() -> None:
     class Counter:
         def __init__(self): self.n = 0
         def increment(self): self.n += 1
+        def reset(self): (self.n, _) = 0, 0
+        def fill(self): self.entries.append(1)
         def value(self): return self.n
     class Better(Counter):
         pass
@@ -101,7 +106,8 @@ def test_an_instance_that_changes_itself() -> None:
     async def go():
         {0}
     """
-    assert refused(code.format("X.increment()")) == (10, "X is changed here")
+    for change in ("X.increment()", "X.reset()", "X.fill()"):
+        assert refused(code.format(change)) == (12, "X is changed here")
     check(code.format("X.value()"))
 
 
@@ -137,8 +143,11 @@ class Scanner(Base):
     pending = []
     limit = 3
     seen: set = set()
+    found: set = set()
     def __init__(self):
+        print()
         self.seen = set()
+        self.found: set = set()
     async def go(self, other):
         {0}
 """
@@ -161,7 +170,7 @@ class Scanner(Base):
 )
 def test_a_drivers_class_that_is_changed(change: str, what: str) -> None:
     line, message = refused(DRIVER.format(change))
-    assert line == 12
+    assert line == 15
     assert message.startswith(what)
 
 
@@ -171,6 +180,7 @@ def test_a_drivers_class_that_is_changed(change: str, what: str) -> None:
         "self.limit += 1",
         "self.pending = [1]",
         "self.seen.add(1)",
+        "self.found.add(1)",
         "return self.pending[0]",
         "other.pending.append(1)",
         "self.queue.append(1)",
@@ -244,3 +254,11 @@ def test_a_file_beside_this_one_is_followed_for_routines_and_bases() -> None:
     assert message.startswith("shared of Base belongs to the class (line 7)")
     check("from .common import FIXED\ndef go():\n    FIXED.append(1)\n", common=COMMON)
     check("import common\ndef go():\n    return common.TABLE[0], common.COUNT\n", common=COMMON)
+
+
+def test_what_several_files_pass_on_is_followed_to_where_it_is() -> None:
+    middle = source("from .common import TABLE, Base\nclass Middle(Base):\n    pass\n", "middle", {"common": COMMON})
+    code = "from .middle import TABLE, Middle\nclass A(Middle, Middle):\n    async def go(self):\n        {0}\n"
+    assert refused(code.format("TABLE.append(1)"), middle=middle) == (4, "TABLE is changed here")
+    assert refused(code.format("self.shared.append(1)"), middle=middle)[0] == 4
+    check(code.format("self.other.append(1)"), middle=middle)

@@ -249,7 +249,8 @@ def test_another_extension(write: Write) -> None:
         ("x = 1\ndef f():\n    await x\n", 3, "'await' outside async function"),
         (b"x = '\xff'\n", 1, ""),
         (b"x = 1\n\0\n", 1, "null byte"),
-        ("x = " + "(" * 5000 + ")" * 5000, 1, ""),
+        ("x = " + "(" * 5000 + ")" * 5000, 1, "too many nested parentheses"),
+        ("x = " + "-" * 10_000 + "1", 1, "nested too deeply"),
     ],
 )
 def test_not_python(write: Write, code: str | bytes, line: int, what: str) -> None:
@@ -257,6 +258,12 @@ def test_not_python(write: Write, code: str | bytes, line: int, what: str) -> No
     error = refused(path)
     assert error.message.startswith(f"{path}:{line}: not Python: ")
     assert what in error.message
+
+
+def test_an_expression_that_python_reads_and_the_checks_do_not(write: Write) -> None:
+    path = write("deep.py", f"x = {'+'.join(['1'] * 900)}\n{GOOD}")
+    assert refused(path).message == f"{path} has an expression that is nested too deeply to be checked"
+    assert load_file(write("deep.py", f"x = {'+'.join(['1'] * 100)}\n{GOOD}")).scenarios
 
 
 def test_a_file_that_cannot_be_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +287,18 @@ def test_raises_on_import(write: Write) -> None:
 def test_raises_in_a_library_that_it_calls(write: Write) -> None:
     path = write("bad.py", "import json\n\njson.loads('{')\n")
     assert refused(path).message.startswith(f"{path}:3: JSONDecodeError: ")
+
+
+def test_a_syntax_error_that_it_makes_itself(write: Write) -> None:
+    path = write("bad.py", "compile('x = = 1', 'made.py', 'exec')\n")
+    assert refused(path).message == "made.py:1: SyntaxError: invalid syntax (made.py, line 1), in 'x = = 1'"
+
+
+def test_a_name_that_cannot_be_imported_in_a_file_beside_it(write: Write) -> None:
+    write("common.py", COMMON)
+    error = refused(write("x.py", "from .common import Shred\n" + GOOD))
+    assert "cannot import name 'Shred' from 'common'" in error.message
+    assert error.remedy == "did you mean Shared?"
 
 
 def test_raises_beside_it(write: Write) -> None:
