@@ -148,7 +148,8 @@ def _renderer(threads: int, actors: int, *, colour: bool) -> Callable[[dict[str,
             Column("", _Field(dim, reset)),
         ],
     )
-    return lambda row: str(renderer(None, "", row))
+    # A copy: the renderer takes out of the row what it has shown.
+    return lambda row: str(renderer(None, "", dict(row)))
 
 
 def _shown(value: object) -> str:

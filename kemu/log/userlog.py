@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from kemu.runtime import current_thread
 from kemu.runtime.thread import current
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -74,12 +75,11 @@ class UserLogger(structlog.BoundLoggerBase):
 
 
 def _emit(_: WrappedLogger, level: str, event: EventDict) -> EventDict:
-    """The one processor: hand the line to the run's log."""
-    thread = current.get(None)
-    log = thread.runtime.log if thread is not None else None
-    if log is not None:
-        text = event.pop("event", "")
-        log("user.log", level=level, text=text, src=_caller(), data=dict(event))
+    """The one processor: hand the line to the run's log, which `UserLogger` has seen to be there."""
+    log = current_thread().runtime.log
+    assert log is not None
+    text = event.pop("event", "")
+    log("user.log", level=level, text=text, src=_caller(), data=dict(event))
     raise structlog.DropEvent
 
 
