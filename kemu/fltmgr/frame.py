@@ -7,17 +7,21 @@ completion is another. So a completion of one operation is independent of everyt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from kemu.errors import UsageError
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
 from kemu.fltmgr.structures import (
     FLT_CALLBACK_DATA,
     FLT_IO_PARAMETER_BLOCK,
+    FLT_PARAMETERS,
     FLT_RELATED_OBJECTS,
     IO_STATUS_BLOCK,
     ReleasedCallbackData,
     ReleasedParameterBlock,
+    ReleasedParameters,
     ReleasedRelatedObjects,
+    ReleasedStatusBlock,
 )
 from kemu.io.constants import IRP_MJ_CREATE
 from kemu.io.request import FileObject, Parameters, Request
@@ -57,6 +61,27 @@ STATE_NAMES: Final = (
     "draining",
     "done",
 )
+
+
+class Input(NamedTuple):
+    """What an instance may change of an operation, and what it sees of it."""
+
+    minor: int
+    flags: int
+    file: FileObject
+    parameters: Parameters
+
+    @classmethod
+    def of(cls, request: Request) -> Input:
+        """What everybody sees who is still to come."""
+        return cls(request.minor, request.flags, request.file, request.parameters)
+
+    @classmethod
+    def seen(cls, iopb: FLT_IO_PARAMETER_BLOCK) -> Input:
+        """What a driver left in its view, which may be released."""
+        get = object.__getattribute__
+        parameters: FLT_PARAMETERS = get(iopb, "_parameters")
+        return cls(get(iopb, "MinorFunction"), get(iopb, "IrpFlags"), get(iopb, "TargetFileObject"), parameters.plain())
 
 
 class Frame(Cell):
@@ -147,9 +172,10 @@ class Frame(Cell):
         return STATE_NAMES[self.state]
 
     @property
-    def input(self) -> Parameters:
-        """The parameters as this instance sees them, in its pre- and in its post-operation callback."""
-        return self.operation.inputs.get(self.index, self.operation.parameters)
+    def input(self) -> Input:
+        """What this instance sees in its pre- and in its post-operation callback, whatever is changed below it."""
+        operation = self.operation
+        return operation.inputs[self.index] if self.index in operation.inputs else Input.of(operation.request)
 
     def open(self) -> FLT_CALLBACK_DATA:
         """Give the driver control: make the views valid."""
@@ -162,6 +188,7 @@ class Frame(Cell):
         self.objects.__class__ = FLT_RELATED_OBJECTS  # type: ignore[union-attr]
         if self.iopb is not None:
             self.iopb.__class__ = FLT_IO_PARAMETER_BLOCK
+            object.__getattribute__(self.iopb, "_parameters").__class__ = FLT_PARAMETERS
         return data
 
     def release(self, thread: Thread) -> None:
@@ -172,7 +199,10 @@ class Frame(Cell):
         self.data.__class__ = ReleasedCallbackData
         self.objects.__class__ = ReleasedRelatedObjects
         if self.iopb is not None:
+            object.__getattribute__(self.iopb, "_parameters").__class__ = ReleasedParameters
             self.iopb.__class__ = ReleasedParameterBlock
+        if self.result is not None:
+            self.result.__class__ = ReleasedStatusBlock
         self.links = None
         self.queue_context = None
 
@@ -180,7 +210,7 @@ class Frame(Cell):
         """The driver's view of the result."""
         if self.result is None:
             request = self.operation.request
-            self.result = IO_STATUS_BLOCK(request.status, request.information)
+            self.result = IO_STATUS_BLOCK(request.status, request.information, self)
         return self.result
 
     def queue_links(self, data: FLT_CALLBACK_DATA) -> LIST_ENTRY:
@@ -215,29 +245,38 @@ class Frame(Cell):
 
     def take_result(self) -> None:
         """Make what the driver wrote to IoStatus the operation's result; IoStatus needs no DIRTY (FLT-CBD-07)."""
-        if self.result is not None:
+        result = self.result
+        if result is not None:
             request = self.operation.request
-            request.status = self.result.Status
-            request.information = self.result.Information
+            request.status = object.__getattribute__(result, "Status")
+            request.information = object.__getattribute__(result, "Information")
             self.result = None
 
     def changed_parameters(self) -> bool:
-        """Whether the driver changed the parameters in its view of them."""
-        iopb = self.iopb
-        return iopb is not None and object.__getattribute__(iopb, "Parameters") != self.input
+        """Whether the driver changed anything in its view of the parameters."""
+        return self.iopb is not None and Input.seen(self.iopb) != self.input
 
-    def take_parameters(self) -> None:
+    def take_parameters(self, thread: Thread) -> None:
         """Make declared changes of the parameters effective for everybody below (FLT-CBD-09)."""
         iopb = self.iopb
         if iopb is None or not self.flags & FLTFL_CALLBACK_DATA_DIRTY:
             return
-        operation = self.operation
-        changed: Parameters = object.__getattribute__(iopb, "Parameters")
-        for index in range(self.index + 1):
-            operation.inputs.setdefault(index, operation.parameters)
-        operation.parameters = changed.copy()
         self.flags &= ~FLTFL_CALLBACK_DATA_DIRTY
         self.iopb = None
+        operation = self.operation
+        request = operation.request
+        before, changed = Input.of(request), Input.seen(iopb)
+        if changed.file is not before.file or object.__getattribute__(iopb, "TargetInstance") is not self.instance:
+            # Not raised: the caller may be the driver, which could catch it.
+            thread.runtime.abort(
+                UsageError(
+                    f"{self.label} redirects {operation.label} to another file or instance",
+                    remedy="complete it instead: kemu has no redirected operations yet",
+                )
+            )
+        for index in range(self.index + 1):
+            operation.inputs.setdefault(index, before)
+        request.minor, request.flags, request.parameters = changed.minor, changed.flags, changed.parameters
 
 
 class IrpCtrl(Waitable):
@@ -247,13 +286,13 @@ class IrpCtrl(Waitable):
     `handoff` is the drive that has to go on, when completion has reached a frame that only its thread may finish.
     """
 
-    __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "parameters", "request", "up")
+    __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "request", "up")
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.creator, request.label)
         self.request = request
-        self.parameters = request.parameters
-        self.inputs: dict[int, Parameters] = {}
+        self.inputs: dict[int, Input] = {}
+        """What the instances down to the lowest one that changed something were given."""
         self.frames: list[Frame] = []
         self.down = 0
         self.up = 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kemu.fltmgr.constants import (
+    FLT_POSTOP_DISALLOW_FSFILTER_IO,
     FLT_POSTOP_MORE_PROCESSING_REQUIRED,
     FLT_PREOP_COMPLETE,
     FLT_PREOP_DISALLOW_FASTIO,
@@ -46,13 +47,14 @@ from kemu.fltmgr.frame import (
 )
 from kemu.fltmgr.messages import PostOperation, PreOperation
 from kemu.fltmgr.objects import DRAINING
-from kemu.io.request import IRP_OPERATION
+from kemu.io.request import IRP_OPERATION, Request
 from kemu.nt.driver import crashed, dirty_exit
-from kemu.nt.kthread import current_kthread
+from kemu.nt.kthread import HeldLock, current_kthread
 from kemu.nt.status import (
     STATUS_FLT_DISALLOW_FAST_IO,
     STATUS_FLT_POST_OPERATION_CLEANUP,
 )
+from kemu.nt.system import report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 if TYPE_CHECKING:
@@ -138,6 +140,9 @@ class DeliverPost(Operation[bool]):
         if frame.state != AWAIT_POST:
             return False
         frame.state = DRAINING_POST if self.draining else IN_POST
+        # What the driver did with the operation in its pre-operation phase says nothing about this one.
+        frame.handed = False
+        frame.queue_failed = None
         frame.inside.append(thread)
         log = thread.runtime.log
         if log is not None:
@@ -236,6 +241,7 @@ class Pipeline:
             operation.down += 1
             pre = frame.node.pre
             if pre is None:
+                thread.write(frame)
                 frame.state = AWAIT_POST
                 continue
             await DeliverPre(frame)
@@ -249,6 +255,8 @@ class Pipeline:
                 crashed(actor, f"the pre-operation callback for {operation.label}", error)
                 raise
             if thread.irql != irql or len(thread.locks) != locks or thread.kernel_apc_disable != apc:
+                if returned == FLT_PREOP_SYNCHRONIZE and len(thread.locks) > locks:
+                    held_across(frame, thread.locks[locks:])
                 dirty_exit(actor, f"the pre-operation callback for {operation.label}", irql, locks)
             thread.actors.pop()
             if returned.__class__ is tuple and len(returned) == 2:
@@ -279,11 +287,10 @@ class Pipeline:
             self.cut_off(thread, frame, COMPLETED_HERE)
             return False
         if status in {FLT_PREOP_DISALLOW_FASTIO, FLT_PREOP_DISALLOW_FSFILTER_IO}:
-            operation.request.status = STATUS_FLT_DISALLOW_FAST_IO
-            operation.request.information = 0
+            disallow(operation.request)
             self.cut_off(thread, frame, DISALLOWED)
             return False
-        frame.take_parameters()
+        frame.take_parameters(thread)
         frame.result = None
         if status == FLT_PREOP_SUCCESS_NO_CALLBACK:
             frame.state = PASSED
@@ -368,6 +375,8 @@ class Pipeline:
         if log is not None:
             log("flt.post.return", frame=frame, ret=status)
         self.end_post(thread, frame, draining=draining)
+        if status == FLT_POSTOP_DISALLOW_FSFILTER_IO:
+            disallow(operation.request)
         return True
 
     def end_post(self, thread: Thread, frame: Frame, *, draining: bool = False) -> None:
@@ -381,6 +390,22 @@ class Pipeline:
             frame.take_result()
         frame.state = DONE
         frame.leave(thread)
+
+
+def disallow(request: Request) -> None:
+    """Have the issuer try another way, as for disallowed fast I/O (FLT-PRE-22; fltmgr.md section 27)."""
+    request.status = STATUS_FLT_DISALLOW_FAST_IO
+    request.information = 0
+
+
+def held_across(frame: Frame, locks: list[HeldLock]) -> None:
+    """Report locks that a callback meant to hold until its post-operation callback (FLT-PRE-18)."""
+    held = " and ".join(lock.label for lock in locks)
+    report(
+        "lock-across-io",
+        f"the pre-operation callback of {frame.label} for {frame.operation.label} returned FLT_PREOP_SYNCHRONIZE "
+        f"holding {held}",
+    )
 
 
 class ResumePre(Operation[None]):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
 from kemu.io.constants import IRP_MJ_OPERATION_END
+from kemu.io.request import Parameters
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.nt.system import report
@@ -61,9 +62,10 @@ class FLT_REGISTRATION:
 class IO_STATUS_BLOCK:
     """Status and Information of an operation. Remembers whether the driver wrote the status."""
 
-    __slots__ = ("Information", "Status", "written")
+    __slots__ = ("Information", "Status", "_frame", "written")
 
-    def __init__(self, status: NTSTATUS = STATUS_SUCCESS, information: int = 0) -> None:
+    def __init__(self, status: NTSTATUS = STATUS_SUCCESS, information: int = 0, frame: Frame | None = None) -> None:
+        object.__setattr__(self, "_frame", frame)
         object.__setattr__(self, "Status", status)
         object.__setattr__(self, "Information", information)
         object.__setattr__(self, "written", False)
@@ -113,6 +115,28 @@ class FLT_RELATED_OBJECTS(_View):
             report("relobj-write", f"{current_kthread().label} writes FltObjects->{name}")
 
 
+class FLT_PARAMETERS(Parameters):
+    """The parameters of a parameter block: a copy that belongs to one instance."""
+
+    __slots__ = ("_frame",)
+
+    def __init__(self, frame: Frame, parameters: Parameters) -> None:
+        self._frame = frame
+        self.assign(parameters)
+
+    def assign(self, other: Parameters) -> None:
+        """Take over all members of *other*."""
+        for name in Parameters.__slots__:
+            setattr(self, name, getattr(other, name))
+
+    def plain(self) -> Parameters:
+        """A copy that is no view, also of a view that is released."""
+        twin = Parameters.__new__(Parameters)
+        for name in Parameters.__slots__:
+            setattr(twin, name, object.__getattribute__(self, name))
+        return twin
+
+
 class FLT_IO_PARAMETER_BLOCK:
     """The parameters of an operation as one instance sees them.
 
@@ -123,22 +147,30 @@ class FLT_IO_PARAMETER_BLOCK:
         "IrpFlags",
         "MajorFunction",
         "MinorFunction",
-        "Parameters",
         "TargetFileObject",
         "TargetInstance",
         "_frame",
+        "_parameters",
     )
 
     def __init__(self, frame: Frame) -> None:
-        operation = frame.operation
-        request = operation.request
+        given = frame.input
         self._frame = frame
-        self.MajorFunction = request.major
-        self.MinorFunction = request.minor
-        self.IrpFlags = request.flags
-        self.Parameters = frame.input.copy()
-        self.TargetFileObject = request.file
+        self.MajorFunction = frame.operation.request.major
+        self.MinorFunction = given.minor
+        self.IrpFlags = given.flags
+        self.TargetFileObject = given.file
         self.TargetInstance = frame.instance
+        self._parameters = FLT_PARAMETERS(frame, given.parameters)
+
+    @property
+    def Parameters(self) -> FLT_PARAMETERS:
+        """The parameters proper. Assigning copies, as assigning a structure does."""
+        return self._parameters
+
+    @Parameters.setter
+    def Parameters(self, value: Parameters) -> None:
+        self._parameters.assign(value)
 
 
 class FLT_CALLBACK_DATA(_View):
@@ -183,8 +215,13 @@ class FLT_CALLBACK_DATA(_View):
 
     @property
     def IoStatus(self) -> IO_STATUS_BLOCK:
-        """The result: to be set before completing, to be read in a postoperation callback."""
+        """The result: to be set before completing, to be read in a postoperation callback. Assigning copies."""
         return self._frame.status_block()
+
+    @IoStatus.setter
+    def IoStatus(self, value: IO_STATUS_BLOCK) -> None:
+        block = self._frame.status_block()
+        block.Status, block.Information = value.Status, value.Information
 
     @property
     def QueueLinks(self) -> LIST_ENTRY:
@@ -260,6 +297,40 @@ class ReleasedParameterBlock(FLT_IO_PARAMETER_BLOCK):
             object.__setattr__(self, name, value)
         else:
             _released(self, f"writes Data->Iopb->{name}")
+
+
+class ReleasedParameters(FLT_PARAMETERS):
+    """Parameters that the driver no longer has control of."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in {"__class__", "plain"}:
+            return object.__getattribute__(self, name)
+        return _released(self, f"reads Data->Iopb->Parameters.{name}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        else:
+            _released(self, f"writes Data->Iopb->Parameters.{name}")
+
+
+class ReleasedStatusBlock(IO_STATUS_BLOCK):
+    """A result that the driver no longer has control of."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":
+            return object.__getattribute__(self, name)
+        return _released(self, f"reads Data->IoStatus.{name}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "__class__":
+            object.__setattr__(self, name, value)
+        else:
+            _released(self, f"writes Data->IoStatus.{name}")
 
 
 def frame_of(data: FLT_CALLBACK_DATA) -> Frame:

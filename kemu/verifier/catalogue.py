@@ -153,7 +153,7 @@ _rule("cbd-readonly-write", "a read-only member of the callback data was written
 _rule("cbd-use-after-release", "callback data was used after control of the operation was given back",
       "FLT-CBD-18", "FLT-WORK-06", "FLT-RACE-01")  # fmt: skip
 _rule("pend-not-returned", "an operation was handed over, but the callback did not return FLT_PREOP_PENDING",
-      "FLT-PEND-10", "FLT-WORK-06", "FLT-CBDQ-07")  # fmt: skip
+      "FLT-PEND-10", "FLT-WORK-06", "FLT-CBDQ-07", "FLT-POST-11")  # fmt: skip
 _rule("pend-orphan", "FLT_PREOP_PENDING was returned although the operation could not be queued",
       "FLT-PEND-11", "FLT-CBDQ-07", "FLT-WORK-04")  # fmt: skip
 _rule("pend-bad-status", "FltCompletePendedPreOperation with a status that cannot resume", "FLT-PEND-03")

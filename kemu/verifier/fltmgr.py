@@ -20,7 +20,7 @@ from kemu.fltmgr.constants import (
     POSTOP_NAMES,
     PREOP_NAMES,
 )
-from kemu.fltmgr.frame import IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
+from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.observer import FltObserver
 from kemu.fltmgr.structures import FLT_REGISTRATION
@@ -222,8 +222,9 @@ class FltChecks(FltObserver):
     def resuming_pre(self, frame: Frame, status: object, context: object) -> None:
         thread = current_kthread()
         what = f"{thread.label} completes the pended {frame.operation.label} of {frame.label}"
-        if frame.state in {IN_POST, POST_PENDED} and frame.node.post is not None and not frame.inside:
-            self.report("wrong-resume-routine", f"{what}, which is pended in its post-operation phase")
+        if frame.state in {IN_POST, POST_PENDED} and (frame.handed or not frame.was_resumed):
+            # It was not pended before, or was handed over in the post-operation phase.
+            self.report("wrong-resume-routine", f"{what}, which is {frame.state_name}")
         if frame.state not in {IN_PREOP, PENDED}:
             if not frame.handed and not frame.was_resumed:
                 self.report("pend-complete-not-pended", f"{what}, which is {frame.state_name}")
@@ -267,6 +268,14 @@ class FltChecks(FltObserver):
             self.report("postop-unknown-status", f"{self.who(frame, post=True)} returned {status!r}")
             return
         request = frame.operation.request
+        if status != FLT_POSTOP_MORE_PROCESSING_REQUIRED and (
+            frame.handed or frame.state not in {IN_POST, DRAINING_POST}
+        ):
+            self.report(
+                "pend-not-returned",
+                f"{self.who(frame, post=True)} returned {POSTOP_NAMES[int(status)]} after it had handed the operation "
+                "over",
+            )
         if status == FLT_POSTOP_MORE_PROCESSING_REQUIRED:
             if draining:
                 self.report("drain-more-processing", f"{self.who(frame, post=True)} is draining")
@@ -280,13 +289,23 @@ class FltChecks(FltObserver):
                 )
         elif status == FLT_POSTOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
             self.report("disallow-fsfilter-wrong-major", f"{self.who(frame, post=True)} disallowed it")
-        if frame.result is not None and frame.result.written and not draining:
-            result = frame.result.Status
-            if result in {STATUS_PENDING, STATUS_FLT_DISALLOW_FAST_IO} or not is_known(result):
-                self.report("postop-bad-status", f"{self.who(frame, post=True)} set {NTSTATUS(result)}")
+        if not draining and frame.state == IN_POST:
+            self._finishing(frame, self.who(frame, post=True))
+
+    def _finishing(self, frame: Frame, what: str) -> None:
+        """The rules for a status that the driver sets in the post-operation phase."""
+        if frame.result is None or not frame.result.written:
+            return
+        status = frame.result.Status
+        if status in {STATUS_PENDING, STATUS_FLT_DISALLOW_FAST_IO} or not is_known(status):
+            self.report("postop-bad-status", f"{what} set {NTSTATUS(status)}")
+        if frame.operation.request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
+            self.report("cleanup-close-failed", f"{what} set {NTSTATUS(status)}")
 
     def resuming_post(self, frame: Frame) -> None:
         what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"
+        if frame.state in {IN_POST, POST_PENDED}:
+            self._finishing(frame, what)
         if frame.state in {IN_PREOP, PENDED}:
             self.report("wrong-resume-routine", f"{what}, which is {frame.state_name}")
         if frame.state not in {IN_POST, POST_PENDED}:
