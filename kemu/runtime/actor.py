@@ -87,9 +87,7 @@ class Envelope:
 
     __slots__ = ("fields", "message", "sender", "sent")
 
-    def __init__(
-        self, message: type[Message], fields: tuple[Any, ...], sender: str, sent: int | None
-    ) -> None:
+    def __init__(self, message: type[Message], fields: tuple[Any, ...], sender: str, sent: int | None) -> None:
         self.message = message
         self.fields = fields
         self.sender = sender

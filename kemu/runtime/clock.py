@@ -132,6 +132,7 @@ class Clock:
         self._heap.clear()
         if self.ticker is not None:
             self.ticker.creator = None  # type: ignore[assignment]
+            self.ticker = None
 
 
 async def _nothing() -> None:

@@ -6,6 +6,8 @@ questions. `system` is a slot for the layer above (the emulated kernel), which t
 
 from __future__ import annotations
 
+import gc
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
@@ -14,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 from kemu.runtime.clock import Clock
 from kemu.runtime.footprint import MASK
 from kemu.runtime.foreign import foreign_call, is_library_file
-from kemu.runtime.operation import Operation
+from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.outcome import Outcome
 from kemu.runtime.thread import EMPTY, STARTING, Thread, Unwind
 
@@ -68,9 +70,7 @@ class Runtime(ABC):
         self.conclude: Callable[[Outcome], Any] | None = None
         """Judges a run that came to its end without a failure: the failure, or None."""
 
-    def spawn(
-        self, label: str, coroutine: Coroutine[Operation[Any], Any, Any], *, service: bool = False
-    ) -> Thread:
+    def spawn(self, label: str, coroutine: Coroutine[Operation[Any], Any, Any], *, service: bool = False) -> Thread:
         """Create a thread that will run *coroutine*. A *service* may be left waiting when the run ends."""
         parent = self.running
         thread = self.thread_class(self, parent, label, coroutine)
@@ -157,19 +157,22 @@ class Runtime(ABC):
         """
         self.dead = True
         self.log = None
-        refused: list[str] = []
+        refused: list[Thread] = []
         for thread in self.threads:
             if thread.alive:
                 thread.alive = False
+                if isinstance(thread.op, BlockingOperation):
+                    thread.op.timer = None
                 if not unwind(thread):
-                    refused.append(thread.label)
-                    _abandoned.append(thread.coroutine)
+                    refused.append(thread)
             thread.context = EMPTY
             thread.op = STARTING
             thread.creator = None  # type: ignore[assignment]
         self.threads.clear()
         self.clock.clear()
-        return tuple(refused)
+        if refused:
+            abandon(refused)
+        return tuple(thread.label for thread in refused)
 
 
 def unwind(thread: Thread) -> bool:
@@ -190,5 +193,17 @@ def unwind(thread: Thread) -> bool:
     return False
 
 
-_abandoned: list[Coroutine[Any, Any, Any]] = []
-"""Coroutines that swallow their end. Kept: to collect them would run driver code inside another run."""
+def abandon(threads: list[Thread]) -> None:
+    """Let go of coroutines that swallow their end.
+
+    Being freed runs their code a last time, and that has to happen here: not inside a later run, and not when the
+    interpreter shuts down, where code that swallows the errors of a world without globals would never end.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        for thread in threads:
+            thread.coroutine = thread.send = None  # type: ignore[assignment]
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
