@@ -277,7 +277,7 @@ def _switches(program: Program, explanation: Explanation) -> tuple[SwitchLine, .
     lines: list[SwitchLine] = []
     for switch in explanation.switches:
         verb = "is preempted by" if switch.preemption else "gives way to"
-        why = " before it could" if switch.preemption else ", waiting to"
+        why = " before:" if switch.preemption else ", waiting to"
         before = f"{why} {switch.before}" if switch.before else ""
         what = f"{switch.leaves} {verb} {switch.enters}{before}"
         lines.append(SwitchLine(switch.step, what, _place(program, switch.place) if before else ""))

@@ -33,7 +33,7 @@ def parse_order(text: str) -> tuple[Entry, ...]:
     """Read an order. Raises `UsageError` for text that is none."""
     entries: list[Entry] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(?P<party>[^*,]+?)\s*(?:\*\s*(?P<steps>[1-9]\d*)\s*)?", part)
+        match = re.fullmatch(r"\s*(?P<party>[^*,\s][^*,]*?)\s*(?:\*\s*(?P<steps>[1-9]\d*)\s*)?", part)
         if match is None:
             raise UsageError(f"{part.strip()!r} in the order {text!r} is no thread", remedy=SYNTAX)
         steps = int(match["steps"]) if match["steps"] else None

@@ -1,0 +1,214 @@
+"""The text of reports, pinned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kemu.cli.report import (
+    LIMIT,
+    WIDTH,
+    Cost,
+    EventLine,
+    Report,
+    SwitchLine,
+    Verdict,
+    chance,
+    clean_lines,
+    failure_lines,
+    warning_lines,
+)
+
+RACE = Report(
+    program="scenarios/minifilter/touch.py::touch[buggy]",
+    code="cbd-use-after-release",
+    title="callback data was used after control of the operation was given back",
+    detail="app reads Data->Iopb of IRP_MJ_CREATE after wk:delayed#0 gave the operation back",
+    rules=("FLT-CBD-18", "FLT-WORK-06"),
+    bug_check="BugCheck F5, {6e, 0, 0, 0} FLTMGR_FILE_SYSTEM",
+    expected=True,
+    events=(
+        EventLine(8, "wk:delayed#0", "flt:scan", "complete the pended IRP_MJ_CREATE", "touch.py:62"),
+        EventLine(10, "app", "app", "return from queueing IRP_MJ_CREATE", "touch.py:72"),
+    ),
+    cell="flt:scan",
+    reversed=True,
+    passes_if="passes if step 8 is taken by app instead of wk:delayed#0",
+    switches=(
+        SwitchLine(6, "app is preempted by wk:delayed#0 before: return from queueing", "touch.py:72"),
+        SwitchLine(10, "wk:delayed#0 gives way to app"),
+    ),
+    found="schedule 2 of 2 (alternating, seed 0, 0.1 s)",
+    count=1_234,
+    before=Cost(64, 7, 20),
+    after=Cost(5, 1, 3),
+    replays=41,
+    notes=("there may be a simpler run",),
+    replay="kemu replay 'touch.py::touch[buggy]' KS1.74d168df.NgE",
+    trace="out/touch.trace.jsonl",
+)
+
+
+def test_a_race() -> None:
+    assert failure_lines(RACE) == [
+        "FAIL scenarios/minifilter/touch.py::touch[buggy]: cbd-use-after-release (as expected)",
+        "  callback data was used after control of the operation was given back",
+        "  rules FLT-CBD-18, FLT-WORK-06; BugCheck F5, {6e, 0, 0, 0} FLTMGR_FILE_SYSTEM",
+        "  app reads Data->Iopb of IRP_MJ_CREATE after wk:delayed#0 gave the operation back",
+        "",
+        "  two events that touch flt:scan, in this order; it passes the other way round:",
+        "    step 8    wk:delayed#0 in flt:scan: complete the pended IRP_MJ_CREATE  at touch.py:62",
+        "    step 10   app: return from queueing IRP_MJ_CREATE  at touch.py:72",
+        "  passes if step 8 is taken by app instead of wk:delayed#0",
+        "",
+        "  context switches and answers left (2):",
+        "    step 6    app is preempted by wk:delayed#0 before: return from queueing  at touch.py:72",
+        "    step 10   wk:delayed#0 gives way to app",
+        "",
+        "  found in schedule 2 of 2 (alternating, seed 0, 0.1 s); 1,234 schedules show it",
+        "  shrunk in 41 replays: decisions 64 -> 5, preemptions 7 -> 1, switches 20 -> 3",
+        "  there may be a simpler run",
+        "  replay: kemu replay 'touch.py::touch[buggy]' KS1.74d168df.NgE",
+        "  trace:  out/touch.trace.jsonl",
+    ]
+
+
+def test_a_hang_without_switches() -> None:
+    report = Report(
+        program="a.py::a[b]",
+        code="ke.hang",
+        title="a thread waits for something that nobody will bring about",
+        events=(
+            EventLine(3, "one", "", "set E", ""),
+            EventLine(9, "two", "", "see the signal of E", "a.py:7", taken=False),
+        ),
+        replay="kemu replay 'a.py::a[b]' KS1.00000000.AA",
+    )
+    assert failure_lines(report) == [
+        "FAIL a.py::a[b]: ke.hang",
+        "  a thread waits for something that nobody will bring about",
+        "",
+        "  two events that touch the same state, in this order:",
+        "    step 3    one: set E",
+        "    never     two: see the signal of E  at a.py:7",
+        "",
+        "  replay: kemu replay 'a.py::a[b]' KS1.00000000.AA",
+    ]
+
+
+def test_the_least() -> None:
+    assert failure_lines(Report("p", "code", "title")) == ["FAIL p: code", "  title", ""]
+
+
+@pytest.mark.parametrize("switches", [0, 1, 2, 5, 6, 7, 40])
+@pytest.mark.parametrize("words", [1, 80])
+def test_it_never_has_more_than_25_lines(switches: int, words: int) -> None:
+    long = "word " * words
+    events = (
+        EventLine(8, "one", "flt:scan", long, "folder/file.py:62"),
+        EventLine(10, "two", "flt:scan", long, "folder/file.py:72"),
+    )
+    report = replace(
+        RACE,
+        title=long,
+        detail=long,
+        rules=tuple(f"FLT-RULE-{number}" for number in range(words)),
+        passes_if=long,
+        events=events,
+        switches=tuple(SwitchLine(number, long, "folder/file.py:62") for number in range(switches)),
+        notes=(long,) * 5,
+    )
+    lines = failure_lines(report)
+    assert len(lines) <= LIMIT == 25
+    assert max(len(line) for line in lines) <= WIDTH
+    assert sum("file.py:62" in line for line in lines) >= 1
+    shown = sum(line.startswith("    step ") for line in lines) - 2
+    left = [line for line in lines if line.startswith("    ... and")]
+    if words == 1:
+        # Counted by hand: 9 lines come before the switches and 7 after them (two notes), a blank and a heading with
+        # them: 7 are left, or 6 if one has to say that there are more.
+        assert shown == (switches if switches <= 7 else 6)
+        assert left == ([] if switches <= 7 else [f"    ... and {switches - 6} more"])
+    assert lines[-2:] == failure_lines(RACE)[-2:]
+
+
+def test_what_does_not_fit_on_a_line_goes_and_the_place_stays() -> None:
+    report = replace(RACE, switches=(SwitchLine(6, "x" * 200, "folder/touch.py:72"),))
+    (line,) = [line for line in failure_lines(report) if "xxx" in line]
+    assert len(line) == WIDTH
+    assert line.endswith("x ...  at folder/touch.py:72")
+
+
+def test_what_the_users_code_says_stays_on_one_line() -> None:
+    report = replace(RACE, switches=(SwitchLine(6, "a\nb\rc"),), detail="a\nb")
+    assert [line for line in failure_lines(report) if "\n" in line or "\r" in line] == []
+
+
+CLEAN = Verdict(
+    program="a.py::a[fixed]",
+    strategy="alternating",
+    seed=7,
+    schedules=10_000,
+    distinct=1_234,
+    distinct_is_exact=True,
+    seconds=3.25,
+    exhausted=False,
+    complete=False,
+    bound=None,
+)
+
+
+def test_a_budget_is_no_proof() -> None:
+    assert CLEAN.kind == "budget"
+    assert clean_lines(CLEAN) == [
+        "ok a.py::a[fixed]: nothing found",
+        "  budget: no proof: 10,000 schedules (1,234 distinct) of alternating, seed 7 in 3.2 s",
+        "  with 95 % confidence less than 0.0003 (3/10,000) of the schedules that this strategy draws fail",
+    ]
+
+
+def test_a_bound_is_a_proof_up_to_it() -> None:
+    verdict = replace(CLEAN, strategy="dfs(bound=2)", seed=None, exhausted=True, bound=2)
+    assert verdict.kind == "bound"
+    assert clean_lines(verdict) == [
+        "ok a.py::a[fixed]: nothing found",
+        "  bound: every schedule with at most 2 preemptions plus answers that are not plain was",
+        "  made, which proves nothing beyond that bound: 10,000 schedules (1,234 distinct) of dfs(bound=2) in 3.2 s",
+    ]
+
+
+def test_everything_is_a_proof() -> None:
+    verdict = replace(CLEAN, strategy="dfs", seed=None, exhausted=True, complete=True, bound=3, schedules=1)
+    assert verdict.kind == "proof"
+    assert clean_lines(verdict) == [
+        "ok a.py::a[fixed]: nothing found",
+        "  proof: every schedule there is was made, without a bound: 1 schedule (1,234 distinct) of dfs in 3.2 s",
+    ]
+
+
+def test_an_interrupt_and_an_expectation() -> None:
+    verdict = replace(CLEAN, interrupted=True, distinct_is_exact=False, expected="pend-orphan")
+    assert verdict.kind == "interrupted"
+    assert clean_lines(verdict, ("a.py:3: look here",))[1:] == [
+        "  budget: no proof: 10,000 schedules (about 1,234 distinct) of alternating, seed 7 in 3.2 s",
+        "  with 95 % confidence less than 0.0003 (3/10,000) of the schedules that this strategy draws fail",
+        "  interrupted: this is what there was until then",
+        "  the scenario expects pend-orphan, which did not come up",
+        "warning: a.py:3: look here",
+    ]
+
+
+def test_the_rule_of_three() -> None:
+    # With N runs without a failure, (1 - p)^N = 0.05 gives p = -ln(0.05) / N, about 3 / N.
+    assert "less than 0.03 (3/100)" in chance(100)
+    assert "less than 1 (3/2)" in chance(2)
+
+
+def test_warnings() -> None:
+    assert warning_lines(()) == []
+    lines = warning_lines(tuple(f"{number} {'word ' * 200}" for number in range(7)))
+    assert max(len(line) for line in lines) <= WIDTH
+    assert lines[-1] == "warning: ... and 2 more"
+    # Three lines for each of five, and the last.
+    assert len(lines) == 16
