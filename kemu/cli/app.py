@@ -16,7 +16,6 @@ from kemu import __version__
 from kemu.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
-    EXIT_USAGE,
     DriverSourceError,
     InternalError,
     KemuError,
@@ -78,7 +77,8 @@ class LazyGroup(click.Group):
         """Run a command and exit with its code, or with that of what it raised."""
         settings = Settings()
         try:
-            code = super().main(args, "kemu", complete_var, standalone_mode=False, obj=settings, **extra)
+            extra |= {"windows_expand_args": windows_expand_args, "obj": settings}
+            code = super().main(args, "kemu", complete_var, standalone_mode=False, **extra)
         except (KeyboardInterrupt, click.Abort):
             click.echo("kemu: interrupted", err=True)
             code = EXIT_INTERRUPTED
@@ -167,4 +167,3 @@ def run() -> NoReturn:
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
     cli.main()
-    sys.exit(EXIT_USAGE)

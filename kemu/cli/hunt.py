@@ -153,7 +153,7 @@ def _work_out(program: Program, plan: Plan, exploration: Exploration, finding: F
 def bare(program: Program, finding: Finding, why: str) -> Found:
     """*finding* as it was found."""
     token = encode(finding.choices, program.identity)
-    report = Report(**_of_failure(program, finding.failure), notes=(why,))
+    report = Report(**failure_fields(program, finding.failure), notes=(why,))
     return Found(replace(report, replay=replay_command(program, token)), token, finding.signature)
 
 
@@ -174,7 +174,7 @@ def describe(
     trace, recorder = trace_of(program, full, {**(about or {}), "token": token})
     events = explanation.conflict
     report = Report(
-        **_of_failure(program, explanation.failure),
+        **failure_fields(program, explanation.failure),
         events=None
         if events is None
         else (_event(program, events.first, recorder), _event(program, events.second, recorder)),
@@ -238,7 +238,7 @@ def warnings_of(advisories: Sequence[Any]) -> tuple[str, ...]:
     return tuple(f"{one.code}: {one.detail or one.title}" for one in advisories)
 
 
-def _of_failure(program: Program, failure: Any) -> dict[str, Any]:
+def failure_fields(program: Program, failure: Any) -> dict[str, Any]:
     """What a failure says of itself; one that is no `kemu.verifier` finding says less."""
     bug_check = getattr(failure, "bug_check", None)
     return {

@@ -70,6 +70,7 @@ def test_the_package_loads_nothing_at_all() -> None:
         (["explore", "-n", "0", "x"], "invalid value for '-n'", "see kemu explore --help"),
         (["explore", "-t", "0", "x"], "'0' is not a duration", "give seconds, or 500ms, 30s, 2m, 1h"),
         (["explore", "--seed", "-3", "x"], "'-3' is not a seed", "give a number, such as 7 or 0x5eed, or random"),
+        (["explore", "--seed", "x", "x"], "'x' is not a seed", "give a number, such as 7 or 0x5eed, or random"),
         (["explore", "--bound", "x", "x"], "'x' is not a bound", "give a number, such as 2, or none"),
         (["explore", "--strategy", "pxt", "x"], "there is no strategy 'pxt'", "did you mean 'pct'?"),
         (["explore", "--strategy", "pct:k=v", "x"], "'k=v' in 'pct:k=v' is not option=number", "pct:depth=3"),
