@@ -219,6 +219,18 @@ class Frame(Cell):
             self.links = LIST_ENTRY(data)
         return self.links
 
+    def log_fields(self) -> dict[str, object]:
+        """What a log says of this operation and of the instance's part in it."""
+        request = self.operation.request
+        return {
+            "irp": request,
+            "op": request.label,
+            "flt": self.label,
+            "inst": self.instance.instance_name,
+            "alt": self.instance.altitude,
+            "path": request.file.FileName,
+        }
+
     def leave(self, thread: Thread) -> None:
         """The instance has nothing more to do with the operation: drop its rundown reference.
 

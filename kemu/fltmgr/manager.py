@@ -13,13 +13,13 @@ from kemu.fltmgr.constants import (
 )
 from kemu.fltmgr.frame import Frame, IrpCtrl
 from kemu.fltmgr.messages import InstanceSetup
-from kemu.fltmgr.objects import Filter, FltVolume, Instance
+from kemu.fltmgr.objects import Filter, FltVolume, Instance, hold, let_go
 from kemu.fltmgr.observer import FltObserver
 from kemu.fltmgr.pipeline import Pipeline
 from kemu.fltmgr.structures import FLT_RELATED_OBJECTS
 from kemu.io.request import Request
 from kemu.io.volume import Volume
-from kemu.nt.driver import DRIVER_OBJECT, in_driver
+from kemu.nt.driver import DRIVER_OBJECT, in_driver, status_of
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -61,39 +61,63 @@ class FilterManager(Actor):
     ) -> tuple[NTSTATUS, Instance | None]:
         """Attach an instance of *filter_* to *volume* at *altitude* on the calling thread (PASSIVE_LEVEL).
 
-        InstanceSetup may refuse; no callback is made before it has agreed (FLT-INST-03, FLT-INST-07).
+        InstanceSetup may refuse; no callback is made before it has agreed (FLT-INST-03, FLT-INST-07). An unload that
+        begins meanwhile waits until this is decided, and then takes the instance down.
         """
         key = altitude_key(altitude)
         if key is None:
             return STATUS_INVALID_PARAMETER, None
         if not filter_.started:
             return STATUS_FLT_FILTER_NOT_READY, None
+        thread = current_thread()
+        thread.read(filter_)
         if filter_.deleting:
             return STATUS_FLT_DELETING_OBJECT, None
-        if any(instance.key == key for instance in volume.instances):
+        thread.write(volume)
+        if any(instance.key == key for instance in (*volume.instances, *volume.arriving)):
             return STATUS_FLT_INSTANCE_ALTITUDE_COLLISION, None
         instance = Instance(filter_, volume, altitude, key, f"{filter_.driver_object.name} Instance")
+        volume.arriving.append(instance)
+        hold(thread, filter_, thread.label)
+        status = await self._set_up(instance, automatic=automatic)
+        if NT_SUCCESS(status):
+            await Attach(instance)
+            status = STATUS_SUCCESS
+        else:
+            thread.write(volume)
+            volume.arriving.remove(instance)
+            status = STATUS_FLT_DO_NOT_ATTACH
+        let_go(thread, filter_, thread.label)
+        return status, instance if status == STATUS_SUCCESS else None
+
+    async def _set_up(self, instance: Instance, *, automatic: bool) -> NTSTATUS:
+        """Ask the driver whether *instance* may be attached."""
+        filter_ = instance.filter
         setup = filter_.registration.InstanceSetupCallback
-        if setup is not None:
-            await Deliver(filter_.driver, InstanceSetup, filter_)
-            flags = FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT if automatic else FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT
-            status = NTSTATUS(
-                await in_driver(
-                    filter_.driver,
-                    "InstanceSetup",
-                    setup,
-                    related_objects(instance),
-                    flags,
-                    FILE_DEVICE_DISK_FILE_SYSTEM,
-                    FLT_FILESYSTEM_TYPE_NTFS,
-                )
+        if setup is None:
+            return STATUS_SUCCESS
+        await Deliver(filter_.driver, InstanceSetup, filter_)
+        flags = FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT if automatic else FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT
+        returned = await in_driver(
+            filter_.driver,
+            "InstanceSetup",
+            setup,
+            related_objects(instance),
+            flags,
+            FILE_DEVICE_DISK_FILE_SYSTEM,
+            FLT_FILESYSTEM_TYPE_NTFS,
+        )
+        status = status_of(filter_.driver, "InstanceSetup", setup, returned)
+        log = current_thread().runtime.log
+        if log is not None:
+            log(
+                "flt.instance.setup",
+                flt=filter_.driver.label,
+                inst=instance.instance_name,
+                alt=instance.altitude,
+                status=status,
             )
-            log = current_thread().runtime.log
-            if log is not None:
-                log("flt.instance.setup", flt=filter_.driver.label, alt=altitude, status=status)
-            if not NT_SUCCESS(status):
-                return STATUS_FLT_DO_NOT_ATTACH, None
-        return await Attach(instance)
+        return status
 
     async def dispatch(self, request: Request, volume: FltVolume) -> bool:
         """Take a request in its originator's thread; return whether it is complete."""
@@ -152,8 +176,8 @@ class Begin(Operation[IrpCtrl]):
         return f"begin {self.request.label} on {self.volume.label}"
 
 
-class Attach(Operation[tuple[NTSTATUS, Instance | None]]):
-    """An instance joins its volume's stack, unless the filter or the altitude went meanwhile."""
+class Attach(Operation[None]):
+    """An instance joins its volume's stack."""
 
     __slots__ = ("instance",)
     kind = "attach"
@@ -161,19 +185,15 @@ class Attach(Operation[tuple[NTSTATUS, Instance | None]]):
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
 
-    def perform(self, thread: Thread) -> tuple[NTSTATUS, Instance | None]:
+    def perform(self, thread: Thread) -> None:
         instance = self.instance
         volume = instance.volume
         thread.write(volume)
         thread.write(instance.filter)
-        if instance.filter.deleting:
-            return STATUS_FLT_DELETING_OBJECT, None
-        if any(other.key == instance.key for other in volume.instances):
-            return STATUS_FLT_INSTANCE_ALTITUDE_COLLISION, None
+        volume.arriving.remove(instance)
         volume.instances.append(instance)
         volume.instances.sort(key=lambda other: other.key, reverse=True)
         instance.filter.instances.append(instance)
-        return STATUS_SUCCESS, instance
 
     def target(self) -> FltVolume:
         return self.instance.volume

@@ -15,11 +15,13 @@ from kemu.fltmgr.objects import (
     Instance,
     WaitOutstanding,
     WaitRundown,
+    hold,
+    let_go,
 )
 from kemu.fltmgr.pipeline import drain
 from kemu.fltmgr.structures import InstanceTeardownCallback
 from kemu.io.request import IRP_OPERATION
-from kemu.nt.driver import in_driver
+from kemu.nt.driver import in_driver, status_of
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -105,7 +107,7 @@ async def call(instance: Instance, callback: InstanceTeardownCallback | None, ph
     """Call one of the teardown callbacks, if the filter has it (FLT-REG-14)."""
     log = current_thread().runtime.log
     if log is not None:
-        log("flt.instance.teardown", inst=instance.instance_name, phase=phase)
+        log("flt.instance.teardown", flt=instance.filter.driver.label, inst=instance.instance_name, phase=phase)
     if callback is not None:
         await Deliver(instance.filter.driver, InstanceTeardown, instance)
         await in_driver(
@@ -127,10 +129,15 @@ async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume) -> 
     query = filter_.registration.InstanceQueryTeardownCallback
     if query is None:
         return STATUS_FLT_DO_NOT_DETACH
+    thread = current_thread()
+    # An unload that begins meanwhile waits for the driver's answer (FLT-ORD-07).
+    hold(thread, filter_, thread.label)
     await Deliver(filter_.driver, InstanceTeardown, instance)
-    status = await in_driver(filter_.driver, "InstanceQueryTeardown", query, related_objects(instance), 0)
-    if not NT_SUCCESS(NTSTATUS(status)):
-        return NTSTATUS(status)
+    returned = await in_driver(filter_.driver, "InstanceQueryTeardown", query, related_objects(instance), 0)
+    status = status_of(filter_.driver, "InstanceQueryTeardown", query, returned)
+    let_go(thread, filter_, thread.label)
+    if not NT_SUCCESS(status):
+        return status
     if not await BeginTeardown(instance):
         return STATUS_FLT_DELETING_OBJECT
     await teardown(manager, instance, FLTFL_INSTANCE_TEARDOWN_MANUAL)

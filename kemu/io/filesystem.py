@@ -102,9 +102,10 @@ class FileSystem(Actor):
     async def dispatch(self, request: Request) -> bool:
         """Carry *request* out now, or have it completed later by a thread of its own."""
         thread = current_thread()
+        thread.actors.append(self)
         log = thread.runtime.log
         if log is not None:
-            log("fs.call", op=request.label, path=request.file.FileName)
+            log("fs.call", about=request, path=request.file.FileName)
         when = 0
         if request.kind == IRP_OPERATION and self._completion != "inline":
             when = (
@@ -114,10 +115,12 @@ class FileSystem(Actor):
             )
         if when == 0:
             await Perform(self, request)
+            thread.actors.pop()
             return True
         irql = PASSIVE_LEVEL if when == 1 else DISPATCH_LEVEL
         label = f"dpc:{request.label}@{self.label}" if irql == DISPATCH_LEVEL else f"io:{request.label}@{self.label}"
         self.runtime.spawn(label, self._complete_later(request, irql))
+        thread.actors.pop()
         return False
 
     async def _complete_later(self, request: Request, irql: int) -> None:
@@ -151,7 +154,7 @@ class FileSystem(Actor):
         request.information = information
         log = thread.runtime.log
         if log is not None:
-            log("fs.return", op=request.label, status=status, info=information)
+            log("fs.return", about=request, status=status, info=information)
 
     def _create(self, thread: Thread, request: Request) -> tuple[NTSTATUS, int]:
         if self._cancelled(thread, request):

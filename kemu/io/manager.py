@@ -10,6 +10,7 @@ from kemu.io.constants import (
     IRP_MJ_CREATE,
 )
 from kemu.io.request import (
+    CLASS_NAMES,
     FAST_IO_OPERATION,
     IRP_OPERATION,
     CancelRoutine,
@@ -41,7 +42,7 @@ class IoManager:
         thread = current_thread()
         log = thread.runtime.log
         if log is not None:
-            log("irp.create", op=request.label, path=request.file.FileName, kind=request.kind)
+            log("irp.create", about=request, path=request.file.FileName, kind=CLASS_NAMES[request.kind])
         # Starting commutes with starting; only who lists the requests of a file sees the order.
         thread.update(request.file)
         self.outstanding.append(request)
@@ -142,7 +143,7 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
         thread.read(request)
         log = thread.runtime.log
         if log is not None:
-            log("irp.cancel", op=request.label)
+            log("irp.cancel", about=request)
         if request.done or cancel.requested:
             return None
         cancel.requested = True

@@ -161,13 +161,17 @@ class Request(Waitable):
             return bool(self.flags & 0x40)
         return bool(self.flags & IRP_SYNCHRONOUS_API or self.file.Flags & FO_SYNCHRONOUS_IO)
 
+    def log_fields(self) -> dict[str, object]:
+        """What a log says of this request."""
+        return {"irp": self, "op": self.label}
+
     def finish(self, thread: Thread) -> None:
         """The request is complete; whoever waits for it may go on."""
         thread.write(self)
         self.done = True
         log = thread.runtime.log
         if log is not None:
-            log("irp.complete", op=self.label, status=self.status, info=self.information)
+            log("irp.complete", about=self, status=self.status, info=self.information)
         self.changed()
 
 
