@@ -9,7 +9,7 @@ from kemu.log.causes import CAUSES
 from kemu.log.manifest import COMMON, MANIFEST, OPEN_FIELD
 
 PACKAGE = Path(kemu.__file__).parent
-NOT_FIELDS = {"cause", "irp", "frame", "request"}
+NOT_FIELDS = {"cause", "irp", "frame", "about"}
 """Keywords that the recorder takes apart itself."""
 
 
