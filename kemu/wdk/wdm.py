@@ -1,4 +1,4 @@
-"""wdm.h: events, locks, pool, work items, lists, cancellation."""
+"""wdm.h: events, locks, pool, work items, lists, cancellation, debug output."""
 
 from kemu.io.constants import (
     FILE_CREATE,
@@ -58,6 +58,18 @@ from kemu.io.constants import (
 from kemu.io.manager import (
     IoAcquireCancelSpinLock,
     IoReleaseCancelSpinLock,
+)
+from kemu.nt.debug import (
+    DPFLTR_DEFAULT_ID,
+    DPFLTR_ERROR_LEVEL,
+    DPFLTR_FLTMGR_ID,
+    DPFLTR_IHVDRIVER_ID,
+    DPFLTR_INFO_LEVEL,
+    DPFLTR_TRACE_LEVEL,
+    DPFLTR_WARNING_LEVEL,
+    DbgPrint,
+    DbgPrintEx,
+    KdPrint,
 )
 from kemu.nt.driver import (
     DRIVER_OBJECT,
@@ -148,7 +160,16 @@ __all__ = [
     "CONTAINING_RECORD",
     "CriticalWorkQueue",
     "DISPATCH_LEVEL",
+    "DPFLTR_DEFAULT_ID",
+    "DPFLTR_ERROR_LEVEL",
+    "DPFLTR_FLTMGR_ID",
+    "DPFLTR_IHVDRIVER_ID",
+    "DPFLTR_INFO_LEVEL",
+    "DPFLTR_TRACE_LEVEL",
+    "DPFLTR_WARNING_LEVEL",
     "DRIVER_OBJECT",
+    "DbgPrint",
+    "DbgPrintEx",
     "DelayedWorkQueue",
     "Driver",
     "ExAcquireFastMutex",
@@ -226,6 +247,7 @@ __all__ = [
     "IsListEmpty",
     "KEVENT",
     "KSPIN_LOCK",
+    "KdPrint",
     "KeAcquireSpinLock",
     "KeClearEvent",
     "KeGetCurrentIrql",

@@ -1,0 +1,34 @@
+"""The reference pages follow from the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
+
+
+@pytest.mark.parametrize("name", ["wdk.md", "findings.md", "events.md", "cli.md"])
+def test_a_generated_page_is_up_to_date(name: str, generate: ModuleType) -> None:
+    there = (REFERENCE / name).read_text(encoding="utf-8")
+    assert there == generate.PAGES[name](), "python docs/generate.py writes it"
+
+
+def test_every_generated_page_is_tested(generate: ModuleType) -> None:
+    assert sorted(generate.PAGES) == ["cli.md", "events.md", "findings.md", "wdk.md"]
+
+
+def test_check_names_what_differs(
+    tmp_path: Path, generate: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generate, "HERE", tmp_path)
+    monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
+    assert generate.main() == 1
+    assert "+# Findings" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("sys.argv", ["generate.py"])
+    assert generate.main() == 0
+    monkeypatch.setattr("sys.argv", ["generate.py", "--check"])
+    assert generate.main() == 0

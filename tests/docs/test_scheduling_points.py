@@ -1,0 +1,79 @@
+"""The page on scheduling points names every operation there is. A new operation has to be put there, and here."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kemu
+from kemu.runtime.operation import BlockingOperation, Operation
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "scheduling-points.md"
+
+# For each operation words of the page that it stands behind; None for one that a driver or script never comes to.
+WORDS = {
+    "AcquireLock": "acquire or release a fast mutex",
+    "Arm": "`FltCbdqInsertIo`",
+    "Attach": "attach an instance",
+    "AwaitCompletion": "wait for a completion",
+    "Begin": "begin an operation",
+    "BeginTeardown": "begin a teardown",
+    "ClearCancelRoutine": "`FltClearCancelCompletion`",
+    "ClearEvent": "`KeClearEvent`",
+    "Deliver": "deliver another callback",
+    "DeliverPost": "deliver a pre- or post-operation callback",
+    "DeliverPre": "deliver a pre- or post-operation callback",
+    "Disarm": "`FltCbdqRemoveIo`",
+    "DropReference": "`FltObjectDereference`",
+    "EndTeardown": "begin a teardown, end it",
+    "FreeBlock": "`ExFreePool`",
+    "IsCanceled": "`FltIsIoCanceled`",
+    "Join": "start a thread, join it",
+    "ListRequests": "list the requests of a file",
+    "Perform": "the file system performs a request",
+    "Point": "Returns that race",
+    "QueueDeferred": "`FltQueueDeferredIoWorkItem`",
+    "QueueGeneric": "`FltQueueGenericWorkItem`",
+    "QueueItem": "`IoQueueWorkItemEx`",
+    "Receive": None,  # of actors that take messages from a mailbox: none of the filter manager's does
+    "ReleaseLock": "acquire or release a fast mutex",
+    "ResumePost": "`FltCompletePendedPostOperation`",
+    "ResumePre": "`FltCompletePendedPreOperation`",
+    "ReturnMoreProcessing": "`FLT_POSTOP_MORE_PROCESSING_REQUIRED`",
+    "ReturnPending": "`FLT_PREOP_PENDING`",
+    "Send": None,
+    "SetCancelBit": "| cancel |",
+    "SetCancelRoutine": "`FltSetCancelCompletion`",
+    "SetEvent": "`KeSetEvent`",
+    "StopFiltering": "`FltUnregisterFilter`",
+    "TakeReference": "`FltObjectReference`",
+    "TakeWork": "a worker takes a work item",
+    "_Start": "start a thread, join it",
+    "WaitDone": "wait for a completion",
+    "WaitForEvent": "`KeWaitForSingleObject`",
+    "WaitGone": "for a teardown",
+    "WaitOutstanding": "wait for operations",
+    "WaitRundown": "for references",
+}
+
+
+def subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    for one in cls.__subclasses__():
+        yield one
+        yield from subclasses(one)
+
+
+def test_the_page_names_every_operation() -> None:
+    for module in pkgutil.walk_packages(kemu.__path__, "kemu."):
+        importlib.import_module(module.name)
+    operations = {
+        cls.__name__
+        for cls in subclasses(Operation)
+        if cls.__module__.startswith("kemu.") and cls is not BlockingOperation
+    }
+    assert operations == set(WORDS)
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert [name for name, words in WORDS.items() if words is not None and words not in page] == []
