@@ -209,8 +209,7 @@ class ControlledRuntime(Runtime):
     def _position(self) -> int:
         """Where in `ready` the running thread stands, or the next one in the ring if it cannot go on."""
         running = self.running
-        if running is None:
-            return 0
+        assert running is not None
         ready = self.ready
         if running.alive and not running.parked:
             return ready.index(running)

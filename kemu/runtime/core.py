@@ -178,7 +178,7 @@ class Runtime(ABC):
 def unwind(thread: Thread) -> bool:
     """End an unfinished coroutine; return whether it ended."""
     coroutine = thread.coroutine
-    if thread.steps == 0:
+    if thread.op is STARTING:
         coroutine.close()
         return True
     # Three tries: a driver may await in `finally`, and may even swallow everything there.

@@ -8,9 +8,9 @@ sockets and people; finding races is the controlled runtime's work.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Coroutine, Generator, Iterator
 from contextvars import ContextVar, copy_context
+from math import inf
 from typing import Any, cast
 
 import anyio
@@ -33,18 +33,24 @@ REFUSALS = 3
 
 
 class LiveClock(Clock):
-    """The host's monotonic clock, counted in ticks from the start of the run."""
+    """The event loop's clock, counted in ticks from the start of the run."""
 
     __slots__ = ("_runtime", "_started")
 
     def __init__(self, runtime: LiveRuntime) -> None:
         self._runtime = runtime
-        self._started = time.monotonic()
+        self._started: float | None = None
         super().__init__()
+
+    def start(self) -> None:
+        """Count from now."""
+        self._started = anyio.current_time()
 
     @property
     def now(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return int((time.monotonic() - self._started) * TICKS_PER_SECOND)
+        if self._started is None:
+            return 0
+        return int((anyio.current_time() - self._started) * TICKS_PER_SECOND)
 
     @now.setter
     def now(self, value: int) -> None:
@@ -60,11 +66,13 @@ class LiveRuntime(Runtime):
 
     def __init__(self, oracle: Oracle | None = None, *, thread_class: type[Thread] = Thread) -> None:
         super().__init__(thread_class=thread_class)
-        self.clock = LiveClock(self)
+        self.clock = self._clock = LiveClock(self)
         self.oracle: Oracle = oracle if oracle is not None else First()
         self._group: TaskGroup | None = None
         self._over: anyio.Event | None = None
         self._wake: dict[Thread, anyio.Event] = {}
+        self._limited: set[Thread] = set()
+        self._deadline = inf
         self._decides = True
 
     @property
@@ -80,6 +88,8 @@ class LiveRuntime(Runtime):
         outcome = self.outcome
         token = host.set(self)
         self._over = anyio.Event()
+        self._clock.start()
+        self._deadline = anyio.current_effective_deadline()
         try:
             async with anyio.create_task_group() as group:
                 self._group = group
@@ -145,6 +155,8 @@ class LiveRuntime(Runtime):
             self._rest()
 
     async def _carry(self, thread: Thread) -> None:
+        if self.dead:
+            return
         _carried.set(thread)
         thread.context = copy_context()
         try:
@@ -174,6 +186,9 @@ class LiveRuntime(Runtime):
         while not op.ready(thread):
             self._wake[thread] = event = anyio.Event()
             thread.parked = True
+            if anyio.current_effective_deadline() < self._deadline:
+                # The driver has set the event loop a deadline: this wait is going to end.
+                self._limited.add(thread)
             self._rest()
             try:
                 if deadline is None:
@@ -184,6 +199,7 @@ class LiveRuntime(Runtime):
                     op.expired = scope.cancelled_caught
             finally:
                 thread.parked = False
+                self._limited.discard(thread)
                 del self._wake[thread]
 
     def _rest(self) -> None:
@@ -193,7 +209,7 @@ class LiveRuntime(Runtime):
         alive = [thread for thread in self.threads if thread.alive]
         for thread in alive:
             event = self._wake.get(thread)
-            if event is None or event.is_set():
+            if event is None or event.is_set() or thread in self._limited:
                 return
             if cast("BlockingOperation[Any]", thread.op).timeout is not None:
                 return

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from runtime.kit import Flag, Increment, Main, Put, Variable, Wait, every_run, ordered, run, spawn
 
-from kemu.runtime import Actor, Message, Point, ServingActor, Stuck, ask, current_thread, tell
+from kemu.runtime import Actor, Deliver, Message, Point, ServingActor, Stuck, ask, current_thread, tell
+from kemu.runtime.actor import Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def test_a_delivery_is_one_step_and_reads_the_receiver() -> None:
         return callee.presence.label
 
     outcome = run(main)
-    # Up to the delivery, the delivery, the point inside.
+    # Up to the delivery, the delivery and the handler up to its point, and on from there.
     assert outcome.steps == 3
     assert outcome.result == "callee"
 
@@ -220,6 +221,18 @@ def test_messages_are_built_for_a_log_and_linked_to_their_cause() -> None:
     assert ("msg.recv", 1, Work("told")) in messages
     assert ("msg.send", None, Work("asked")) in messages
     assert [fields["thread_name"] for event, _, fields in events if event == "actor.exit"] == ["main"]
+
+
+def test_what_a_trace_calls_a_delivery_and_a_sending() -> None:
+    async def main() -> None:
+        callee, worker = Callee("callee"), Worker("worker")
+        deliver, send = Deliver(callee, Work), Send(worker.mailbox, Work, ("item",))
+        assert deliver.describe() == "deliver Work to callee"
+        assert deliver.target() is callee.presence
+        assert send.describe() == "send Work to worker"
+        assert send.target() is worker.mailbox
+
+    assert run(main).crash is None
 
 
 def silent(event: str, /, *, cause: int | None = None, **fields: Any) -> int:

@@ -32,6 +32,7 @@ from kemu.runtime import (
     Timer,
     current_thread,
     is_preemption,
+    party,
 )
 
 
@@ -165,6 +166,7 @@ def test_early_expiry_is_the_last_alternative_and_no_preemption() -> None:
     class Watching(Script):
         def pick(self, n: int, point: DecisionPoint) -> int:
             if point.clock_is_enabled:
+                assert party(point, n - 1) is None
                 seen.append((len(point.ready), [is_preemption(point, pick) for pick in range(n)]))
             return super().pick(n, point)
 

@@ -34,6 +34,7 @@ from kemu.runtime import (
     ControlledRuntime,
     DecisionPoint,
     First,
+    Outcome,
     Point,
     Thread,
     Timer,
@@ -382,6 +383,38 @@ def test_a_timer_that_sets_itself_again_reaches_the_step_limit() -> None:
     assert outcome.end == "step-limit"
     # 30 were taken: the thread's one and 29 of the clock.
     assert outcome.steps == 30
+
+
+def test_an_invariant_is_asked_after_every_step_and_may_end_the_run() -> None:
+    async def main() -> None:
+        variable = Variable("x")
+
+        def small() -> None:
+            if variable.value > 2:
+                current_thread().runtime.stop(f"x is {variable.value}")
+
+        current_thread().runtime.invariants.append(small)
+        for _ in range(10):
+            await Increment(variable)
+
+    outcome = run(main)
+    assert (outcome.end, outcome.failure, outcome.steps) == ("stopped", "x is 3", 4)
+
+
+def test_the_layer_above_judges_a_run_that_came_to_its_end() -> None:
+    def conclude(outcome: Outcome) -> str | None:
+        return "leak" if outcome.result == "leaks" else None
+
+    async def main(how: str) -> str:
+        runtime = current_thread().runtime
+        runtime.conclude = conclude
+        if how == "stops":
+            runtime.stop("bug check")
+        return how
+
+    assert run(lambda: main("ends")).failure is None
+    assert run(lambda: main("leaks")).failure == "leak"
+    assert run(lambda: main("stops")).failure == "bug check"
 
 
 # What is left.

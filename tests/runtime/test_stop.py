@@ -6,7 +6,7 @@ from typing import Any
 from weakref import ref
 
 import pytest
-from runtime.kit import Do, Flag, Increment, Main, Put, Variable, Wait, ordered, run, spawn
+from runtime.kit import Do, Flag, Increment, Main, Variable, Wait, ordered, run, spawn
 
 from kemu.runtime import First, Outcome, Point, Timer, Unwind, current_thread
 from kemu.runtime.controlled import ControlledRuntime
@@ -157,7 +157,9 @@ def test_what_a_swallowing_driver_does_has_no_effect() -> None:
             spawn("born too late", effect("born too late"))
             Timer(runtime.clock, thread, "late", lambda: EFFECTS.append("timer")).arm(1)
             assert runtime.choose(2, "not asked any more") == 0
-            await Put(flag)
+            flag.is_set = True
+            flag.changed()
+            await Wait(flag)
             await Increment(variable)
 
     async def waiter(flag: Flag) -> None:
