@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
+from kemu.fltmgr.frame import Frame
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
 from kemu.io.request import FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION
 from kemu.nt.routine import routine
 
 
+def owned_frame(data: FLT_CALLBACK_DATA) -> Frame:
+    """The filter manager's record behind *data*; finding ``cbd-use-after-release`` if the driver gave it back."""
+    _ = data.Flags
+    return frame_of(data)
+
+
 @routine("fltkernel", "VOID FltSetCallbackDataDirty(_Inout_ PFLT_CALLBACK_DATA Data)")
 def FltSetCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> None:
     """Declare the changes of ``Data->Iopb``, without which they are discarded (FLT-CBD-05). IRQL: any."""
-    _ = Data.Flags
-    frame_of(Data).flags |= FLTFL_CALLBACK_DATA_DIRTY
+    owned_frame(Data).flags |= FLTFL_CALLBACK_DATA_DIRTY
 
 
 @routine("fltkernel", "VOID FltClearCallbackDataDirty(_Inout_ PFLT_CALLBACK_DATA Data)")
 def FltClearCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> None:
     """Take the declaration back (FLT-CBD-24). IRQL: any."""
-    _ = Data.Flags
-    frame_of(Data).flags &= ~FLTFL_CALLBACK_DATA_DIRTY
+    owned_frame(Data).flags &= ~FLTFL_CALLBACK_DATA_DIRTY
 
 
 @routine("fltkernel", "BOOLEAN FltIsCallbackDataDirty(_In_ PFLT_CALLBACK_DATA Data)")
@@ -31,8 +36,7 @@ def FltIsCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> bool:
 @routine("fltkernel", "BOOLEAN FltIsOperationSynchronous(_In_ PFLT_CALLBACK_DATA CallbackData)")
 def FltIsOperationSynchronous(CallbackData: FLT_CALLBACK_DATA) -> bool:
     """Whether the originator waits for the operation (FLT-CBD-19). IRQL: any."""
-    _ = CallbackData.Flags
-    return frame_of(CallbackData).operation.request.is_synchronous
+    return owned_frame(CallbackData).operation.request.is_synchronous
 
 
 def FLT_IS_IRP_OPERATION(Data: FLT_CALLBACK_DATA) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from kemu.fltmgr.callback_data import owned_frame
 from kemu.fltmgr.frame import Frame
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.messages import CancelOperation
+from kemu.fltmgr.objects import hold, let_go
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
 from kemu.io.request import IRP_OPERATION
 from kemu.nt.driver import in_driver
@@ -14,7 +16,7 @@ from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_CANCELLED, STATUS_SUCCESS
 from kemu.nt.system import current_system
-from kemu.runtime import Cell, Deliver, Operation, Thread, current_thread
+from kemu.runtime import Cell, Deliver, Operation, Thread
 
 CanceledCallback = Callable[[FLT_CALLBACK_DATA], Awaitable[None]]
 
@@ -52,7 +54,8 @@ class ClearCancelRoutine(Operation[bool]):
     def perform(self, thread: Thread) -> bool:
         cancel = self.frame.operation.request.cancel
         thread.write(cancel)
-        if cancel.routine is None:
+        # A routine that a cancel-safe queue has set is not this function's to take.
+        if cancel.routine is None or not self.frame.cancel_armed:
             return False
         cancel.routine = None
         self.frame.cancel_armed = False
@@ -94,22 +97,26 @@ async def FltSetCancelCompletion(CallbackData: FLT_CALLBACK_DATA, CanceledCallba
     FltIsIoCanceled under the cancel spin lock around this call (FLT-CANCEL-07). IRQL: <= DISPATCH_LEVEL.
     Findings: ``cancel-set-illegal``, ``cancel-set-with-cbdq``.
     """
-    frame = frame_of(CallbackData)
+    frame = owned_frame(CallbackData)
     manager = current_system().get(FilterManager)
     manager.observer.setting_cancel(frame)
     actor = frame.node.filter.driver
+    instance = frame.instance
 
     async def cancelled() -> None:
         thread = current_kthread()
         before = thread.irql
         frame.cancel_taken = True
         frame.canceller = thread
-        if current_thread().runtime.choose(2, "the cancel callback runs at DISPATCH_LEVEL"):
+        # The callback may go on after it has completed the operation: it keeps the instance itself.
+        hold(thread, instance, thread.label)
+        if thread.runtime.choose(2, "the cancel callback runs at DISPATCH_LEVEL"):
             thread.irql = DISPATCH_LEVEL
         await Deliver(actor, CancelOperation, frame)
         await in_driver(actor, "the cancel callback", CanceledCallback, CallbackData)
         frame.canceller = None
         thread.irql = before
+        let_go(thread, instance, thread.label)
 
     await SetCancelRoutine(frame, cancelled)
     return STATUS_SUCCESS
@@ -130,4 +137,4 @@ async def FltClearCancelCompletion(CallbackData: FLT_CALLBACK_DATA) -> NTSTATUS:
 @routine("fltkernel", "BOOLEAN FltIsIoCanceled(_In_ PFLT_CALLBACK_DATA CallbackData)")
 async def FltIsIoCanceled(CallbackData: FLT_CALLBACK_DATA) -> bool:
     """Whether the operation's cancel bit is set; false for operations that are no IRPs (FLT-CANCEL-09). IRQL: any."""
-    return await IsCanceled(frame_of(CallbackData))
+    return await IsCanceled(owned_frame(CallbackData))

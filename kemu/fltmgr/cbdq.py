@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from kemu.fltmgr.callback_data import owned_frame
 from kemu.fltmgr.frame import Frame
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.messages import QueueCallback
-from kemu.fltmgr.objects import Instance
+from kemu.fltmgr.objects import Instance, hold, let_go
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
-from kemu.nt.driver import DriverActor, crashed
+from kemu.nt.driver import DriverActor, crashed, routine_name, status_of
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_CBDQ_DISABLED, STATUS_SUCCESS
@@ -113,12 +114,12 @@ async def _call(queue: FLT_CALLBACK_DATA_QUEUE, callback: Callable[..., Awaitabl
     try:
         result = await callback(queue, *arguments)
     except Exception as error:
-        crashed(queue.actor, callback.__name__, error)
+        crashed(queue.actor, routine_name(callback), error)
         raise
     thread.actors.pop()
     log = thread.runtime.log
     if log is not None:
-        log("msg.send", to=queue.actor.label, message=QueueCallback(callback.__name__, ()))
+        log("msg.send", to=queue.actor.label, message=QueueCallback(routine_name(callback), ()))
     return result
 
 
@@ -198,8 +199,12 @@ async def _cancel(queue: FLT_CALLBACK_DATA_QUEUE, frame: Frame) -> None:
     """The cancellation has an entry: unlink it under the lock, then let the driver complete it (FLT-CBDQ-09)."""
     data = frame.data
     assert data is not None
+    thread = current_thread()
+    instance = frame.instance
     frame.cancel_taken = True
-    frame.canceller = current_thread()
+    frame.canceller = thread
+    # The driver's routine may go on after it has completed the operation: it keeps the instance itself.
+    hold(thread, instance, thread.label)
     frame.cbdq = None
     queue.entries.pop(frame, None)
     irql = await _call(queue, queue.acquire)
@@ -207,6 +212,7 @@ async def _cancel(queue: FLT_CALLBACK_DATA_QUEUE, frame: Frame) -> None:
     await _call(queue, queue.release, irql)
     await _call(queue, queue.complete_canceled, data)
     frame.canceller = None
+    let_go(thread, instance, thread.label)
 
 
 @routine(
@@ -229,7 +235,7 @@ async def FltCbdqInsertIo(
     not after a failure (FLT-CBDQ-07). IRQL: <= DISPATCH_LEVEL with a spin lock, else <= APC_LEVEL.
     Findings: ``cbdq-non-irp``, ``cbdq-wrong-instance``.
     """
-    frame = frame_of(Cbd)
+    frame = owned_frame(Cbd)
     current_system().get(FilterManager).observer.inserting(frame, Cbdq)
     irql = await _call(Cbdq, Cbdq.acquire)
     current_thread().read(Cbdq)
@@ -237,7 +243,10 @@ async def FltCbdqInsertIo(
         frame.queue_failed = "FltCbdqInsertIo"
         await _call(Cbdq, Cbdq.release, irql)
         return STATUS_FLT_CBDQ_DISABLED
-    status = NTSTATUS(await _call(Cbdq, Cbdq.insert, Cbd, InsertContext))
+    returned = await _call(Cbdq, Cbdq.insert, Cbd, InsertContext)
+    assert Cbdq.actor is not None
+    assert Cbdq.insert is not None
+    status = status_of(Cbdq.actor, "InsertIo", Cbdq.insert, returned)
     if not NT_SUCCESS(status):
         frame.queue_failed = "FltCbdqInsertIo"
         await _call(Cbdq, Cbdq.release, irql)

@@ -69,19 +69,30 @@ class Node:
 class RundownObject(Waitable):
     """Something that can be deleted while it is referenced: the deletion waits for the references."""
 
-    __slots__ = ("deleting", "references")
+    __slots__ = ("deleting", "holds", "references")
 
     def __init__(self, creator: Thread, label: str) -> None:
         super().__init__(creator, label)
         self.references: list[str] = []
         """Who took each reference that is not dropped yet, oldest first."""
+        self.holds: list[str] = []
+        """What of the driver's is running, or queued to run, and must end first (FLT-ORD-07, FLT-WORK-10)."""
         self.deleting = False
 
 
 class Filter(RundownObject):
     """A registered minifilter (PFLT_FILTER)."""
 
-    __slots__ = ("altitude", "driver", "driver_object", "instances", "registered", "registration", "started")
+    __slots__ = (
+        "altitude",
+        "driver",
+        "driver_object",
+        "instances",
+        "registered",
+        "registration",
+        "started",
+        "unload_flags",
+    )
 
     def __init__(self, driver_object: DRIVER_OBJECT, registration: FLT_REGISTRATION) -> None:
         super().__init__(current_thread(), f"filter {driver_object.name}")
@@ -92,6 +103,8 @@ class Filter(RundownObject):
         self.instances: list[Instance] = []
         self.registered = True
         self.started = False
+        self.unload_flags: int | None = None
+        """The flags of the unload that is going on."""
 
 
 class Instance(RundownObject):
@@ -134,15 +147,17 @@ class Instance(RundownObject):
         return tuple(thread for frame in self.outstanding for thread in frame.inside)
 
 
-class FltVolume(Cell):
+class FltVolume(RundownObject):
     """A volume as the filter manager sees it (PFLT_VOLUME): its instances, highest altitude first."""
 
-    __slots__ = ("instances", "volume")
+    __slots__ = ("arriving", "instances", "volume")
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(current_thread(), volume.dos_name)
         self.volume = volume
         self.instances: list[Instance] = []
+        self.arriving: list[Instance] = []
+        """Instances that are being set up; their altitudes are taken."""
 
 
 class WaitRundown(BlockingOperation[None]):
@@ -156,13 +171,13 @@ class WaitRundown(BlockingOperation[None]):
         self.object = object_
 
     def available(self, thread: Thread) -> bool:
-        return not self.object.references
+        return not self.object.references and not self.object.holds
 
     def take(self, thread: Thread) -> None:
         thread.read(self.object)
 
     def describe(self) -> str:
-        held = ", ".join(self.object.references)
+        held = ", ".join(self.object.references + self.object.holds)
         return f"see the references on {self.object.label} dropped ({held})" if held else super().describe()
 
 
@@ -187,6 +202,23 @@ class WaitOutstanding(BlockingOperation[None]):
         return f"see the operations of {self.instance.label} finished" + (f" ({names})" if names else "")
 
 
+class WaitGone(BlockingOperation[None]):
+    """Wait until an instance that somebody else takes down is gone."""
+
+    __slots__ = ("instance",)
+    kind = "see the end of"
+
+    def __init__(self, instance: Instance) -> None:
+        super().__init__(instance)
+        self.instance = instance
+
+    def available(self, thread: Thread) -> bool:
+        return self.instance.state == GONE
+
+    def take(self, thread: Thread) -> None:
+        thread.read(self.instance)
+
+
 class TakeReference(Operation[bool]):
     """Take a rundown reference, unless the object is being deleted."""
 
@@ -208,14 +240,19 @@ class TakeReference(Operation[bool]):
         return self.object
 
 
-def drop_reference(thread: Thread, object_: RundownObject, who: str | None = None) -> bool:
-    """Drop a reference (the one of *who*, else the newest) inside the calling step; False if there is none."""
-    thread.write(object_)
-    if not object_.references or (who is not None and who not in object_.references):
-        return False
-    object_.references.remove(who if who is not None else object_.references[-1])
-    object_.changed()
-    return True
+def hold(thread: Thread, object_: RundownObject, who: str) -> None:
+    """Keep *object_* for *who*, which runs code of the driver, inside the calling step."""
+    # Nobody sees in which order holds are taken, so that taking them commutes.
+    thread.update(object_)
+    object_.holds.append(who)
+
+
+def let_go(thread: Thread, object_: RundownObject, who: str) -> None:
+    """*who* has come out of the driver: undo one `hold`, inside the calling step."""
+    thread.update(object_)
+    object_.holds.remove(who)
+    if not object_.holds:
+        object_.changed()
 
 
 class DropReference(Operation[bool]):
@@ -228,7 +265,12 @@ class DropReference(Operation[bool]):
         self.object = object_
 
     def perform(self, thread: Thread) -> bool:
-        return drop_reference(thread, self.object)
+        thread.write(self.object)
+        if not self.object.references:
+            return False
+        self.object.references.pop()
+        self.object.changed()
+        return True
 
     def target(self) -> Cell:
         return self.object

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from kemu.fltmgr.constants import (
     FLT_REGISTRATION_VERSION,
+    FLTFL_FILTER_UNLOAD_MANDATORY,
     FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD,
+    FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD,
 )
 from kemu.fltmgr.manager import FilterManager
-from kemu.fltmgr.objects import DropReference, Filter, Instance, RundownObject, TakeReference, WaitRundown
+from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.teardown import BeginTeardown, teardown
 from kemu.nt.driver import DRIVER_OBJECT
@@ -72,8 +74,8 @@ async def FltStartFiltering(Filter: Filter) -> NTSTATUS:
     return STATUS_SUCCESS
 
 
-class StopFiltering(Operation[list[Instance]]):
-    """Mark a filter and its instances as going away; evaluates to the instances to tear down."""
+class StopFiltering(Operation[None]):
+    """Mark a filter as going away: nothing new is attached or queued from here on."""
 
     __slots__ = ("filter",)
     kind = "unregister"
@@ -81,10 +83,9 @@ class StopFiltering(Operation[list[Instance]]):
     def __init__(self, filter_: Filter) -> None:
         self.filter = filter_
 
-    def perform(self, thread: Thread) -> list[Instance]:
+    def perform(self, thread: Thread) -> None:
         thread.write(self.filter)
         self.filter.deleting = True
-        return list(self.filter.instances)
 
     def target(self) -> Cell:
         return self.filter
@@ -99,13 +100,20 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
     system = current_system()
     manager = system.get(FilterManager)
     manager.observer.unregistering(Filter)
-    instances = await StopFiltering(Filter)
-    for instance in instances:
-        if await BeginTeardown(instance):
-            await teardown(manager, instance, FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD)
-        else:
-            await WaitRundown(instance)
-    await WaitRundown(Filter)
+    reason = FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD
+    if Filter.unload_flags == FLTFL_FILTER_UNLOAD_MANDATORY:
+        reason = FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD
+    await StopFiltering(Filter)
+    while True:
+        for instance in list(Filter.instances):
+            if await BeginTeardown(instance):
+                await teardown(manager, instance, reason)
+            else:
+                await WaitGone(instance)
+        # Ends also the attachments that had begun before; what they brought is taken down as well.
+        await WaitRundown(Filter)
+        if not Filter.instances:
+            break
     Filter.registered = False
     current_thread().write(Filter)
     manager.filters.remove(Filter)
@@ -116,7 +124,7 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
 
 @routine("fltkernel", "NTSTATUS FltObjectReference(_Inout_ PVOID FltObject)", max_irql=DISPATCH_LEVEL)
 async def FltObjectReference(FltObject: RundownObject) -> NTSTATUS:
-    """Take a rundown reference on a filter or an instance (FLT-REF-01).
+    """Take a rundown reference on a filter, an instance or a volume (FLT-REF-01).
 
     STATUS_FLT_DELETING_OBJECT once its deletion has begun. IRQL: <= DISPATCH_LEVEL.
     """

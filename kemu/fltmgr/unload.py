@@ -9,15 +9,16 @@ from kemu.fltmgr.constants import (
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.messages import FilterUnload
 from kemu.fltmgr.objects import Filter
-from kemu.nt.driver import in_driver
+from kemu.nt.driver import in_driver, status_of
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
     STATUS_FLT_DELETING_OBJECT,
     STATUS_FLT_DO_NOT_DETACH,
+    STATUS_FLT_FILTER_NOT_FOUND,
     STATUS_SUCCESS,
 )
-from kemu.runtime import Deliver
+from kemu.runtime import Deliver, current_thread
 
 
 async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = False) -> NTSTATUS:
@@ -25,7 +26,8 @@ async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = F
 
     ``fltmc unload`` is not mandatory: the filter may refuse (FLT-UNLOAD-02). A service stop is, unless the filter
     registered that it does not support one (FLT-UNLOAD-03). Without a FilterUnloadCallback both fail
-    (FLT-UNLOAD-04).
+    (FLT-UNLOAD-04). STATUS_FLT_DELETING_OBJECT while another unload is going on, STATUS_FLT_FILTER_NOT_FOUND after it
+    (FLT-UNLOAD-16).
     """
     registration = filter_.registration
     callback = registration.FilterUnloadCallback
@@ -33,13 +35,20 @@ async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = F
         return STATUS_FLT_DO_NOT_DETACH
     if mandatory and registration.Flags & FLTFL_REGISTRATION_DO_NOT_SUPPORT_SERVICE_STOP:
         return STATUS_FLT_DO_NOT_DETACH
-    if filter_.deleting:
+    if not filter_.driver_object.loaded:
+        return STATUS_FLT_FILTER_NOT_FOUND
+    thread = current_thread()
+    thread.write(filter_)
+    if filter_.unload_flags is not None or filter_.deleting:
         return STATUS_FLT_DELETING_OBJECT
-    flags = FLTFL_FILTER_UNLOAD_MANDATORY if mandatory else 0
+    filter_.unload_flags = flags = FLTFL_FILTER_UNLOAD_MANDATORY if mandatory else 0
     await Deliver(filter_.driver, FilterUnload, filter_)
-    status = NTSTATUS(await in_driver(filter_.driver, "FilterUnload", callback, flags))
+    returned = await in_driver(filter_.driver, "FilterUnload", callback, flags)
+    status = status_of(filter_.driver, "FilterUnload", callback, returned)
     manager.observer.unload_returned(filter_, status, mandatory)
     if not NT_SUCCESS(status) and not mandatory:
+        thread.write(filter_)
+        filter_.unload_flags = None
         return status
     filter_.driver_object.loaded = False
     return STATUS_SUCCESS

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from kemu.fltmgr.callback_data import owned_frame
+from kemu.fltmgr.frame import Frame
 from kemu.fltmgr.manager import FilterManager
-from kemu.fltmgr.objects import Filter, Instance, RundownObject, drop_reference
-from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
+from kemu.fltmgr.objects import Filter, Instance, RundownObject, hold, let_go
+from kemu.fltmgr.structures import FLT_CALLBACK_DATA
 from kemu.io.constants import IRP_PAGING_IO
 from kemu.io.request import IRP_OPERATION
-from kemu.nt.driver import DriverActor, in_driver
+from kemu.nt.driver import DriverActor, in_driver, routine_name
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import (
@@ -19,9 +21,9 @@ from kemu.nt.status import (
     STATUS_FLT_NOT_SAFE_TO_POST_OPERATION,
     STATUS_SUCCESS,
 )
-from kemu.nt.system import current_system, report
-from kemu.nt.work import QueueItem, WorkerPool, WorkItem, free_item
-from kemu.runtime import Cell, Operation, Point, Thread
+from kemu.nt.system import current_system, refuse, report
+from kemu.nt.work import WorkerPool, WorkItem, check_queue_type, free_item
+from kemu.runtime import Cell, Operation, Point, Thread, current_thread
 
 
 class FltWorkItem(WorkItem):
@@ -113,16 +115,19 @@ async def FltFreeGenericWorkItem(FltWorkItem: FLT_GENERIC_WORKITEM) -> None:
 class QueueDeferred(Operation[NTSTATUS]):
     """Hand an operation over to a work item, unless its instance is going away."""
 
-    __slots__ = ("data", "item", "queue_type")
+    __slots__ = ("frame", "item", "queue_type", "run")
     kind = "FltQueueDeferredIoWorkItem"
 
-    def __init__(self, item: FLT_DEFERRED_IO_WORKITEM, data: FLT_CALLBACK_DATA, queue_type: int) -> None:
+    def __init__(
+        self, item: FLT_DEFERRED_IO_WORKITEM, frame: Frame, queue_type: int, run: Callable[[], Awaitable[None]]
+    ) -> None:
         self.item = item
-        self.data = data
+        self.frame = frame
         self.queue_type = queue_type
+        self.run = run
 
     def perform(self, thread: Thread) -> NTSTATUS:
-        frame = frame_of(self.data)
+        frame = self.frame
         thread.read(frame.instance)
         thread.write(frame)
         request = frame.operation.request
@@ -143,11 +148,12 @@ class QueueDeferred(Operation[NTSTATUS]):
             return status
         frame.queue_failed = None
         frame.handed = True
-        current_system().get(WorkerPool).insert(thread, self.item, self.queue_type)
+        current_system().get(WorkerPool).insert(thread, self.item, self.queue_type, self.run)
+        hold(thread, frame.instance, self.item.label)
         return status
 
     def target(self) -> Cell:
-        return frame_of(self.data)
+        return self.frame
 
 
 @routine(
@@ -172,16 +178,20 @@ async def FltQueueDeferredIoWorkItem(
     was queued. IRQL: <= DISPATCH_LEVEL. Findings: ``queue-type-reserved``, ``workitem-kind-mismatch``,
     ``ke.work-requeued``, ``cbd-use-after-release``.
     """
-    frame = frame_of(Data)
+    frame = owned_frame(Data)
     actor = frame.node.filter.driver
-    manager = current_system().get(FilterManager)
-    manager.observer.queueing(frame, FltWorkItem, QueueType)
+    instance = frame.instance
+    name = routine_name(WorkerRoutine)
+    label = FltWorkItem.label
+    current_system().get(FilterManager).observer.queueing(frame, FltWorkItem, QueueType)
+    check_queue_type(QueueType, "FltQueueDeferredIoWorkItem")
 
     async def run() -> None:
-        await in_driver(actor, WorkerRoutine.__name__, WorkerRoutine, FltWorkItem, Data, Context)
+        await in_driver(actor, name, WorkerRoutine, FltWorkItem, Data, Context)
+        # The operation may be over long before: the routine itself keeps the instance until it has returned.
+        let_go(current_thread(), instance, label)
 
-    FltWorkItem.run = run
-    status = await QueueDeferred(FltWorkItem, Data, QueueType)
+    status = await QueueDeferred(FltWorkItem, frame, QueueType, run)
     if status == STATUS_SUCCESS:
         await Point(f"return from queueing {frame.operation.label}", FltWorkItem)
     return status
@@ -204,60 +214,60 @@ async def FltQueueGenericWorkItem(
 
     A reference on *FltObject* (filter or instance) is held until the routine has returned (FLT-WORK-10), so that
     the unload waits for it. STATUS_FLT_DELETING_OBJECT while the driver is being unloaded (FLT-WORK-11).
-    IRQL: <= DISPATCH_LEVEL.
+    IRQL: <= DISPATCH_LEVEL. Findings: ``queue-type-reserved``, ``workitem-kind-mismatch``, ``ke.work-requeued``.
     """
-    filter_ = FltObject.filter if isinstance(FltObject, Instance) else FltObject
-    assert isinstance(filter_, Filter)
+    filter_: object = FltObject.filter if isinstance(FltObject, Instance) else FltObject
+    if not isinstance(filter_, Filter):
+        refuse(
+            f"FltQueueGenericWorkItem for {FltObject!r}, which is a {type(FltObject).__name__}",
+            remedy="give it a filter or an instance",
+        )
+    if type(FltWorkItem) is not FLT_GENERIC_WORKITEM:
+        report("workitem-kind-mismatch", f"FltQueueGenericWorkItem of a {type(FltWorkItem).__name__}")
+    check_queue_type(QueueType, "FltQueueGenericWorkItem")
     actor = filter_.driver
-    who = f"generic work item of {actor.driver}"
+    name = routine_name(WorkerRoutine)
+    who = f"{FltWorkItem.label} of {actor.driver}"
 
     async def run() -> None:
-        await in_driver(actor, WorkerRoutine.__name__, WorkerRoutine, FltWorkItem, FltObject, Context)
-        await ReleaseAfterWork(FltObject, who)
+        await in_driver(actor, name, WorkerRoutine, FltWorkItem, FltObject, Context)
+        let_go(current_thread(), FltObject, who)
 
-    FltWorkItem.run = run
-    if not await ReferenceForWork(FltObject, filter_, who):
+    if not await QueueGeneric(FltWorkItem, FltObject, filter_, QueueType, run, who):
         return STATUS_FLT_DELETING_OBJECT
-    await QueueItem(FltWorkItem, QueueType)
-    await Point("return from queueing a generic work item", FltWorkItem)
+    await Point(f"return from queueing {FltWorkItem.label}", FltWorkItem)
     return STATUS_SUCCESS
 
 
-class ReferenceForWork(Operation[bool]):
-    """Take the reference of a generic work item, unless the driver is being unloaded."""
+class QueueGeneric(Operation[bool]):
+    """Queue a generic work item and keep its object for it, unless the driver is being unloaded."""
 
-    __slots__ = ("filter", "object", "who")
-    kind = "reference"
+    __slots__ = ("filter", "item", "object", "queue_type", "run", "who")
+    kind = "FltQueueGenericWorkItem"
 
-    def __init__(self, object_: RundownObject, filter_: Filter, who: str) -> None:
+    def __init__(
+        self,
+        item: FLT_GENERIC_WORKITEM,
+        object_: RundownObject,
+        filter_: Filter,
+        queue_type: int,
+        run: Callable[[], Awaitable[None]],
+        who: str,
+    ) -> None:
+        self.item = item
         self.object = object_
         self.filter = filter_
+        self.queue_type = queue_type
+        self.run = run
         self.who = who
 
     def perform(self, thread: Thread) -> bool:
-        thread.write(self.object)
         thread.read(self.filter)
         if self.filter.deleting:
             return False
-        self.object.references.append(self.who)
+        current_system().get(WorkerPool).insert(thread, self.item, self.queue_type, self.run)
+        hold(thread, self.object, self.who)
         return True
 
     def target(self) -> Cell:
-        return self.object
-
-
-class ReleaseAfterWork(Operation[None]):
-    """Drop the reference of a generic work item whose routine has returned."""
-
-    __slots__ = ("object", "who")
-    kind = "dereference"
-
-    def __init__(self, object_: RundownObject, who: str) -> None:
-        self.object = object_
-        self.who = who
-
-    def perform(self, thread: Thread) -> None:
-        drop_reference(thread, self.object, self.who)
-
-    def target(self) -> Cell:
-        return self.object
+        return self.item

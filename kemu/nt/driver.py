@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from kemu.errors import KemuError
+from kemu.errors import KemuError, UsageError
 from kemu.nt.bugcheck import SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, BugCheck
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import NTSTATUS
@@ -70,19 +70,23 @@ def current_driver() -> DriverActor | None:
 def site_of(error: BaseException) -> str:
     """The user's line that raised *error*, as ``file:line in function``, for a one-line report."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not is_library_file(frame.filename) and "/kemu/" not in frame.filename.replace("\\", "/"):
+        if not is_library_file(frame.filename):
             return f"{frame.filename}:{frame.lineno} in {frame.name}"
     return "unknown place"
 
 
+def routine_name(routine: Callable[..., Any]) -> str:
+    """The name of a driver's routine, for findings; a callable object goes by its class's."""
+    return getattr(routine, "__name__", type(routine).__name__)
+
+
 def crashed(actor: DriverActor, routine: str, error: Exception) -> None:
     """Turn an exception that left a driver's routine into what it is on Windows. Does not return normally."""
-    if isinstance(error, KemuError):
-        # Not the driver's behaviour but a misuse of kemu: the user has to hear it as such.
-        raise error
-    foreign = foreign_call(error)
-    if foreign is not None:
-        raise foreign from None
+    # Misuse of kemu is not the driver's behaviour: the user has to hear it as such. It is no exception any more from
+    # here, because the code of another driver may be below this one on the stack and swallow it.
+    misuse = error if isinstance(error, KemuError) else foreign_call(error)
+    if misuse is not None:
+        current_thread().runtime.abort(misuse)
     report(
         "ke.unhandled-exception",
         f"{routine} of {actor.driver} raised {type(error).__name__}: {error} at {site_of(error)}",
@@ -122,6 +126,20 @@ def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
     report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
 
 
+def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value: object) -> NTSTATUS:
+    """What *routine* of a driver returned, as a status; anything that is none ends the run with a `UsageError`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not -0x80000000 <= value <= 0xFFFFFFFF:
+        code: Any = getattr(routine, "__code__", None)
+        where = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+        current_thread().runtime.abort(
+            UsageError(
+                f"{name} of {actor.driver}{where} returned {value!r}, which is no status",
+                remedy="return an NTSTATUS, such as STATUS_SUCCESS, on every path",
+            )
+        )
+    return NTSTATUS(value)
+
+
 async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NTSTATUS, DRIVER_OBJECT]:
     """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL."""
     actor = DriverActor(system.runtime, driver)
@@ -130,4 +148,4 @@ async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NT
     path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
     status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
     driver_object.entered = True
-    return NTSTATUS(status), driver_object
+    return status_of(actor, "DriverEntry", driver.DriverEntry, status), driver_object

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kemu.nt.bugcheck import WORKER_INVALID, BugCheck
-from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, in_driver
+from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, in_driver, routine_name
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread
 from kemu.nt.routine import routine
-from kemu.nt.system import System, current_system, report
+from kemu.nt.system import System, current_system, refuse, report
 from kemu.runtime import (
     Actor,
     BlockingOperation,
@@ -130,8 +130,10 @@ class WorkerPool:
         limit = system.options.worker_threads
         self.queues = [WorkQueue(name, limit, system_process) for name in QUEUE_NAMES]
 
-    def insert(self, thread: Thread, item: WorkItem, queue_type: int) -> None:
-        """Put *item* on its queue, inside the caller's step."""
+    def insert(self, thread: Thread, item: WorkItem, queue_type: int, run: Callable[[], Awaitable[None]]) -> None:
+        """Put *item* on its queue, inside the caller's step; a worker will call *run*."""
+        if item.freed:
+            report("ke.use-after-free", f"{thread.label} queues {item.label}, which is free")
         if item.queued:
             report(
                 "ke.work-requeued",
@@ -142,14 +144,17 @@ class WorkerPool:
         thread.write(queue)
         thread.write(item)
         item.queued = True
+        item.run = run
         log = thread.runtime.log
         if log is not None:
             log("work.queue", obj=item.label, mbox=queue.label)
-        for worker in queue.workers:
-            if worker.idle and worker.inbox is None:
-                worker.inbox = item
-                worker.bell.changed()
-                return
+        if not queue.items:
+            # Otherwise an idle worker is about to take an older item, and the new one must not overtake it.
+            for worker in queue.workers:
+                if worker.idle and worker.inbox is None:
+                    worker.inbox = item
+                    worker.bell.changed()
+                    return
         if len(queue.workers) < queue.limit:
             worker = Worker(thread.runtime, queue, len(queue.workers))
             worker.inbox = item
@@ -162,24 +167,33 @@ class WorkerPool:
 class QueueItem(Operation[None]):
     """Put a work item on a queue."""
 
-    __slots__ = ("item", "queue_type")
+    __slots__ = ("item", "queue_type", "run")
     kind = "queue"
 
-    def __init__(self, item: WorkItem, queue_type: int) -> None:
+    def __init__(self, item: WorkItem, queue_type: int, run: Callable[[], Awaitable[None]]) -> None:
         self.item = item
         self.queue_type = queue_type
+        self.run = run
 
     def perform(self, thread: Thread) -> None:
-        thread.runtime.system.get(WorkerPool).insert(thread, self.item, self.queue_type)
+        thread.runtime.system.get(WorkerPool).insert(thread, self.item, self.queue_type, self.run)
 
     def target(self) -> Cell:
         return self.item
 
 
-async def queue_item(item: WorkItem, queue_type: int) -> None:
-    """Queue *item*. The routine may start, and end, before this returns (KE-WORK-15, FLT-WORK-05)."""
-    await QueueItem(item, queue_type)
+async def queue_item(item: WorkItem, queue_type: int, run: Callable[[], Awaitable[None]]) -> None:
+    """Queue *item*. *run* may start, and end, before this returns (KE-WORK-15, FLT-WORK-05)."""
+    await QueueItem(item, queue_type, run)
     await Point(f"return from queueing {item.label}", item)
+
+
+def check_queue_type(queue_type: int, name: str) -> None:
+    """What is wrong with the work queue that a driver names in a call of *name* (KE-WORK-02, FLT-WORK-12)."""
+    if queue_type == HyperCriticalWorkQueue:
+        report("queue-type-reserved", f"{current_thread().label} queues to HyperCriticalWorkQueue with {name}")
+    if queue_type not in {CriticalWorkQueue, DelayedWorkQueue, HyperCriticalWorkQueue}:
+        refuse(f"{name} with queue type {queue_type!r}", remedy="use DelayedWorkQueue or CriticalWorkQueue")
 
 
 def free_item(item: WorkItem, name: str) -> None:
@@ -199,7 +213,12 @@ def free_item(item: WorkItem, name: str) -> None:
 class IO_WORKITEM(WorkItem):
     """A work item of IoAllocateWorkItem."""
 
-    __slots__ = ()
+    __slots__ = ("driver_object",)
+
+    def __init__(self, driver_object: DRIVER_OBJECT) -> None:
+        super().__init__(f"work item of {driver_object.name}")
+        self.driver_object = driver_object
+        self.driver = driver_object.actor
 
 
 @routine("wdm", "PIO_WORKITEM IoAllocateWorkItem(_In_ PVOID IoObject)", max_irql=DISPATCH_LEVEL)
@@ -211,9 +230,7 @@ async def IoAllocateWorkItem(IoObject: DRIVER_OBJECT) -> IO_WORKITEM | None:
     system = current_system()
     if system.options.low_resources and system.runtime.choose(2, "IoAllocateWorkItem fails"):
         return None
-    item = IO_WORKITEM(f"work item of {IoObject.name}")
-    item.driver = IoObject.actor
-    return item
+    return IO_WORKITEM(IoObject)
 
 
 @routine(
@@ -228,23 +245,24 @@ async def IoQueueWorkItemEx(
     """Have a system worker run ``WorkerRoutine(IoObject, Context, IoWorkItem)`` at PASSIVE_LEVEL.
 
     IRQL: <= DISPATCH_LEVEL. Queueing an item that is queued: finding ``ke.work-requeued``, bug check 0xE4 (KE-WORK-04).
+    The filter manager does not know the item and unloads the driver without it: a routine that is not over by then is
+    finding ``unload-foreign-callback`` (FLT-UNLOAD-17).
     """
-    actor = IoWorkItem.driver
-    assert actor is not None
+    check_queue_type(QueueType, "IoQueueWorkItemEx")
+    driver_object = IoWorkItem.driver_object
+    name = routine_name(WorkerRoutine)
 
     async def run() -> None:
-        await in_driver(actor, WorkerRoutine.__name__, WorkerRoutine, actor.driver, Context, IoWorkItem)
+        if not driver_object.loaded:
+            report("unload-foreign-callback", f"{name} of {driver_object.name} is called, which was unloaded")
+        await in_driver(driver_object.actor, name, WorkerRoutine, driver_object, Context, IoWorkItem)
+        if not driver_object.loaded:
+            report("unload-foreign-callback", f"{name} of {driver_object.name} was running when it was unloaded")
 
-    IoWorkItem.run = run
-    await queue_item(IoWorkItem, QueueType)
+    await queue_item(IoWorkItem, QueueType, run)
 
 
 @routine("wdm", "VOID IoFreeWorkItem(_In_ PIO_WORKITEM IoWorkItem)", max_irql=DISPATCH_LEVEL)
 async def IoFreeWorkItem(IoWorkItem: IO_WORKITEM) -> None:
     """Free a work item that is not queued (KE-WORK-05). IRQL: <= DISPATCH_LEVEL."""
     free_item(IoWorkItem, "IoFreeWorkItem")
-
-
-def boot(system: System, system_process: Any) -> None:
-    """Give the kernel its worker threads."""
-    system.add(WorkerPool(system, system_process))

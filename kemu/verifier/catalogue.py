@@ -106,6 +106,8 @@ _rule("double-unregister", "FltUnregisterFilter was called twice", "FLT-UNLOAD-1
 _rule("unload-no-unregister", "FilterUnload succeeded without FltUnregisterFilter", "FLT-UNLOAD-06")
 _rule("unload-refused-after-teardown", "FilterUnload refused although it has unregistered", "FLT-UNLOAD-09")
 _rule("unload-hang", "FltUnregisterFilter waits for a reference that nobody drops", "FLT-UNLOAD-14")
+_rule("unload-foreign-callback", "a work item that the filter manager does not know ran in an unloaded driver",
+      "FLT-UNLOAD-17", "FLT-RACE-32")  # fmt: skip
 _rule("ref-underflow", "a reference was dropped that was not held", "FLT-REF-03")
 _rule("ref-leak", "a rundown reference was never dropped", "FLT-REF-03")
 _rule("relobj-write", "FltObjects was written by a callback", "FLT-STACK-11")
@@ -181,7 +183,7 @@ _rule("wrong-resume-routine", "an operation was resumed with the other phase's r
 _rule("drain-more-processing", "FLT_POSTOP_MORE_PROCESSING_REQUIRED for a draining operation", "FLT-POST-12")
 
 # Work items, cancellation, queues.
-_rule("queue-type-reserved", "HyperCriticalWorkQueue is reserved for the system", "FLT-WORK-13")
+_rule("queue-type-reserved", "HyperCriticalWorkQueue is reserved for the system", "FLT-WORK-13", "KE-WORK-02")
 _rule("workitem-leak", "a work item was never freed", "FLT-WORK-08")
 _rule("workitem-double-free", "a work item was freed twice", "FLT-WORK-08")
 _rule("workitem-kind-mismatch", "a work item was freed with the other kind's routine", "FLT-WORK-08")
@@ -193,6 +195,8 @@ _rule(
 _rule("cancel-set-with-cbdq", "FltSetCancelCompletion for an operation in a cancel-safe queue", "FLT-CANCEL-02")
 _rule("cancel-double-complete", "an operation was completed both by its owner and by its cancel callback",
       "FLT-CANCEL-05", "FLT-RACE-11")  # fmt: skip
+_rule("cancel-not-completed", "an operation's cancel callback did not complete it, and nobody else did",
+      "FLT-CANCEL-06", "FLT-CBDQ-10")  # fmt: skip
 _rule("cancel-lost", "an operation was cancelled before its cancel callback was set; nobody completes it",
       "FLT-CANCEL-08", "FLT-RACE-10")  # fmt: skip
 _rule("cbdq-non-irp", "an operation that is no IRP was inserted into a cancel-safe queue", "FLT-CBDQ-02")
