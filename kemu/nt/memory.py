@@ -8,6 +8,7 @@ is alive.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from kemu.nt.bugcheck import BAD_POOL_CALLER, BugCheck
 from kemu.nt.driver import current_driver
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
-from kemu.nt.system import System, current_system, report
+from kemu.nt.system import System, current_system, refuse, report
 from kemu.runtime import Cell, Operation, Thread
 
 POOL_FLAG_USE_QUOTA: Final = 0x1
@@ -26,6 +27,7 @@ POOL_FLAG_NON_PAGED: Final = 0x40
 POOL_FLAG_NON_PAGED_EXECUTE: Final = 0x80
 POOL_FLAG_PAGED: Final = 0x100
 
+_TAG: Final = re.compile(r"[ -~]{1,4}")
 _KINDS: Final = POOL_FLAG_NON_PAGED | POOL_FLAG_NON_PAGED_EXECUTE | POOL_FLAG_PAGED
 
 
@@ -182,11 +184,14 @@ async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str) -> Any:
 
     *NumberOfBytes* is usually ``sizeof(STRUCTURE)``; the block is then an instance of it. A plain number gives a
     `Bytes`. *Tag* is one to four printable ASCII characters. None comes back for a zero tag, for flags that name
-    no kind of pool, and where allocations are explored with low resources.
+    no kind of pool, and where allocations are explored with low resources. With POOL_FLAG_RAISE_ON_FAILURE such a
+    failure raises `MemoryError` in the driver instead. Another tag raises `UsageError`.
     IRQL: <= DISPATCH_LEVEL; <= APC_LEVEL for paged pool (KE-POOL-01). Zero bytes: bug check 0xC2 (KE-POOL-04).
     """
     system = current_system()
     thread = current_kthread()
+    if Tag and not _TAG.fullmatch(Tag):
+        refuse(f"ExAllocatePool2 with tag {Tag!r}", remedy="use one to four printable ASCII characters, such as 'Scan'")
     if NumberOfBytes == 0:
         report(
             "ke.pool-zero-bytes",
@@ -196,6 +201,8 @@ async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str) -> Any:
     if not Tag or not (Flags & _KINDS) or (Flags & _KINDS) & ((Flags & _KINDS) - 1):
         return None
     if system.options.low_resources and system.runtime.choose(2, f"ExAllocatePool2 '{Tag}' fails"):
+        if Flags & POOL_FLAG_RAISE_ON_FAILURE:
+            raise MemoryError(f"ExAllocatePool2 of {int(NumberOfBytes)} bytes, tag '{Tag}', failed")
         return None
     structure = NumberOfBytes.structure if isinstance(NumberOfBytes, Size) else Bytes
     block = structure.__new__(structure)
@@ -215,9 +222,17 @@ async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str) -> Any:
     return block
 
 
+def allocation_of(block: object) -> Allocation | None:
+    """The pool's record of *block*, which may be anything a driver passes, and may be free."""
+    if not isinstance(block, Structure):
+        return None
+    allocation: Allocation | None = object.__getattribute__(block, "__dict__").get("_allocation")
+    return allocation
+
+
 def free_ceiling(P: Structure, Tag: str = "") -> int:
     """<= DISPATCH_LEVEL; <= APC_LEVEL for paged pool."""
-    allocation: Allocation | None = object.__getattribute__(P, "__dict__").get("_allocation")
+    allocation = allocation_of(P)
     return APC_LEVEL if allocation is not None and allocation.flags & POOL_FLAG_PAGED else DISPATCH_LEVEL
 
 
@@ -228,7 +243,7 @@ async def ExFreePoolWithTag(P: Structure, Tag: str) -> None:
     IRQL: <= DISPATCH_LEVEL; <= APC_LEVEL for paged pool. Findings: ``ke.double-free``, ``ke.pool-wrong-tag``,
     ``ke.pool-wrong-address`` (KE-POOL-07), each with bug check 0xC2.
     """
-    allocation: Allocation | None = object.__getattribute__(P, "__dict__").get("_allocation")
+    allocation = allocation_of(P)
     if allocation is None:
         report(
             "ke.pool-wrong-address",
@@ -248,7 +263,7 @@ async def ExFreePoolWithTag(P: Structure, Tag: str) -> None:
 @routine("wdm", "VOID ExFreePool(_In_ PVOID P)", max_irql=free_ceiling)
 async def ExFreePool(P: Structure) -> None:
     """Free a block, whatever its tag. IRQL and findings as ExFreePoolWithTag."""
-    allocation: Allocation | None = object.__getattribute__(P, "__dict__").get("_allocation")
+    allocation = allocation_of(P)
     if allocation is None:
         report(
             "ke.pool-wrong-address",
