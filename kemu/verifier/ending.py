@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
-from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import Filter, Instance, WaitOutstanding, WaitRundown
 from kemu.io.manager import IoManager
 from kemu.nt.system import System
@@ -20,7 +19,8 @@ def judge(system: System, verifier: Verifier, outcome: Outcome) -> Finding | Non
         return step_limit(system, verifier, outcome)
     if outcome.stuck is not None:
         return stuck(system, verifier, outcome.stuck)
-    return leftovers(system, verifier)
+    # Everything came to rest; is an operation left?
+    return pended_operation(system, verifier, "")
 
 
 def step_limit(system: System, verifier: Verifier, outcome: Outcome) -> Finding:
@@ -41,6 +41,14 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     """Nothing can go on: name the rule that was broken, the most specific that fits."""
     detail = describe(report)
     threads = [thread for thread in system.runtime.threads if thread.alive]
+    # A cycle that no teardown is part of is the cause, and a teardown that waits for its members is not. Likewise a
+    # teardown or an operation may wait for an item that no worker is left for.
+    waiting = {thread.label for thread in threads if isinstance(thread.op, (WaitOutstanding, WaitRundown))}
+    if report.is_deadlock and waiting.isdisjoint(report.cycle):
+        return verifier.finding("ke.deadlock", detail, subject=" ".join(sorted(report.cycle)))
+    for queue in system.get(WorkerPool).queues:
+        if queue.items and len(queue.workers) == queue.limit and not any(w.idle for w in queue.workers):
+            return verifier.finding("ke.worker-starvation", detail, subject=queue.label)
     for thread in threads:
         if isinstance(thread.op, WaitOutstanding):
             return teardown_hang(verifier, thread.op.instance, detail)
@@ -52,13 +60,8 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
             if isinstance(waited, Instance) and waited.references:
                 return verifier.finding("ref-leak", detail, subject=waited.label)
     pended = pended_operation(system, verifier, detail)
-    if pended is not None and not report.is_deadlock:
+    if pended is not None:
         return pended
-    if report.is_deadlock:
-        return verifier.finding("ke.deadlock", detail, subject=" ".join(sorted(report.cycle)))
-    for queue in system.get(WorkerPool).queues:
-        if queue.items and len(queue.workers) == queue.limit and not any(w.idle for w in queue.workers):
-            return verifier.finding("ke.worker-starvation", detail, subject=queue.label)
     return verifier.finding("ke.hang", detail, subject=report.blocked[0].waits_for)
 
 
@@ -101,19 +104,10 @@ def pended_operation(system: System, verifier: Verifier, detail: str) -> Finding
     for frame in unfinished(system):
         cancel = frame.operation.request.cancel
         code = "pend-never-completed" if frame.state == PENDED else "postpend-never-completed"
-        if frame.state == PENDED and frame.cancel_armed and cancel.requested and cancel.routine is not None:
+        if frame.state == PENDED and frame.cancel_taken:
+            code = "cancel-not-completed"
+        elif frame.state == PENDED and frame.cancel_armed and cancel.requested and cancel.routine is not None:
             code = "cancel-lost"
         what = f"{frame.operation.label} is {frame.state_name} by {frame.label}"
         return verifier.finding(code, f"{what}: {detail}" if detail else what, subject=frame.label)
-    return None
-
-
-def leftovers(system: System, verifier: Verifier) -> Finding | None:
-    """Everything came to rest; is anything left?"""
-    found = pended_operation(system, verifier, "")
-    if found is not None:
-        return found
-    for filter_ in system.get(FilterManager).filters:
-        if not filter_.driver_object.loaded and filter_.references:
-            return verifier.finding("ref-leak", f"{filter_.label} is still referenced", subject=filter_.label)
     return None
