@@ -36,7 +36,7 @@ class EventKind:
     doc: str
 
 
-_FRAME: Final = ("op", "minor", "flt", "inst", "alt", "path", "src")
+_FRAME: Final = ("op", "flt", "inst", "alt", "path")
 """What an operation's frame says of itself."""
 
 

@@ -18,9 +18,6 @@ from kemu.runtime import Actor, BlockingOperation, Cell, LogSink, Runtime, Threa
 HEAD: Final = COMMON[1:]
 """What a tuple begins with; ``seq`` is its place in the list."""
 
-KINDS: Final = {1: "IRP", 2: "FIO", 4: "FSF"}
-"""Classes of requests, as minispy prints them."""
-
 CLOCK: Final = "clock"
 """The name of the party that lets time pass."""
 
@@ -130,10 +127,10 @@ class Recorder:
         if thread is not None:
             self._threads.note(thread, event, irp)
         actor = thread.actor if thread is not None else None
-        payload: list[Atom] = [self._value(field, values.pop(field, None)) for field in fields_of(event)]
+        payload: list[Atom] = [self._value(values.pop(field, None)) for field in fields_of(event)]
         extras = cast("dict[str, object]", values.pop(OPEN_FIELD, {})) if is_user else values
         for key, value in extras.items():
-            payload += (key, self._value(key, value))
+            payload += (key, self._value(value))
         self.events.append(
             (
                 self.step,
@@ -149,9 +146,7 @@ class Recorder:
         )
         return seq
 
-    def _value(self, field: str, value: object) -> Atom:
-        if field == "kind" and isinstance(value, int):
-            return KINDS.get(value, value)
+    def _value(self, value: object) -> Atom:
         return self._name(value) if isinstance(value, Actor | Cell) else atom(value)
 
     def _name(self, thing: object) -> str:

@@ -88,10 +88,16 @@ def console(events: Iterable[dict[str, Any]], *, colour: bool = False) -> Iterat
         yield renderer(head | own)
 
 
+REPEATED: Final = ("inst", "path")
+"""What is not shown for each event of an operation: where it is and which file it is on are said before."""
+
+
 def details(row: dict[str, Any]) -> dict[str, Any]:
     """The event's own fields: those it is known for, or all of them if it is not known."""
     names = fields_of(row["ev"]) or tuple(sorted(set(row) - set(COMMON)))
-    shown = {name: row[name] for name in names if row.get(name) is not None}
+    kind = MANIFEST.get(row["ev"])
+    hidden = REPEATED if kind is not None and kind.category == "flt" and "irp" in row else ()
+    shown = {name: row[name] for name in names if row.get(name) is not None and name not in hidden}
     if row["ev"] == "user.log":
         shown |= row.get("data", {})
     if row.get("cause") is not None:
@@ -160,6 +166,8 @@ def _shown(value: object) -> str:
     return text if text.isprintable() and " " not in text else repr(text)
 
 
+MINISPY_KINDS: Final = {"IRP": "IRP", "fast I/O": "FIO", "FSFilter": "FSF"}
+
 MINISPY_HEAD: Final = (
     f"{'Opr':<4}{'SeqNum':<8}{'PreOp Time':<14}{'PostOp Time':<14}{'Process.Thrd':<22}"
     f"{'Major':<36}{'Status:Inform':<40}Name"
@@ -180,7 +188,7 @@ def minispy(events: Iterable[dict[str, Any]]) -> Iterator[str]:
         begin, end = request["begin"], request["end"]
         done = f"{end['status']}:{end.get('info', 0)}" if end is not None else "(pending)"
         yield (
-            f"{begin.get('kind', '?'):<4}{irp:<8}{_clock(begin['vt']):<14}"
+            f"{MINISPY_KINDS.get(begin.get('kind', ''), '?'):<4}{irp:<8}{_clock(begin['vt']):<14}"
             f"{_clock(end['vt']) if end is not None else '':<14}{begin.get('thread', ''):<22}"
             f"{begin.get('op', ''):<36}{done:<40}{begin.get('path', '')}"
         )

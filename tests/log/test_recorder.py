@@ -205,8 +205,8 @@ def test_operations_are_numbered_and_their_events_linked() -> None:
         assert log is not None
         create, read = Operation("IRP_MJ_CREATE"), Operation("IRP_MJ_READ")
         part, lower = Part(read, "flt:a"), Part(read, "flt:b")
-        log("irp.create", request=create, path="\\x")
-        log("irp.create", request=read, path="\\x")
+        log("irp.create", about=create, path="\\x")
+        log("irp.create", about=read, path="\\x")
         log("flt.pre.enter", frame=part)
         log("flt.queue", frame=part, status=STATUS_SUCCESS)
         log("flt.pre.return", frame=part, ret=2)
@@ -214,11 +214,11 @@ def test_operations_are_numbered_and_their_events_linked() -> None:
         log("flt.complete_pended", frame=part, ret=0)
         log("flt.pre.enter", frame=lower)
         log("flt.pre.return", frame=lower, ret=0)
-        log("fs.call", request=read)
-        log("fs.return", request=read, status=STATUS_SUCCESS)
+        log("fs.call", about=read)
+        log("fs.return", about=read, status=STATUS_SUCCESS)
         log("flt.post.enter", frame=part)
         log("flt.post.return", frame=part, ret=0)
-        log("irp.complete", request=read, status=STATUS_SUCCESS, info=5)
+        log("irp.complete", about=read, status=STATUS_SUCCESS, info=5)
 
     result = record(main)
     rows = [row for row in result.trace.events if row["ev"].partition(".")[0] in {"irp", "flt", "fs"}]

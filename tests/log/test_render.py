@@ -19,7 +19,7 @@ def row(seq: int, ev: str, **fields: Any) -> dict[str, Any]:
 
 NESTED = [
     row(0, "irp.create", irp=1, op="IRP_MJ_READ", kind="IRP", path="\\a", actor="user:app"),
-    row(1, "flt.pre.enter", irp=1, flt="flt:a", actor="user:app"),
+    row(1, "flt.pre.enter", irp=1, flt="flt:a", inst="a Instance", path="\\a", actor="user:app"),
     row(2, "user.log", irp=1, text="two words", actor="flt:a", irql=2, data={"step": 4, "n": 1}),
     row(3, "flt.pre.return", irp=1, ret="FLT_PREOP_PENDING", actor="user:app", cause=1),
     row(4, "sched.decide", thread="wk", enabled=["wk", "app"], pick=0, why="switch", vt=12_345, irql=7),
@@ -45,7 +45,7 @@ def test_console() -> None:
 
 
 def test_minispy() -> None:
-    events = [*NESTED, row(7, "irp.create", irp=2, op="IRP_MJ_WRITE", kind="FIO", path="\\b")]
+    events = [*NESTED, row(7, "irp.create", irp=2, op="IRP_MJ_WRITE", kind="fast I/O", path="\\b")]
     lines = [line.split() for line in minispy(events)]
     assert lines == [
         ["Opr", "SeqNum", "PreOp", "Time", "PostOp", "Time", "Process.Thrd", "Major", "Status:Inform", "Name"],
