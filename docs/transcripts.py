@@ -202,9 +202,19 @@ def compare(page: Path) -> tuple[str, list[str]]:
     return text, wrong
 
 
+def abridged(expected: tuple[str, ...], actual: list[str]) -> list[str]:
+    """As many lines of *actual* at the beginning and at the end as *expected* shows, if it leaves lines out."""
+    if WILDCARD not in expected:
+        return actual
+    head, tail = expected.index(WILDCARD), expected[::-1].index(WILDCARD)
+    if head + tail >= len(actual):
+        return actual
+    return [*actual[:head], WILDCARD, *actual[len(actual) - tail :]]
+
+
 def _replaced(text: str, command: Command, actual: list[str]) -> str:
     lines = text.splitlines()
-    lines[command.first : command.first + len(command.expected)] = actual
+    lines[command.first : command.first + len(command.expected)] = abridged(command.expected, actual)
     text = "\n".join([*lines, ""])
     old = _TOKEN.findall("\n".join(command.expected))
     new = _TOKEN.findall("\n".join(actual))

@@ -26,10 +26,15 @@ def test_the_report_in_readme_is_compared(transcripts: ModuleType) -> None:
 
 def test_readme_quotes_the_scenario_that_it_explores(transcripts: ModuleType) -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    source = (ROOT / "scenarios/minifilter/touch_after_hand_off.py").read_text(encoding="utf-8")
-    quotes = ["\n".join(lines[start:end]) for name, start, end in transcripts.blocks(lines) if name == "python"]
+    source = squeezed((ROOT / "scenarios/minifilter/touch_after_hand_off.py").read_text(encoding="utf-8").splitlines())
+    quotes = [squeezed(lines[start:end]) for name, start, end in transcripts.blocks(lines) if name == "python"]
     assert len(quotes) == 2
     assert [quote for quote in quotes if quote not in source] == []
+
+
+def squeezed(lines: list[str]) -> str:
+    """The lines without indentation and empty ones: a quotation stands for itself."""
+    return "\n".join(line.strip() for line in lines if line.strip())
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -98,6 +103,14 @@ def test_dots_stand_for_lines_and_seconds_do_not_count(transcripts: ModuleType) 
     assert transcripts.matches(("first", "..."), ["first"])
     assert not transcripts.matches(("first", "..."), ["second"])
     assert not transcripts.matches(("... and 3 more",), ["first"])
+
+
+def test_a_corrected_page_leaves_out_what_it_left_out(transcripts: ModuleType) -> None:
+    actual = ["a", "b", "c", "d", "e"]
+    assert transcripts.abridged(("x", "...", "y", "z"), actual) == ["a", "...", "d", "e"]
+    assert transcripts.abridged(("x", "..."), actual) == ["a", "..."]
+    assert transcripts.abridged(("x", "...", "y"), ["a", "b"]) == ["a", "b"]
+    assert transcripts.abridged(("x",), actual) == actual
 
 
 def test_a_new_token_is_put_into_later_commands(
