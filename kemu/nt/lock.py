@@ -43,7 +43,7 @@ class AcquireLock(BlockingOperation[None]):
         thread.locks.append(lock)
         log = thread.runtime.log
         if log is not None:
-            log("sync.acquire", obj=lock.label)
+            log("sync.acquire", obj=lock)
         lock.changed()
 
 
@@ -64,7 +64,7 @@ class ReleaseLock(Operation[None]):
         thread.locks.remove(lock)
         log = thread.runtime.log
         if log is not None:
-            log("sync.release", obj=lock.label)
+            log("sync.release", obj=lock)
         lock.changed()
 
     def target(self) -> Cell:

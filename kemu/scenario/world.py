@@ -308,14 +308,14 @@ class World:
     def check(self, condition: bool, what: str) -> None:
         """End the run with finding ``expectation`` unless *condition* holds."""
         if not condition:
-            self.verifier.report("expectation", what)
+            self.verifier.report("expectation", what, subject=what)
 
     def always(self, predicate: Callable[[], bool], what: str) -> None:
         """State an invariant that must hold after every step; finding ``invariant`` if it does not."""
 
         def invariant() -> None:
             if not predicate():
-                self.verifier.report("invariant", what)
+                self.verifier.report("invariant", what, subject=what)
 
         self.runtime.invariants.append(invariant)
 

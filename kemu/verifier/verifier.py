@@ -19,9 +19,9 @@ class Verifier:
         self.runtime = runtime
         self.advisories: list[Finding] = []
 
-    def report(self, code: str, detail: str, bug_check: BugCheck | None = None) -> None:
+    def report(self, code: str, detail: str, bug_check: BugCheck | None = None, subject: str = "") -> None:
         """Note a broken rule; an error ends the run, and then this does not return."""
-        finding = self.finding(code, detail, bug_check)
+        finding = self.finding(code, detail, bug_check, subject)
         log = self.runtime.log
         if log is not None:
             log("check.violation", check=code, sev=finding.severity, detail=detail)
