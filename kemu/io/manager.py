@@ -21,7 +21,7 @@ from kemu.io.request import (
 )
 from kemu.io.volume import Volume
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
-from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_release
+from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_old_irql, check_release
 from kemu.nt.routine import routine
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO
 from kemu.nt.system import System, current_system
@@ -173,9 +173,13 @@ async def IoAcquireCancelSpinLock() -> int:
     max_irql=DISPATCH_LEVEL,
 )
 async def IoReleaseCancelSpinLock(Irql: int) -> None:
-    """Give the cancel spin lock up and go back to *Irql*. IRQL: DISPATCH_LEVEL, by the owner."""
+    """Give the cancel spin lock up and go back to *Irql*, which the acquisition returned.
+
+    IRQL: DISPATCH_LEVEL, by the owner. Another value: finding ``ke.irql-nesting``.
+    """
     lock = current_system().get(IoManager).cancel_lock
     thread = current_kthread()
     check_release(lock, thread, "IoReleaseCancelSpinLock")
+    check_old_irql(lock, Irql, "IoReleaseCancelSpinLock")
     await ReleaseLock(lock)
     thread.irql = Irql

@@ -36,12 +36,20 @@ def IsListEmpty(ListHead: LIST_ENTRY) -> bool:
     return ListHead.Flink is ListHead
 
 
+def _check_unlinked(entry: LIST_ENTRY) -> None:
+    """An entry is linked if its neighbours point at it; one that points at itself was merely initialised."""
+    following = entry.Flink
+    if following is not None and following is not entry and following.Blink is entry:
+        _corrupt("an entry is inserted that is linked already")
+
+
 def InsertTailList(ListHead: LIST_ENTRY, Entry: LIST_ENTRY) -> None:
-    """Append *Entry*. Inserting into a list that is not one is finding ``ke.list-corruption``."""
+    """Append *Entry*. An entry that is linked, or a list that is not one, is finding ``ke.list-corruption``."""
     last = ListHead.Blink
     if last is None or last.Flink is not ListHead:
         _corrupt("InsertTailList into a list whose head and last entry disagree")
         return
+    _check_unlinked(Entry)
     Entry.Flink = ListHead
     Entry.Blink = last
     last.Flink = Entry
@@ -54,6 +62,7 @@ def InsertHeadList(ListHead: LIST_ENTRY, Entry: LIST_ENTRY) -> None:
     if first is None or first.Blink is not ListHead:
         _corrupt("InsertHeadList into a list whose head and first entry disagree")
         return
+    _check_unlinked(Entry)
     Entry.Flink = first
     Entry.Blink = ListHead
     first.Blink = Entry
@@ -78,7 +87,9 @@ def RemoveEntryList(Entry: LIST_ENTRY) -> bool:
 def RemoveHeadList(ListHead: LIST_ENTRY) -> LIST_ENTRY:
     """Unlink and return the first entry; the head itself if the list is empty (KE-LIST-02)."""
     first = ListHead.Flink
-    assert first is not None
+    if first is None:
+        _corrupt("RemoveHeadList from a list that was never initialised")
+        return ListHead
     if first is not ListHead:
         RemoveEntryList(first)
     return first

@@ -84,3 +84,9 @@ def check_release(lock: OwnedLock, thread: KThread, name: str) -> None:
     if lock.owner is not thread:
         owner = "nobody" if lock.owner is None else lock.owner.label
         report("ke.lock-not-owned", f"{name}: {thread.label} releases {lock.label}, which {owner} owns")
+
+
+def check_old_irql(lock: OwnedLock, irql: int, name: str) -> None:
+    """Finding of a release that restores another IRQL than the acquisition saved (KE-SPIN-02)."""
+    if irql != lock.old_irql:
+        report("ke.irql-nesting", f"{name} restores IRQL {irql}, but {lock.label} was acquired at {lock.old_irql}")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
-from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_release
+from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_old_irql, check_release
 from kemu.nt.routine import routine
-from kemu.nt.system import report
 from kemu.runtime import current_thread
 
 
@@ -59,10 +58,6 @@ async def KeReleaseSpinLock(SpinLock: KSPIN_LOCK, NewIrql: int) -> None:
     """
     thread = current_kthread()
     check_release(SpinLock, thread, "KeReleaseSpinLock")
-    if NewIrql != SpinLock.old_irql:
-        report(
-            "ke.irql-nesting",
-            f"KeReleaseSpinLock restores IRQL {NewIrql}, but {SpinLock.label} was acquired at {SpinLock.old_irql}",
-        )
+    check_old_irql(SpinLock, NewIrql, "KeReleaseSpinLock")
     await ReleaseLock(SpinLock)
     thread.irql = NewIrql
