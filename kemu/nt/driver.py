@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from kemu.errors import KemuError, UsageError
 from kemu.nt.bugcheck import SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, BugCheck
 from kemu.nt.kthread import current_kthread
-from kemu.nt.status import NTSTATUS
+from kemu.nt.status import NTSTATUS, is_known
 from kemu.nt.system import System, report
 from kemu.runtime import Actor, Runtime, current_thread
 from kemu.runtime.core import foreign_call, is_library_file
+
+CUSTOMER_BIT: Final = 0x20000000
+"""Set in statuses that Microsoft has not defined."""
 
 
 class Driver:
@@ -127,13 +130,22 @@ def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
 
 
 def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value: object) -> NTSTATUS:
-    """What *routine* of a driver returned, as a status; anything that is none ends the run with a `UsageError`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not -0x80000000 <= value <= 0xFFFFFFFF:
+    """What *routine* of a driver returned, as a status; anything that is none ends the run with a `UsageError`.
+
+    A value that ntstatus.h does not have is a status only with the customer bit set.
+    """
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not -0x80000000 <= value <= 0xFFFFFFFF
+        or not (is_known(NTSTATUS(value)) or value & CUSTOMER_BIT)
+    ):
         code: Any = getattr(routine, "__code__", None)
+        shown = f"0x{value & 0xFFFFFFFF:08X}" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
         where = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
         current_thread().runtime.abort(
             UsageError(
-                f"{name} of {actor.driver}{where} returned {value!r}, which is no status",
+                f"{name} of {actor.driver}{where} returned {shown}, which is no status",
                 remedy="return an NTSTATUS, such as STATUS_SUCCESS, on every path",
             )
         )

@@ -209,14 +209,21 @@ class World:
         """Load a driver whose default instance has *altitude*, and attach it to the volume.
 
         Loading takes no decisions as long as the scenario has started no thread, unless it is declared with
-        ``explore_setup=True``. A malformed altitude is a `ScenarioError`; one that is taken leaves the driver
-        loaded without an instance, as on Windows.
+        ``explore_setup=True``. An altitude that is malformed or taken is a `ScenarioError`: the driver would run
+        unattached, and the scenario would test nothing. Use `attach` to see how a filter takes a collision.
         """
-        if altitude_key(altitude) is None:
+        key = altitude_key(altitude)
+        if key is None:
             raise ScenarioError(
                 f"{altitude!r} is not an altitude",
                 remedy='write decimal digits with at most one point in a string, such as "328010.5"',
             )
+        for instance in self._flt_volume.instances:
+            if instance.key == key:
+                raise ScenarioError(
+                    f"altitude {altitude!r} is taken by {instance.filter.driver.driver}",
+                    remedy=f'give another one, such as "{altitude.rstrip(".")}{"" if "." in altitude else "."}5"',
+                )
         one = driver() if isinstance(driver, type) else driver
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
