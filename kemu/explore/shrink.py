@@ -125,6 +125,9 @@ class _Shrinker:
             while True:
                 before = self.cost
                 for step in passes:
+                    if not self.cost.choices:
+                        # The plain run: there is none simpler.
+                        return True
                     step()
                 if self.cost == before:
                     return True

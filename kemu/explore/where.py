@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sysconfig
 from dataclasses import dataclass
+from gc import get_referents
 from pathlib import Path
-from types import CodeType
+from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -39,20 +40,26 @@ def where(thread: Thread) -> Place | None:
     for _ in range(DEEPEST):
         if awaited is None:
             break
-        # A coroutine, a generator and an asynchronous generator differ in the first two letters of their
-        # names. Anything else that can be awaited, such as what an asynchronous generator's step returns,
-        # hides its frame.
+        # A coroutine, a generator and an asynchronous generator differ in the first two letters of their names.
         for kind, following in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):
-            frame = getattr(awaited, f"{kind}_frame", None)
             code = getattr(awaited, f"{kind}_code", None)
             if isinstance(code, CodeType):
+                frame = getattr(awaited, f"{kind}_frame", None)
                 if frame is not None and is_users(code.co_filename):
                     found = Place(code.co_filename, frame.f_lineno or code.co_firstlineno, code.co_qualname)
                 awaited = getattr(awaited, f"{kind}_{following}", None)
                 break
         else:
-            break
+            awaited = _wrapped(awaited)
     return found
+
+
+def _wrapped(awaited: object) -> object | None:
+    """What has a frame behind *awaited*, which has none, such as a step of an asynchronous generator."""
+    # There is no attribute for it, but the garbage collector has to know.
+    wrapped = (CoroutineType, GeneratorType, AsyncGeneratorType)
+    behind: list[object] = get_referents(awaited)
+    return next((one for one in behind if type(one) in wrapped), None)
 
 
 def is_users(file: str) -> bool:

@@ -315,23 +315,23 @@ async def mixed() -> None:
     spawn("other", other())
 
 
-def use_after_free(passes: int = 0) -> TestProgram:
-    """A user checks and then uses what a cleaner frees; before that both load *passes* times from their own."""
+def use_after_free(before_check: int = 0, before_free: int = 0) -> TestProgram:
+    """A user checks and then uses what a cleaner frees; before that each loads so often from its own variable."""
 
-    async def warm_up() -> None:
+    async def warm_up(passes: int) -> None:
         variable = Variable("own")
         for _ in range(passes):
             await Load(variable)
 
     async def user(buffer: Variable, pause: Variable) -> None:
-        await warm_up()
+        await warm_up(before_check)
         if await Load(buffer):
             await Load(pause)
             if not await Load(buffer):
                 fail("used after free")
 
     async def cleaner(buffer: Variable) -> None:
-        await warm_up()
+        await warm_up(before_free)
         await Store(buffer, 0)
 
     async def use_after_free() -> None:

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
 
 LEAST_HORIZON: Final = 8
 
+SWITCHES: Final = (1 / 8, 1 / 4, 1 / 2, 1 / 16)
+
 
 class Alternating:
     """Even runs are sticky walks, which can make every run there is; odd ones are PCT of depth 3, which aims.
+
+    No stickiness is best everywhere: of two threads that each have a long way to go a restless walk never lets one
+    arrive, and a bug that takes several switches is out of reach for a lazy one. So the walks take the
+    probabilities of a switch in `SWITCHES` in turn.
 
     Every run follows from the program, the seed and the run's number. PCT has to know how long runs are, and
     what it has seen so far would make a run depend on those before it; so the length is measured in run 0
@@ -29,7 +35,7 @@ class Alternating:
 
     def __init__(self, seed: int, *, start: int = 0) -> None:
         check_number("start", start, least=0)
-        self._sticky = StickyRandomWalk(seed)
+        self._walks = [StickyRandomWalk(seed, switch) for switch in SWITCHES]
         self._pct = PCT(seed)
         self.seed = seed
         self.run = -1
@@ -37,7 +43,7 @@ class Alternating:
         self._start = start
         self._horizon = LEAST_HORIZON
         self._decisions = 0
-        self._current: StickyRandomWalk | PCT = self._sticky
+        self._current: StickyRandomWalk | PCT = self._walks[0]
 
     def begin(self) -> bool:
         if self.run == 0:
@@ -53,8 +59,8 @@ class Alternating:
                 horizon *= 2
             pct.plan(min(horizon, pct.fair_after))
         else:
-            self._current = self._sticky
-            self._sticky.begin_run(self.run)
+            self._current = walk = self._walks[self.run // 2 % len(self._walks)]
+            walk.begin_run(self.run)
         return True
 
     def pick(self, n: int, point: DecisionPoint) -> int:

@@ -11,10 +11,10 @@ from hashlib import shake_128
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kemu.errors import UsageError
-from kemu.runtime import Oracle
+from kemu.runtime import Oracle, current_thread
 
 if TYPE_CHECKING:
-    from kemu.runtime import Outcome
+    from kemu.runtime import DecisionPoint, Outcome
 
 
 class Strategy(Oracle, Protocol):
@@ -128,6 +128,17 @@ class Sampler:
         if self._rate < 0:
             self._rate = RATES[self.below(len(RATES))]
         return 1 + self.below(n - 1) if self.byte() < self._rate else 0
+
+
+def steps_before(point: DecisionPoint | None = None) -> int:
+    """The number, from 0, of the step that a decision belongs to, for messages: it is slow.
+
+    At a *point* that is the step which the picked party is going to take. A question, for which there is none, is
+    asked in the middle of a step.
+    """
+    if point is not None:
+        return point.ready[0].runtime.fingerprint()[1]
+    return current_thread().runtime.fingerprint()[1] - 1
 
 
 def check_number(what: str, value: object, *, least: int) -> None:

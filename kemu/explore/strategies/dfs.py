@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kemu.errors import ScenarioNotDeterministic
-from kemu.explore.strategies.base import check_number
-from kemu.runtime import continues, current_thread
+from kemu.explore.strategies.base import check_number, steps_before
+from kemu.runtime import continues
 
 if TYPE_CHECKING:
-    from kemu.runtime import DecisionPoint, Outcome, Thread
+    from kemu.runtime import DecisionPoint, Outcome
 
 Deferred = tuple[Sequence[int], Sequence[int], int, range]
 """A run's choices, how many alternatives each decision had, how many of them to repeat, and the alternatives to
@@ -59,7 +59,7 @@ class BoundedDFS:
 
     def pick(self, n: int, point: DecisionPoint) -> int:
         if self._at < len(self._path):
-            return self._repeat(n, point.running or point.ready[0])
+            return self._repeat(n, point)
         if continues(point):
             threads = len(point.ready)
             return self._meet(n, costly=range(1, threads), free=range(threads, n))
@@ -67,15 +67,15 @@ class BoundedDFS:
 
     def choose(self, n: int, label: str) -> int:
         if self._at < len(self._path):
-            return self._repeat(n, current_thread())
+            return self._repeat(n)
         return self._meet(n, costly=range(1, n), free=range(n, n))
 
-    def _repeat(self, n: int, thread: Thread) -> int:
+    def _repeat(self, n: int, point: DecisionPoint | None = None) -> int:
         at = self._at
         self._at = at + 1
         if self._ends[at] != n:
             message = f"decision {at} has {n} alternatives; in an earlier run it had {self._ends[at]}"
-            raise ScenarioNotDeterministic(message, thread.runtime.fingerprint()[1])
+            raise ScenarioNotDeterministic(message, steps_before(point))
         return self._path[at]
 
     def _meet(self, n: int, *, costly: range, free: range) -> int:

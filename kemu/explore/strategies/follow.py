@@ -14,7 +14,7 @@ from kemu.explore.strategies.base import CLOCK, Path
 from kemu.runtime import current_thread
 
 if TYPE_CHECKING:
-    from kemu.runtime import DecisionPoint, Outcome
+    from kemu.runtime import DecisionPoint, Outcome, Thread
 
 WITHOUT_END: Final = 1 << 60
 
@@ -67,6 +67,7 @@ class Follow:
         if point.clock_is_enabled:
             ticker = point.ready[0].runtime.clock.ticker
             steps[CLOCK] = ticker.steps if ticker is not None else 0
+        self._catch_up(point.running)
         slices = self._slices
         if self._at < len(slices) and steps.get(slices[self._at].path, WITHOUT_END) < slices[self._at].upto:
             return self._number(slices[self._at].path, n, point)
@@ -75,6 +76,16 @@ class Follow:
                 self._at = at
                 return self._number(piece.path, n, point)
         return 0
+
+    def _catch_up(self, running: Thread | None) -> None:
+        """Find the slice of the step that was taken last: forced steps are taken without asking."""
+        slices = self._slices
+        if running is None or (self._at < len(slices) and slices[self._at].path in (running.path, CLOCK)):
+            return
+        for at, piece in enumerate(slices):
+            if piece.path == running.path and piece.upto >= running.steps:
+                self._at = at
+                return
 
     def _number(self, path: Path, n: int, point: DecisionPoint) -> int:
         for place, thread in enumerate(point.ready):

@@ -6,12 +6,15 @@ finding bugs" (ASPLOS 2010).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kemu.explore.strategies.base import CLOCK, Path, Sampler, check_number
 
 if TYPE_CHECKING:
     from kemu.runtime import DecisionPoint
+
+FIRED: Final = -1
+"""The priority of a clock that has just fired: below that of every thread."""
 
 
 class PCT(Sampler):
@@ -25,8 +28,8 @@ class PCT(Sampler):
       those before it; give *horizon* to start from a known k.
     * Priorities would starve everyone when the first thread spins: after *fair_after* decisions the rest of
       the run is a uniform random walk, and such a tail does not count for k.
-    * The clock is a party with a priority, drawn anew each time it fires: every deadline is an event of its
-      own.
+    * The clock is a party with a priority, drawn anew each time it fires: every deadline is an event of its own.
+      It never fires twice in a row while a thread can go on, or a periodic timer would starve a thread put last.
 
     Not every run can come up: a small depth keeps most of them out. Answers follow `Sampler.answer`.
     """
@@ -45,6 +48,7 @@ class PCT(Sampler):
         self._count = 0
         self._priorities: dict[Path, int] = {}
         self._changes: dict[int, int] = {}
+        self._fired = False
 
     def begin(self) -> bool:
         self.horizon = max(self.horizon, min(self._count, self.fair_after))
@@ -57,6 +61,7 @@ class PCT(Sampler):
         self._count = 0
         self._priorities.clear()
         self._changes.clear()
+        self._fired = False
 
     def plan(self, horizon: int) -> None:
         """Draw the change points of the run that was begun, among its first *horizon* decisions."""
@@ -77,14 +82,18 @@ class PCT(Sampler):
             self._priorities[self._path(first, point)] = self._changes[count]
             first = self._first(n, point)
         if first == len(point.ready):
-            del self._priorities[CLOCK]
+            self._priorities[CLOCK] = FIRED
+            self._fired = True
             return n - 1
+        if self._fired:
+            self._fired = False
+            del self._priorities[CLOCK]
         return (first - point.index) % len(point.ready)
 
     def _first(self, n: int, point: DecisionPoint) -> int:
         """The place in `ready` of the thread with the highest priority; for the clock, the length of `ready`."""
         priorities = self._priorities
-        highest = -1
+        highest = FIRED
         first = place = 0
         for thread in point.ready:
             path = thread.path

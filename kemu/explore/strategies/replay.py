@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kemu.errors import ReplayDiverged, UsageError
+from kemu.explore.strategies.base import steps_before
 from kemu.explore.token import trim
-from kemu.runtime import current_thread
 
 if TYPE_CHECKING:
     from kemu.explore.program import Program
-    from kemu.runtime import DecisionPoint, Observer, Outcome, Thread
+    from kemu.runtime import DecisionPoint, Observer, Outcome
 
 
 class Replay:
@@ -49,23 +49,23 @@ class Replay:
         self._at = at + 1
         if at < len(self.choices) and self.choices[at] < n:
             return self.choices[at]
-        return self._depart(at, n, point.ready[0], f"{n} parties can go on")
+        return self._depart(at, n, steps_before(point), f"{n} parties can go on")
 
     def choose(self, n: int, label: str) -> int:
         at = self._at
         self._at = at + 1
         if at < len(self.choices) and self.choices[at] < n:
             return self.choices[at]
-        return self._depart(at, n, current_thread(), f"{label!r} has {n} answers")
+        return self._depart(at, n, steps_before(), f"{label!r} has {n} answers")
 
-    def _depart(self, at: int, n: int, thread: Thread, what: str) -> int:
+    def _depart(self, at: int, n: int, step: int, what: str) -> int:
         message = ""
         if at < len(self.choices):
             message = f"decision {at} was recorded as {self.choices[at]}, but {what}"
         elif self.complete:
             message = f"the recording ends after {len(self.choices)} decisions, but {what}"
         if message and self.strict:
-            raise ReplayDiverged(message, thread.runtime.fingerprint()[1])
+            raise ReplayDiverged(message, step)
         return n - 1 if at < len(self.choices) else 0
 
     def key(self) -> tuple[int, ...]:
