@@ -88,8 +88,7 @@ def test_the_stack_is_in_the_order_of_numbers() -> None:
 def test_one_instance_at_an_altitude() -> None:
     async def script(lab: Lab) -> list[int]:
         await lab.recorder("A", "328010", IRP_MJ_READ)
-        other = await lab.recorder("B", "0328010.0", IRP_MJ_READ)
-        assert other.filter.instances == []
+        other = await lab.recorder("B", "140000", IRP_MJ_READ)
         return [await lab.attach(other, "328010.00"), await lab.attach(other, "328010.01")]
 
     assert run(script).result == [STATUS_FLT_INSTANCE_ALTITUDE_COLLISION, STATUS_SUCCESS]
@@ -101,6 +100,15 @@ def test_attaching_at_what_is_no_altitude() -> None:
         return await lab.attach(await lab.recorder("A", "328010"), "328010a")
 
     assert run(script).result == STATUS_INVALID_PARAMETER
+
+
+def test_a_script_is_told_about_a_taken_altitude() -> None:
+    async def script(lab: Lab) -> None:
+        await lab.recorder("A", "328010")
+        await lab.recorder("B", "0328010.0")
+
+    with pytest.raises(ScenarioError, match=r"'0328010\.0' is taken by A; give another one, such as"):
+        run(script)
 
 
 def test_a_script_is_told_about_a_malformed_altitude() -> None:
