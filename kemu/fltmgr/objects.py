@@ -242,17 +242,24 @@ class TakeReference(Operation[bool]):
 
 def hold(thread: Thread, object_: RundownObject, who: str) -> None:
     """Keep *object_* for *who*, which runs code of the driver, inside the calling step."""
-    # Nobody sees in which order holds are taken, so that taking them commutes.
-    thread.update(object_)
+    _touch(thread, object_)
     object_.holds.append(who)
 
 
 def let_go(thread: Thread, object_: RundownObject, who: str) -> None:
     """*who* has come out of the driver: undo one `hold`, inside the calling step."""
-    thread.update(object_)
+    _touch(thread, object_)
     object_.holds.remove(who)
     if not object_.holds:
         object_.changed()
+
+
+def _touch(thread: Thread, object_: RundownObject) -> None:
+    """Record a change of the holds. Nobody sees their order, and nobody sees them before the deletion has begun."""
+    if object_.deleting:
+        thread.write(object_)
+    else:
+        thread.read(object_)
 
 
 class DropReference(Operation[bool]):

@@ -221,8 +221,11 @@ class Pipeline:
         await self.drive(operation, drive)
         if operation.is_create:
             # The originator stays until the create is complete: it runs the post-create callbacks (FLT-ORD-04).
+            thread = current_thread()
+            thread.read(operation.request)
             while not operation.request.done and await AwaitCompletion(operation, drive):
                 await self.complete_up(operation, drive)
+                thread.read(operation.request)
         return operation.request.done
 
     async def drive(self, operation: IrpCtrl, drive: Drive) -> None:
@@ -328,12 +331,12 @@ class Pipeline:
                 frame.waiter = None
                 assert drive is not None
                 drive.synchronised -= 1
-            if (
-                frame.state == AWAIT_POST
-                and await DeliverPost(frame)
-                and not await self.call_post(thread, frame, draining=False)
-            ):
-                return
+            if frame.state == AWAIT_POST:
+                if await DeliverPost(frame) and not await self.call_post(thread, frame, draining=False):
+                    return
+            elif frame.state in {DRAINING_POST, DONE}:
+                # A teardown was faster.
+                thread.read(frame)
             operation.up -= 1
         operation.request.finish(thread)
         operation.changed()
