@@ -215,7 +215,7 @@ def test_default_strategy_finds_what_a_uniform_walk_misses() -> None:
     program = use_after_free(before_check=0, before_free=40)
     for seed in range(10):
         assert explore(program, Alternating(seed), Budget(schedules=500)).findings
-    assert not explore(program, RandomWalk(0), Budget(schedules=5_000)).findings
+    assert not explore(program, RandomWalk(0), Budget(schedules=1_000)).findings
 
 
 # Garbage collection.

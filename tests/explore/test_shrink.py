@@ -30,7 +30,7 @@ MINIMA: list[tuple[TestProgram, int, int, int]] = [
     (use_after_free(60, 60), 1, 0, 3),
     # a is preempted between its stores, then b is, and c looks: main, a, b, c.
     (three_in_a_row(), 2, 0, 3),
-    (three_in_a_row(noise=30), 2, 0, 3),
+    (three_in_a_row(noise=12), 2, 0, 3),
     # t0 is preempted after its first lock, t1 takes the other: main, t0, t1.
     (TestProgram(abba), 1, 0, 2),
     # t0 is preempted after its load; main, t0, t1, t0, then main's joins, the first of which can come early.
@@ -110,7 +110,7 @@ def test_answers_are_made_plain_one_by_one() -> None:
 
 
 def test_replays_are_capped() -> None:
-    program = three_in_a_row(noise=30)
+    program = three_in_a_row(noise=12)
     (run, *_) = failing_runs(program, RandomWalk, 1)
     for allowed in (1, 2, 5, 20):
         before = program.runs
@@ -121,7 +121,7 @@ def test_replays_are_capped() -> None:
 
 
 def test_a_second_start_shares_the_replays_and_can_only_help() -> None:
-    program = three_in_a_row(noise=30)
+    program = three_in_a_row(noise=12)
     runs = failing_runs(program, RandomWalk, 4)
     for run, second in zip(runs, [*runs[1:], runs[0]], strict=True):
         before = program.runs
