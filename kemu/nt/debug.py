@@ -10,9 +10,9 @@ import re
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from kemu.errors import UsageError
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
+from kemu.nt.system import refuse
 from kemu.runtime import Actor, Cell, current_thread
 
 DPFLTR_ERROR_LEVEL: Final = 0
@@ -131,7 +131,7 @@ def _name(value: Any) -> str:
 def _print(routine_name: str, level: str, text: str, arguments: tuple[Any, ...]) -> NTSTATUS:
     wanted = sum(piece.arguments for piece in parse_format(text))
     if wanted != len(arguments):
-        raise UsageError(
+        refuse(
             f"{routine_name}({text!r}) takes {wanted} arguments and got {len(arguments)}",
             remedy="give one argument for each conversion of the format, and write %% for a percent sign",
         )

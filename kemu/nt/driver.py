@@ -141,7 +141,7 @@ def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value:
         or not (is_known(NTSTATUS(value)) or value & CUSTOMER_BIT)
     ):
         code: Any = getattr(routine, "__code__", None)
-        shown = f"0x{value & 0xFFFFFFFF:08X}" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+        shown = f"0x{value:08X}" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
         where = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
         current_thread().runtime.abort(
             UsageError(
