@@ -52,15 +52,15 @@ def bound(value: object) -> int:
     return int(str(value))
 
 
-def strategy(value: str) -> tuple[str, dict[str, int | None]]:
+def strategy(value: str) -> tuple[str, dict[str, int | float | None]]:
     """A name, or ``name:option=number,...``; which there are is for the strategies to know."""
     name, colon, rest = value.partition(":")
-    options: dict[str, int | None] = {}
+    options: dict[str, int | float | None] = {}
     for part in rest.split(",") if colon else ():
         key, equals, number = part.partition("=")
-        if not equals or not re.fullmatch(r"\d+|none", number):
+        if not equals or not re.fullmatch(r"\d+(\.\d+)?|none", number):
             raise UsageError(f"{part!r} in {value!r} is not option=number", remedy="write for example pct:depth=3")
-        options[key] = None if number == "none" else int(number)
+        options[key] = None if number == "none" else float(number) if "." in number else int(number)
     return name, options
 
 

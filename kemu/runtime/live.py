@@ -261,6 +261,9 @@ class _Interpreter:
                     awaited = cast("object", coroutine.throw(thrown))
             except StopIteration as stop:
                 return stop.value
+            if not self.runtime.dead:
+                for invariant in self.runtime.invariants:
+                    invariant()
             try:
                 if not isinstance(awaited, Operation):
                     value = yield awaited
@@ -283,7 +286,7 @@ def explain_live(error: BaseException) -> BaseException:
         if "unrecognized yield message" in text or "Task got bad yield" in text:
             return UsageError(
                 "a kernel routine was awaited in a task that the driver started itself",
-                remedy="start a thread with PsCreateSystemThread or World.thread instead of a task",
+                remedy="start a thread with World.start instead of a task",
             )
     return error
 

@@ -363,7 +363,7 @@ def test_an_operation_in_a_task_of_the_drivers_own(
     error = live(main).crash
     assert isinstance(error, UsageError)
     assert error.message == "a kernel routine was awaited in a task that the driver started itself"
-    assert "PsCreateSystemThread" in error.remedy
+    assert "World.start" in error.remedy
 
 
 def test_an_operation_in_an_asyncio_task() -> None:
@@ -386,3 +386,19 @@ def test_idle_services_do_not_keep_a_run_alive(live: Live) -> None:
     outcome = live(main)
     assert outcome.end == "finished"
     assert [item for _, item in outcome.result.done] == ["item"]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_invariants_are_checked_after_every_step_of_a_live_run_too(backend: str) -> None:
+    seen: list[str] = []
+
+    async def main() -> None:
+        await Point("one")
+        seen.append("too far")
+        await Point("two")
+        seen.append("much too far")
+
+    runtime = LiveRuntime()
+    runtime.invariants.append(lambda: runtime.stop("broken") if seen else None)
+    assert run_live(main(), "main", runtime, backend).failure == "broken"
+    assert seen == ["too far"]

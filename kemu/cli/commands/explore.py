@@ -30,7 +30,7 @@ def command(
     schedules: int | None,
     seconds: float | None,
     seed: int,
-    strategy: tuple[str, dict[str, int | None]] | None,
+    strategy: tuple[str, dict[str, int | float | None]] | None,
     bound: int | None,
     keep_going: bool,
     variant: str | None,
