@@ -63,7 +63,8 @@ class Runtime(ABC):
         self.dead = False
         self.failure: Any = None
         self.choices: list[int] = []
-        self.outcome = Outcome(choices=self.choices)
+        # The lists are given: a field's factory takes longer than all the rest of the outcome.
+        self.outcome = Outcome(choices=self.choices, advisories=[])
         self.observer: Observer | None = None
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
@@ -169,9 +170,11 @@ class Runtime(ABC):
             thread.op = STARTING
             thread.creator = None  # type: ignore[assignment]
         self.threads.clear()
-        self.clock.clear()
-        if refused:
-            abandon(refused)
+        if self.clock.ticker is not None:
+            self.clock.clear()
+        if not refused:
+            return ()
+        abandon(refused)
         return tuple(thread.label for thread in refused)
 
 
