@@ -75,10 +75,17 @@ def suspended_calls(coroutine: object) -> Iterator[tuple[CodeType, str, int]]:
             return
 
 
+def is_kemu_file(filename: str) -> bool:
+    """Whether *filename* belongs to kemu."""
+    return os.path.normcase(filename).startswith(KEMU)
+
+
 def is_library_file(filename: str) -> bool:
     """Whether *filename* belongs to kemu, the standard library or an installed package."""
     return filename.startswith("<") or os.path.normcase(filename).startswith(LIBRARIES)
 
+
+KEMU = os.path.normcase(str(Path(__file__).parents[1]) + os.sep)
 
 LIBRARIES = tuple(
     os.path.normcase(folder + os.sep)

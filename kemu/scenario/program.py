@@ -12,7 +12,7 @@ from kemu.errors import InternalError, KemuError, ScenarioError
 from kemu.nt.kthread import KThread
 from kemu.nt.system import Options
 from kemu.runtime import ControlledRuntime, LogSink, Observer, Oracle, Outcome, Runtime
-from kemu.runtime.core import is_library_file
+from kemu.runtime.foreign import is_kemu_file, is_library_file
 from kemu.runtime.live import LiveRuntime, run_live
 from kemu.scenario.world import World
 from kemu.verifier.ending import judge
@@ -117,12 +117,15 @@ class ScenarioProgram:
 
 
 def _is_ours(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and "/kemu/" in frames[-1].filename.replace("\\", "/")
+    """Whether kemu's own code raised *error*: the innermost frame that is not a library's is kemu's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if is_kemu_file(frame.filename) or not is_library_file(frame.filename):
+            return is_kemu_file(frame.filename)
+    return True
 
 
 def _user_line(error: BaseException) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not is_library_file(frame.filename) and "/kemu/" not in frame.filename.replace("\\", "/"):
+        if not is_library_file(frame.filename):
             return f"{frame.filename}:{frame.lineno}"
     return "an unknown line"

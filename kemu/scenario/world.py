@@ -332,4 +332,4 @@ class World:
 
     def now(self) -> int:
         """Virtual time, in ticks of 100 ns."""
-        return current_thread().runtime.clock.now
+        return self.runtime.clock.read(current_thread())
