@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar, cast, overload
 
@@ -56,7 +56,7 @@ class Scenario:
     doc: str
     file: str
     line: int
-    takes_variant: bool = field(default=True)
+    takes_variant: bool
     """Whether the script has a second parameter, for the variant."""
 
     @property

@@ -129,6 +129,7 @@ def test_a_callback_that_owes_a_status(header: str) -> None:
 
 def test_a_callback_that_owes_nothing() -> None:
     check("async def TeardownStart(self, FltObjects, Reason):\n    print(1)")
+    check("x = lambda self: FLT_OPERATION_REGISTRATION(self.Major)\nasync def Major(self):\n    print(1)")
 
 
 def test_a_callback_must_be_async() -> None:

@@ -125,6 +125,8 @@ def test_filling_a_table_on_import_is_not_a_change() -> None:
     """
     check(code.format("pass"))
     assert refused(code.format("handler('b')")) == (6, "HANDLERS is changed here")
+    routine = "X = []\n{0} def go():\n    X.append(1)\nTABLE = (go,)\n"
+    assert refused(routine.format("async")) == (3, "X is changed here")
 
 
 def test_default_values_that_are_changed() -> None:
@@ -144,8 +146,8 @@ class Scanner(Base):
     limit = 3
     seen: set = set()
     found: set = set()
-    def __init__(self):
-        print()
+    def __init__(self, other):
+        other.pending = []
         self.seen = set()
         self.found: set = set()
     async def go(self, other):
@@ -212,6 +214,7 @@ def test_a_driver_object_made_on_import() -> None:
     assert (line, message) == (9, "DRIVER is one driver object that every run shares: its state leaks from run to run")
     check(code.format("Scanner", "Scanner()"))
     check(code.format("Other", "DRIVER"))
+    check(code.format("Scanner", "Scanner()") + "NAME = repr(DRIVER)\n")
 
 
 COMMON = source(

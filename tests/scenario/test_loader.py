@@ -108,6 +108,11 @@ def test_modules_know_their_file_and_dataclasses_work(write: Write) -> None:
     assert sys.modules[module.__name__] is module
 
 
+def test_a_file_is_compiled_without_what_kemu_imports_from_the_future(write: Write) -> None:
+    annotations = load_file(write("good.py")).module.first.__annotations__
+    assert annotations["world"].__name__ == "World"
+
+
 def test_warnings_are_handed_on(write: Write) -> None:
     path = write("warned.py", "import time\nSTART = time.time()\n" + GOOD)
     (warning,) = load_file(path).warnings
