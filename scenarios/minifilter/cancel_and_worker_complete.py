@@ -73,7 +73,7 @@ class ReadPender(Driver):
         irql = await IoAcquireCancelSpinLock()
         cancelled = await FltIsIoCanceled(Data)
         if not cancelled:
-            await FltSetCancelCompletion(Data, self.ReadCanceled)
+            _ = await FltSetCancelCompletion(Data, self.ReadCanceled)
         await IoReleaseCancelSpinLock(irql)
         if cancelled:
             await FltFreeDeferredIoWorkItem(item)
