@@ -43,7 +43,7 @@ from kemu.wdk.fltkernel import (
 from kemu.wdk.wdm import DRIVER_OBJECT, IRP_MJ_CREATE, NT_SUCCESS, DelayedWorkQueue, Driver
 
 sys.path.insert(0, str(Path(__file__).parent))
-from throughput import bare_batch, resident_mb  # noqa: E402  (the benchmarks stand side by side, not in a package)
+from throughput import bare_batch, resident_mb
 
 STEPS = 100
 

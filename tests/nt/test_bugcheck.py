@@ -64,9 +64,7 @@ def test_a_drivers_own_code_prints_as_its_number() -> None:
 
 def test_a_bug_check_is_one_line() -> None:
     stop = BugCheck(FLTMGR_FILE_SYSTEM, (0x6D, 0xFFFFE00012345678), "context over-dereferenced")
-    assert str(stop) == (
-        "BugCheck F5, {6d, ffffe00012345678, 0, 0} FLTMGR_FILE_SYSTEM: context over-dereferenced"
-    )
+    assert str(stop) == ("BugCheck F5, {6d, ffffe00012345678, 0, 0} FLTMGR_FILE_SYSTEM: context over-dereferenced")
 
 
 def test_a_bug_check_without_name_or_reason_stays_readable() -> None:

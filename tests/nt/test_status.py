@@ -103,9 +103,7 @@ def test_families_are_complete() -> None:
     numbers = [*range(0x01, 0x30), *range(0x33, 0x38), *range(0x100, 0x105)]
     ours = {int(value) for name, value in CONSTANTS.items() if name.startswith("STATUS_FWP_")}
     assert ours == {0xC0220000 + number for number in numbers}
-    assert [NTSTATUS(0xC00000EF + i).name for i in range(12)] == [
-        f"STATUS_INVALID_PARAMETER_{i}" for i in range(1, 13)
-    ]
+    assert [NTSTATUS(0xC00000EF + i).name for i in range(12)] == [f"STATUS_INVALID_PARAMETER_{i}" for i in range(1, 13)]
     assert (STATUS_INVALID_PARAMETER_1, STATUS_INVALID_PARAMETER_12) == (0xC00000EF, 0xC00000FA)
 
 
@@ -136,9 +134,7 @@ def test_of_two_names_the_general_one_is_printed() -> None:
 
 def test_results_of_waiting_on_several_objects_have_names() -> None:
     # The header spells out only some of them; a driver computes the rest as STATUS_WAIT_0 + i.
-    assert [NTSTATUS(STATUS_WAIT_0 + i).name for i in range(1, 64)] == [
-        f"STATUS_WAIT_{i}" for i in range(1, 64)
-    ]
+    assert [NTSTATUS(STATUS_WAIT_0 + i).name for i in range(1, 64)] == [f"STATUS_WAIT_{i}" for i in range(1, 64)]
     assert [NTSTATUS(STATUS_ABANDONED_WAIT_0 + i).name for i in range(64)] == [
         f"STATUS_ABANDONED_WAIT_{i}" for i in range(64)
     ]
