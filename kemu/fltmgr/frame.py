@@ -266,7 +266,17 @@ class Frame(Cell):
 
     def changed_parameters(self) -> bool:
         """Whether the driver changed anything in its view of the parameters."""
-        return self.iopb is not None and Input.seen(self.iopb) != self.input
+        iopb = self.iopb
+        if iopb is None:
+            return False
+        given = self.input
+        return (
+            iopb.Parameters != given.parameters
+            or iopb.MinorFunction != given.minor
+            or iopb.IrpFlags != given.flags
+            or iopb.TargetFileObject is not given.file
+            or iopb.TargetInstance is not self.instance
+        )
 
     def take_parameters(self, thread: Thread) -> None:
         """Make declared changes of the parameters effective for everybody below (FLT-CBD-09)."""

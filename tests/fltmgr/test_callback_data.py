@@ -406,13 +406,19 @@ def test_the_major_function_stays(dirty: bool) -> None:
     assert read_with(lambda d, o: d.Iopb.MajorFunction).code is None
 
 
-def test_redirecting_is_refused_aloud() -> None:
+@pytest.mark.rule("FLT-CBD-06")
+@pytest.mark.parametrize("member", ["TargetFileObject", "TargetInstance"])
+def test_redirecting_is_refused_aloud(member: str) -> None:
     def redirect(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> None:
-        Data.Iopb.TargetFileObject = FileObject(FltObjects.Volume.volume, r"\elsewhere")
+        setattr(Data.Iopb, member, FileObject(FltObjects.Volume.volume, r"\elsewhere"))
+
+    def redirect_dirty(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> None:
+        redirect(Data, FltObjects)
         FltSetCallbackDataDirty(Data)
 
+    assert read_with(redirect).code == "params-not-dirty"
     with pytest.raises(UsageError, match="redirects IRP_MJ_READ"):
-        read_with(redirect)
+        read_with(redirect_dirty)
 
 
 # Who has control.
