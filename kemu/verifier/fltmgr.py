@@ -331,6 +331,10 @@ class FltChecks(FltObserver):
             self.report("cbdq-non-irp", f"{self.who(frame)} inserts a {CLASS_NAMES[frame.operation.request.kind]}")
         if queue.instance is not None and queue.instance is not frame.instance:
             self.report("cbdq-wrong-instance", f"{self.who(frame)} inserts into the queue of {queue.instance.label}")
+        if frame.cancel_armed:
+            self.report(
+                "cancel-set-with-cbdq", f"{self.who(frame)} queues an operation for which it has set a cancel callback"
+            )
 
     def inserted(self, frame: Frame, queue: FLT_CALLBACK_DATA_QUEUE) -> None:
         if frame.instance.state == DRAINING:
