@@ -10,7 +10,9 @@ from fltmgr.kit import LOWER, MIDDLE, UPPER, Lab, Minifilter, all_runs, codes, o
 
 from kemu.io.request import FAST_IO_OPERATION, FS_FILTER_OPERATION
 from kemu.wdk.fltkernel import (
+    FLT_CALLBACK_DATA,
     FLT_OPERATION_REGISTRATION,
+    FLT_PREOP_SUCCESS_NO_CALLBACK,
     FLT_REGISTRATION,
     FLT_RELATED_OBJECTS,
     FLTFL_OPERATION_REGISTRATION_SKIP_CACHED_IO,
@@ -34,6 +36,7 @@ from kemu.wdk.ntstatus import (
 )
 from kemu.wdk.wdm import (
     DRIVER_OBJECT,
+    FAST_MUTEX,
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
     IRP_MJ_DEVICE_CHANGE,
@@ -48,8 +51,11 @@ from kemu.wdk.wdm import (
     IRP_PAGING_IO,
     POOL_FLAG_NON_PAGED,
     Driver,
+    ExAcquireFastMutex,
     ExAllocatePool2,
     ExFreePoolWithTag,
+    ExInitializeFastMutex,
+    ExReleaseFastMutex,
 )
 
 
@@ -456,3 +462,36 @@ def test_a_filter_that_does_not_want_the_volume() -> None:
 
     one = run(script)
     assert (one.code, one.result, one.order) == (None, 0, [])
+
+
+@pytest.mark.rule("FLT-REG-18", "FLT-RACE-35")
+@pytest.mark.parametrize(("first", "expected"), [(True, {None}), (False, {None, "ke.uninitialised"})])
+def test_what_callbacks_use_is_initialised_before_the_start(first: bool, expected: set[str | None]) -> None:
+    async def script(lab: Lab) -> None:
+        mutex = FAST_MUTEX("Mutex")
+
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            await ExAcquireFastMutex(mutex)
+            await ExReleaseFastMutex(mutex)
+            return FLT_PREOP_SUCCESS_NO_CALLBACK
+
+        class Starts(Minifilter):
+            async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
+                if first:
+                    ExInitializeFastMutex(mutex)
+                status = await super().DriverEntry(DriverObject, RegistryPath)
+                if not first:
+                    ExInitializeFastMutex(mutex)
+                return status
+
+        file = await lab.quiet_open()
+
+        async def reader() -> None:
+            await file.read(1)
+
+        async def start() -> None:
+            await lab.load(Starts("A", {IRP_MJ_READ: (pre, None)}), UPPER)
+
+        await lab.together(reader(), start())
+
+    assert codes(all_runs(script)) == expected
