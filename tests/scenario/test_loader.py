@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kemu.errors import EXIT_USAGE, DriverSourceError, InternalError, ScenarioError
-from kemu.scenario.loader import has_scenarios, load_file
+from kemu.scenario.loader import PREFIX, has_scenarios, load_file
 
 Write = Callable[..., str]
 
@@ -325,7 +325,8 @@ def test_exits_on_import_but_an_interrupt_goes_through(write: Write) -> None:
         load_file(write("stop.py", "raise KeyboardInterrupt\n"))
     with pytest.raises(InternalError):
         load_file(write("ours.py", "from kemu.errors import InternalError\nraise InternalError('x')\n"))
-    assert not any(name.endswith(("_bad", "_stop", "_ours")) for name in sys.modules)
+    mine = [name for name in sys.modules if name.startswith(PREFIX)]
+    assert not any(name.endswith(("_bad", "_stop", "_ours")) for name in mine)
 
 
 def test_a_failed_second_version_leaves_the_first(write: Write) -> None:
