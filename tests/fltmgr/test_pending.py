@@ -606,6 +606,38 @@ def test_no_lock_is_held_across_the_resumption(status: int) -> None:
     assert program(releases=True) is None
 
 
+@pytest.mark.rule("FLT-PEND-09", "FLT-POST-28", "FLT-INST-24")
+def test_a_completer_whose_callback_still_runs_is_not_drained() -> None:
+    async def script(lab: Lab) -> None:
+        async def complete(Data: FLT_CALLBACK_DATA) -> None:
+            Data.IoStatus.Status = STATUS_ACCESS_DENIED
+            await FltCompletePendedPreOperation(Data, COMPLETE, None)
+
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            await complete(Data)
+            lab.note("completed")
+            await lab.step("still running")
+            lab.note("returns")
+            return PENDING
+
+        file = await lab.quiet_open()
+        loaded = await lab.filter("M", MIDDLE, {IRP_MJ_READ: (pre, lab.post("M"))})
+
+        async def reader() -> None:
+            await file.read(1)
+
+        async def admin() -> None:
+            assert await loaded.detach() == STATUS_SUCCESS
+            lab.note("gone")
+
+        await lab.together(reader(), admin())
+
+    runs = all_runs(script)
+    assert codes(runs) == {None}
+    # The teardown waits for the callback, and gives it no postoperation.
+    assert orders(runs) == {("completed", "returns", "gone"), ("gone",)}
+
+
 @pytest.mark.rule("FLT-PEND-08", "FLT-PEND-09")
 def test_two_filters_that_pend_one_operation() -> None:
     async def script(lab: Lab) -> None:

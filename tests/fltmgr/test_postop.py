@@ -401,6 +401,23 @@ def test_resuming_before_during_and_after_the_return() -> None:
         assert one.note("T.post").thread == one.note("worker").thread
 
 
+@pytest.mark.rule("FLT-POST-11", "FLT-RACE-06")
+def test_resumed_early_and_again_after_the_return() -> None:
+    async def script(lab: Lab) -> None:
+        kept: list[FLT_CALLBACK_DATA] = []
+
+        async def body(Data: FLT_CALLBACK_DATA, Flags: int) -> int:
+            kept.append(Data)
+            await FltCompletePendedPostOperation(Data)
+            return MORE
+
+        await stack(lab, body)
+        await (await lab.open()).read(1)
+        await FltCompletePendedPostOperation(kept[0])
+
+    assert run(script).code == "postpend-double-complete"
+
+
 @pytest.mark.rule("FLT-RACE-06", "FLT-CBD-18", "FLT-WORK-06")
 def test_touching_what_was_handed_over() -> None:
     def body(late: bool) -> Callable[[Lab], Body]:

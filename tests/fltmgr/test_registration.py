@@ -239,7 +239,13 @@ def test_a_major_that_never_comes_is_no_error() -> None:
 
 
 CACHED, PAGING, NONCACHED, FAST, OTHER = "cached", "paging", "noncached", "fast", "other"
-FLAGS = {CACHED: 0, PAGING: IRP_PAGING_IO | IRP_NOCACHE, NONCACHED: IRP_NOCACHE, FAST: 0, OTHER: IRP_PAGING_IO}
+FLAGS = {
+    CACHED: 0,
+    PAGING: IRP_PAGING_IO | IRP_NOCACHE,
+    NONCACHED: IRP_NOCACHE,
+    FAST: IRP_NOCACHE,
+    OTHER: IRP_PAGING_IO,
+}
 
 
 @pytest.mark.rule("FLT-REG-10", "FLT-REG-11", "FLT-REG-12", "FLT-REG-13")
