@@ -248,6 +248,13 @@ class Frame(Cell):
             # Whether a teardown still sees the operation depends on who comes first.
             thread.read(instance)
 
+    def may_be_drained(self, thread: Thread) -> None:
+        """The frame has begun to await its post-operation callback: a teardown that waits for it drains it."""
+        instance = self.instance
+        if instance.deleting:
+            thread.write(instance)
+            instance.changed()
+
     def returned(self, thread: Thread) -> None:
         """*thread* has come out of a callback of the driver."""
         self.inside.remove(thread)

@@ -181,27 +181,6 @@ class WaitRundown(BlockingOperation[None]):
         return f"see the references on {self.object.label} dropped ({held})" if held else super().describe()
 
 
-class WaitOutstanding(BlockingOperation[None]):
-    """Wait until no operation is outstanding on an instance."""
-
-    __slots__ = ("instance",)
-    kind = "see the operations finished of"
-
-    def __init__(self, instance: Instance) -> None:
-        super().__init__(instance)
-        self.instance = instance
-
-    def available(self, thread: Thread) -> bool:
-        return not self.instance.outstanding
-
-    def take(self, thread: Thread) -> None:
-        thread.read(self.instance)
-
-    def describe(self) -> str:
-        names = ", ".join(f"{f.operation.request.label} ({f.state_name})" for f in self.instance.outstanding)
-        return f"see the operations of {self.instance.label} finished" + (f" ({names})" if names else "")
-
-
 class WaitGone(BlockingOperation[None]):
     """Wait until an instance that somebody else takes down is gone."""
 

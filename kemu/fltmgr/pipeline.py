@@ -71,8 +71,8 @@ class Drive:
         """How many frames wait for this drive's thread to run their post-operation callback."""
 
 
-class DeliverPre(Operation[None]):
-    """A preoperation callback is about to be called. Reads the instance, begins the frame."""
+class DeliverPre(Operation[bool]):
+    """A preoperation callback is about to be called; false if the instance has gone meanwhile."""
 
     __slots__ = ("frame",)
     kind = "deliver"
@@ -80,16 +80,19 @@ class DeliverPre(Operation[None]):
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
 
-    def perform(self, thread: Thread) -> None:
+    def perform(self, thread: Thread) -> bool:
         frame = self.frame
         thread.read(frame.instance)
         thread.write(frame)
+        if frame.state != NOT_CALLED:
+            return False
         frame.state = IN_PREOP
         frame.late = frame.instance.state == DRAINING
         frame.inside.append(thread)
         log = thread.runtime.log
         if log is not None:
             log("flt.pre.enter", frame=frame, message=PreOperation(frame.operation.label))
+        return True
 
     def target(self) -> Cell:
         return self.frame
@@ -245,9 +248,12 @@ class Pipeline:
             pre = frame.node.pre
             if pre is None:
                 thread.write(frame)
-                frame.state = AWAIT_POST
+                if frame.state == NOT_CALLED:
+                    frame.state = AWAIT_POST
+                    frame.may_be_drained(thread)
                 continue
-            await DeliverPre(frame)
+            if not await DeliverPre(frame):
+                continue
             data = frame.open()
             actor = frame.node.filter.driver
             irql, locks, apc = thread.irql, len(thread.locks), thread.kernel_apc_disable
@@ -301,6 +307,7 @@ class Pipeline:
             return True
         frame.state = AWAIT_POST
         frame.context = context
+        frame.may_be_drained(thread)
         if status == FLT_PREOP_SYNCHRONIZE and operation.request.kind == IRP_OPERATION and not operation.is_create:
             frame.waiter = drive
             drive.synchronised += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kemu.fltmgr.constants import FLTFL_INSTANCE_TEARDOWN_MANUAL
-from kemu.fltmgr.frame import AWAIT_POST, Frame
+from kemu.fltmgr.frame import AWAIT_POST, NOT_CALLED, PASSED, Frame
 from kemu.fltmgr.manager import FilterManager, related_objects
 from kemu.fltmgr.messages import InstanceTeardown
 from kemu.fltmgr.objects import (
@@ -13,7 +13,6 @@ from kemu.fltmgr.objects import (
     Filter,
     FltVolume,
     Instance,
-    WaitOutstanding,
     WaitRundown,
     hold,
     let_go,
@@ -30,7 +29,7 @@ from kemu.nt.status import (
     STATUS_FLT_INSTANCE_NOT_FOUND,
     STATUS_SUCCESS,
 )
-from kemu.runtime import Cell, Deliver, Operation, Thread, current_thread
+from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
 
 
 class BeginTeardown(Operation[bool]):
@@ -83,13 +82,18 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
     """Take down an instance that `BeginTeardown` has marked, on the calling thread at PASSIVE_LEVEL."""
     registration = instance.filter.registration
     await call(instance, registration.InstanceTeardownStartCallback, "start", reason)
-    current_thread().write(instance)
+    thread = current_thread()
+    thread.write(instance)
     instance.state = DRAINING
     manager.observer.teardown_start_returned(instance)
-    for frame in list(instance.outstanding):
-        if drains(frame):
-            await drain(manager.pipeline, frame)
-    await WaitOutstanding(instance)
+    finished = False
+    while not finished:
+        for frame in list(instance.outstanding):
+            thread.read(frame)
+            if drains(frame):
+                await drain(manager.pipeline, frame)
+        # A callback that was running may still ask for a post-operation callback: that one is drained as well.
+        finished = await WaitOutstanding(instance)
     await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
     # References delay only the freeing, not TeardownComplete (FLT-INST-30).
     await WaitRundown(instance)
@@ -98,9 +102,49 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
 
 def drains(frame: Frame) -> bool:
     """Whether a teardown gives *frame* its post-operation callback early; others are waited for (fltmgr.md 27)."""
-    current_thread().read(frame)
     operation = frame.operation
     return frame.state == AWAIT_POST and operation.request.kind == IRP_OPERATION and not operation.is_create
+
+
+class WaitOutstanding(BlockingOperation[bool]):
+    """Wait until no operation is outstanding on an instance; false if there is one that may have to be drained first.
+
+    An operation that has not come as far as the instance, because a higher one holds it, is not waited for: the
+    instance will not be asked any more.
+    """
+
+    __slots__ = ("instance",)
+    kind = "see the operations finished of"
+
+    def __init__(self, instance: Instance) -> None:
+        super().__init__(instance)
+        self.instance = instance
+
+    def available(self, thread: Thread) -> bool:
+        waits = False
+        for frame in self.instance.outstanding:
+            if drains(frame):
+                return True
+            waits = waits or frame.state != NOT_CALLED
+        return not waits
+
+    def take(self, thread: Thread) -> bool:
+        instance = self.instance
+        thread.write(instance)
+        for frame in instance.outstanding:
+            thread.read(frame)
+            # The operation may have moved on since this thread was woken: then it looks again.
+            if frame.state != NOT_CALLED:
+                return False
+        for frame in instance.outstanding:
+            thread.write(frame)
+            frame.state = PASSED
+        instance.outstanding.clear()
+        return True
+
+    def describe(self) -> str:
+        names = ", ".join(f"{f.operation.request.label} ({f.state_name})" for f in self.instance.outstanding)
+        return f"see the operations of {self.instance.label} finished" + (f" ({names})" if names else "")
 
 
 async def call(instance: Instance, callback: InstanceTeardownCallback | None, phase: str, reason: int) -> None:
@@ -122,6 +166,8 @@ async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume) -> 
     STATUS_FLT_DO_NOT_DETACH if InstanceQueryTeardown vetoes or is missing (FLT-INST-14, FLT-REG-14).
     """
     instance = next((one for one in volume.instances if one.filter is filter_), None)
+    thread = current_thread()
+    thread.read(volume)
     if instance is None:
         return STATUS_FLT_INSTANCE_NOT_FOUND
     if instance.deleting:
@@ -129,7 +175,6 @@ async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume) -> 
     query = filter_.registration.InstanceQueryTeardownCallback
     if query is None:
         return STATUS_FLT_DO_NOT_DETACH
-    thread = current_thread()
     # An unload that begins meanwhile waits for the driver's answer (FLT-ORD-07).
     hold(thread, filter_, thread.label)
     await Deliver(filter_.driver, InstanceTeardown, instance)

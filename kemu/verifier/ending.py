@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
-from kemu.fltmgr.objects import Filter, Instance, WaitOutstanding, WaitRundown
+from kemu.fltmgr.objects import Filter, Instance, WaitRundown
+from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.manager import IoManager
 from kemu.nt.system import System
 from kemu.nt.work import WorkerPool
