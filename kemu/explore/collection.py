@@ -9,6 +9,9 @@ from typing import Final
 RUNS_A_BATCH: Final = 256
 STEPS_A_BATCH: Final = 100_000
 
+INTERPRETERS_OWN: Final = 1_000
+"""At most so many frozen objects are the interpreter's: CPython 3.12 starts with some hundreds, which may thaw."""
+
 
 class BatchedCollection:
     """Collects between batches of runs and never in one; within a ``with``, of which it restores the
@@ -45,7 +48,7 @@ class BatchedCollection:
         self._steps += steps
         if self._first:
             self._first = False
-            if gc.get_freeze_count() == 0:
+            if gc.get_freeze_count() < INTERPRETERS_OWN:
                 gc.freeze()
                 self._froze = True
         elif self._runs >= RUNS_A_BATCH or self._steps >= STEPS_A_BATCH:

@@ -29,7 +29,7 @@ from kemu.explore import (
     explorer,
     replay,
 )
-from kemu.explore.collection import RUNS_A_BATCH
+from kemu.explore.collection import INTERPRETERS_OWN, RUNS_A_BATCH
 from kemu.runtime import Observer, Oracle, Outcome, current_thread
 
 
@@ -236,7 +236,7 @@ class Collecting(TestProgram):
         self.enabled.append(gc.isenabled())
         if len(self.frozen) < 3:
             # This counts one by one.
-            self.frozen.append(gc.get_freeze_count() > 0)
+            self.frozen.append(gc.get_freeze_count() > INTERPRETERS_OWN)
         return super().run(oracle, observer)
 
 
@@ -251,10 +251,11 @@ def test_collection_is_off_in_batches_and_restored(enabled: bool) -> None:
     (gc.enable if enabled else gc.disable)()
     try:
         before = collections()
+        frozen = gc.get_freeze_count()
         explore(program, RandomWalk(1), Budget(schedules=3 * RUNS_A_BATCH + 2))
         during = collections() - before
         assert gc.isenabled() == enabled
-        assert gc.get_freeze_count() == 0
+        assert gc.get_freeze_count() <= frozen
         assert gc.get_threshold() == threshold
     finally:
         gc.enable()
@@ -270,7 +271,7 @@ def test_collection_is_restored_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         explore(Interrupted(ZeroDivisionError(), at=3), RandomWalk(4), Budget(schedules=10), keep_going=True)
     assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() < INTERPRETERS_OWN
 
 
 def test_what_the_host_froze_stays_frozen() -> None:

@@ -255,7 +255,8 @@ def test_another_extension(write: Write) -> None:
         (b"x = '\xff'\n", 1, ""),
         (b"x = 1\n\0\n", 1, "null byte"),
         ("x = " + "(" * 5000 + ")" * 5000, 1, "too many nested parentheses"),
-        ("x = " + "-" * 10_000 + "1", 1, "nested too deeply"),
+        # Which limit of the parser this meets, and what it says, differs between Python versions.
+        ("x = " + "-" * 10_000 + "1", 1, ""),
     ],
 )
 def test_not_python(write: Write, code: str | bytes, line: int, what: str) -> None:
