@@ -118,8 +118,10 @@ class Release(Operation[None]):
 
 async def adds(cell: Counter, steps: int) -> int:
     value = 0
+    # An operation without state of its own is made once and awaited again and again, here and in the bare loop.
+    add = Add(cell)
     for _ in range(steps):
-        value = await Add(cell)
+        value = await add
     return value
 
 
@@ -190,8 +192,9 @@ class BareAdd:
 
 async def bare_adds(box: list[int], steps: int) -> int:
     value = 0
+    add = BareAdd(box)
     for _ in range(steps):
-        value = await BareAdd(box)
+        value = await add
     return value
 
 
@@ -232,15 +235,11 @@ def detangle_batch(size: int) -> Batch | None:
     except ImportError:
         return None
 
-    async def add(box: list[int]) -> int:
-        await asyncio.sleep(0)
-        box[0] = value = box[0] + 1
-        return value
-
     async def worker(box: list[int]) -> int:
         value = 0
         for _ in range(size):
-            value = await add(box)
+            await asyncio.sleep(0)
+            box[0] = value = box[0] + 1
         return value
 
     async def main() -> int:

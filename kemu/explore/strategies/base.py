@@ -7,7 +7,7 @@ own in this folder and give it a line in the table of `kemu.explore.strategies`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import shake_128
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kemu.errors import UsageError
@@ -50,9 +50,6 @@ Path = tuple[int, ...]
 CLOCK: Final[Path] = (1,)
 """The path that stands for the clock: the runtime gives it to the thread in whose name time passes."""
 
-BLOCK: Final = 168
-"""Bytes drawn from the generator at a time: what one round of it gives."""
-
 RATES: Final = (16, 64, 128)
 """Of 256, how often a question is answered with something else than the plain answer: drawn for each run."""
 
@@ -61,9 +58,9 @@ class Sampler:
     """A strategy that draws its decisions at random, each run from a stream of its own.
 
     The stream follows from the seed and the number of the run and from nothing else, so a run can be had
-    again without those before it: ``start`` is the number of the first run. The generator is an extendable
-    hash, the same on every platform and cheap to start: seeding `random.Random` would cost a tenth of a small
-    run.
+    again without those before it: ``start`` is the number of the first run. The generator is a hash that gives
+    64 bytes at a time, the same on every platform and cheap to start: seeding `random.Random` would cost a
+    tenth of a small run.
     """
 
     completed: None = None
@@ -94,7 +91,7 @@ class Sampler:
 
     def _refill(self) -> None:
         name = b"%d/%d/%d" % (self.seed, self.run, self._block)
-        self._byte = iter(shake_128(name).digest(BLOCK)).__next__
+        self._byte = iter(blake2b(name).digest()).__next__
         self._block += 1
 
     def byte(self) -> int:
