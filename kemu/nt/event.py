@@ -44,7 +44,7 @@ class SetEvent(Operation[int]):
         thread.write(event)
         log = thread.runtime.log
         if log is not None:
-            log("sync.signal", obj=event.label)
+            log("sync.signal", obj=event)
         previous = int(event.signalled)
         event.signalled = True
         event.changed()
@@ -98,14 +98,14 @@ class WaitForEvent(BlockingOperation[NTSTATUS]):
             thread.read(event)
         log = thread.runtime.log
         if log is not None:
-            log("sync.wait", obj=event.label, status=STATUS_SUCCESS)
+            log("sync.wait", obj=event, status=STATUS_SUCCESS)
         return STATUS_SUCCESS
 
     def timed_out(self, thread: Thread) -> NTSTATUS:
         thread.read(self.event)
         log = thread.runtime.log
         if log is not None:
-            log("sync.wait", obj=self.event.label, status=STATUS_TIMEOUT)
+            log("sync.wait", obj=self.event, status=STATUS_TIMEOUT)
         return STATUS_TIMEOUT
 
 

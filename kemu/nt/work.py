@@ -119,7 +119,7 @@ class TakeWork(BlockingOperation[WorkItem]):
         item.queued = False
         log = thread.runtime.log
         if log is not None:
-            log("work.run", obj=item.label)
+            log("work.run", obj=item)
         return item
 
 
@@ -147,7 +147,7 @@ class WorkerPool:
         item.run = run
         log = thread.runtime.log
         if log is not None:
-            log("work.queue", obj=item.label, mbox=queue.label)
+            log("work.queue", obj=item, mbox=queue.label)
         if not queue.items:
             # Otherwise an idle worker is about to take an older item, and the new one must not overtake it.
             for worker in queue.workers:
