@@ -1,4 +1,4 @@
-"""Accessors of callback data: they look at or mark the caller's own view and do not schedule (fltmgr.md section 5)."""
+"""Accessors of callback data: they look at or mark the caller's own view and do not schedule (FLT-CBD)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancelling operations that a driver has pended (fltmgr.md section 11)."""
+"""Cancelling operations that a driver has pended (FLT-CANCEL)."""
 
 from __future__ import annotations
 

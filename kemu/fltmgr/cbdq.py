@@ -1,4 +1,4 @@
-"""Cancel-safe callback data queues (fltmgr.md section 12).
+"""Cancel-safe callback data queues (FLT-CBDQ).
 
 The driver supplies list and lock; the filter manager brackets the list routines with the lock and sees to it that
 exactly one party gets an entry: a remover, or the cancellation (FLT-CBDQ-12).

@@ -1,4 +1,4 @@
-"""Constants of fltkernel.h: callback statuses, flags, reasons (fltmgr.md sections 2, 3, 5, 6, 8)."""
+"""Constants of fltkernel.h: callback statuses, flags, reasons."""
 
 from __future__ import annotations
 

@@ -403,7 +403,7 @@ class Pipeline:
 
 
 def disallow(request: Request) -> None:
-    """Have the issuer try another way, as for disallowed fast I/O (FLT-PRE-22; fltmgr.md section 27)."""
+    """Have the issuer try another way, as for disallowed fast I/O (FLT-PRE-22)."""
     request.status = STATUS_FLT_DISALLOW_FAST_IO
     request.information = 0
 

@@ -1,4 +1,4 @@
-"""Registering, starting and unregistering minifilters (fltmgr.md sections 2 and 4)."""
+"""Registering, starting and unregistering minifilters (FLT-REG, FLT-UNLOAD)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resuming pended operations (fltmgr.md sections 7 and 8)."""
+"""Resuming pended operations (FLT-PEND, FLT-POST)."""
 
 from __future__ import annotations
 

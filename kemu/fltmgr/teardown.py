@@ -101,7 +101,7 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
 
 
 def drains(frame: Frame) -> bool:
-    """Whether a teardown gives *frame* its post-operation callback early; others are waited for (fltmgr.md 27)."""
+    """Whether a teardown gives *frame* its post-operation callback early; others are waited for."""
     operation = frame.operation
     return frame.state == AWAIT_POST and operation.request.kind == IRP_OPERATION and not operation.is_create
 

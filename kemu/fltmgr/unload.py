@@ -1,4 +1,4 @@
-"""Unloading minifilters on request (fltmgr.md section 4)."""
+"""Unloading minifilters on request (FLT-UNLOAD)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deferred I/O and generic work items (fltmgr.md section 10)."""
+"""Deferred I/O and generic work items (FLT-WORK)."""
 
 from __future__ import annotations
 

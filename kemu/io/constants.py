@@ -1,4 +1,4 @@
-"""Major function codes, and the create parameters that scenarios use (wdm.h, ntifs.h; fltmgr.md section 22)."""
+"""Major function codes, and the create parameters that scenarios use (wdm.h, ntifs.h, fltkernel.h)."""
 
 from __future__ import annotations
 

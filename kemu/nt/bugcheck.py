@@ -1,8 +1,8 @@
 """Bug checks: the codes that kemu raises, and the value that says which one stopped a run, and why.
 
 Everybody above ``kemu.runtime`` may use this module. A bug check is a value, never an exception: a driver
-would catch that (see ``kemu.errors``). The codes and what their parameters mean are in the kernel
-specification, sections 21.1 to 21.4, and in section 25 of the filter manager's; the names are bugcodes.h's.
+would catch that (see ``kemu.errors``). The names are bugcodes.h's; what the parameters mean is on the page of
+each code in the driver documentation.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ Only the first two are ``NT_SUCCESS``. So a warning is neither a success nor an 
 an abandoned mutex and an alert *are* successes: a driver that cares has to compare with the exact value
 (KE-WAIT-05, FLT-PORT-16).
 
-The codes here are the ones that the specifications name: kernel section 20 (general, filter manager,
-filtering platform) and filter manager section 24; their values are those of ntstatus.h and MS-ERREF. The
-constants are made once, at import; using one costs what using an ``int`` costs.
+The codes here are the general ones that drivers meet, the filter manager's and the filtering platform's; their
+values are those of ntstatus.h and MS-ERREF. The constants are made once, at import; using one costs what using
+an ``int`` costs.
 """
 
 from __future__ import annotations

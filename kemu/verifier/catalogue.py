@@ -1,7 +1,6 @@
 """Every finding kemu can report: its code, what rule is broken, and what Windows would do about it.
 
-The codes are the specifications'. A code that ends with ``~`` there is a warning here: it is noted, and the run
-goes on. Where two specifications name one condition, the code is the one that kernel.md section 25 gives.
+An error ends the run; a warning is noted, and the run goes on. The rules are listed in docs/reference/rules.md. Where a condition of the filter manager is one of the kernel's as well, the kernel's code is reported.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_
 
 
 class FltChecks(FltObserver):
-    """Checks the rules of fltmgr.md sections 2 to 12."""
+    """Checks the rules about minifilters where the filter manager says that something happened."""
 
     def __init__(self, system: System) -> None:
         self.system = system

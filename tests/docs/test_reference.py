@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import kemu
+
+RULE = re.compile(r"\b(?:FLT|KE)-[A-Z]+-\d+\b")
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
 
@@ -18,6 +22,14 @@ def test_a_generated_page_is_up_to_date(name: str, generate: ModuleType) -> None
 
 def test_every_generated_page_is_tested(generate: ModuleType) -> None:
     assert sorted(generate.PAGES) == ["cli.md", "events.md", "findings.md", "wdk.md"]
+
+
+def test_every_rule_that_kemu_names_is_explained() -> None:
+    page = (REFERENCE / "rules.md").read_text(encoding="utf-8")
+    package = Path(kemu.__file__).parent
+    named = {rule for file in package.rglob("*.py") for rule in RULE.findall(file.read_text(encoding="utf-8"))}
+    assert len(named) > 100
+    assert sorted(rule for rule in named if f"| {rule} |" not in page) == []
 
 
 def test_check_names_what_differs(

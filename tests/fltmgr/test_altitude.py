@@ -1,4 +1,4 @@
-"""Altitudes as numbers, and the order of the instances on a volume (fltmgr.md section 1)."""
+"""Altitudes as numbers, and the order of the instances on a volume (FLT-STACK)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callback data and parameters (fltmgr.md section 5; related objects: section 1)."""
+"""Callback data and parameters (FLT-CBD; related objects: FLT-STACK)."""
 
 from __future__ import annotations
 

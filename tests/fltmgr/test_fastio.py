@@ -1,4 +1,4 @@
-"""Fast I/O: synchronous, and may be refused in favour of an IRP (fltmgr.md section 9, FLT-PRE-20 to FLT-PRE-23)."""
+"""Fast I/O: synchronous, and may be refused in favour of an IRP (FLT-FAST, FLT-PRE-20 to FLT-PRE-23)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pending a preoperation and resuming it (fltmgr.md section 7, and the races about it in section 21.2)."""
+"""Pending a preoperation and resuming it (FLT-PEND), and the races about it (FLT-RACE)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way of an operation down and up the stack (fltmgr.md section 1), and how many ways a small world has to go.
+"""The way of an operation down and up the stack (FLT-STACK), and how many ways a small world has to go.
 
 The numbers of interleavings are derived in comments. A *step* is one operation together with the code up to the next
 one; a thread's start is a step. Interleavings are told apart by their schedule, traces only by the order of steps

@@ -1,4 +1,4 @@
-"""Postoperation callbacks: where they run, what they return, pending them, draining (fltmgr.md section 8)."""
+"""Postoperation callbacks: where they run, what they return, pending them, draining (FLT-POST)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preoperation callbacks: what they may return, for which operations, and what that does (fltmgr.md sections 6, 22)."""
+"""Preoperation callbacks: what they may return, for which operations, and what that does (FLT-PRE)."""
 
 from __future__ import annotations
 

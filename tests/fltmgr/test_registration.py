@@ -1,4 +1,4 @@
-"""Registration and start (fltmgr.md section 2)."""
+"""Registration and start (FLT-REG)."""
 
 from __future__ import annotations
 
