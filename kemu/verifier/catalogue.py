@@ -1,6 +1,7 @@
 """Every finding kemu can report: its code, what rule is broken, and what Windows would do about it.
 
-An error ends the run; a warning is noted, and the run goes on. The rules are listed in docs/reference/rules.md. Where a condition of the filter manager is one of the kernel's as well, the kernel's code is reported.
+An error ends the run; a warning is noted, and the run goes on. The rules are listed in docs/reference/rules.md.
+Where a condition of the filter manager is one of the kernel's as well, the kernel's code is reported.
 """
 
 from __future__ import annotations
