@@ -262,7 +262,10 @@ async def ExFreePoolWithTag(P: Structure, Tag: str) -> None:
 
 @routine("wdm", "VOID ExFreePool(_In_ PVOID P)", max_irql=free_ceiling)
 async def ExFreePool(P: Structure) -> None:
-    """Free a block, whatever its tag. IRQL and findings as ExFreePoolWithTag."""
+    """Free a block, whatever its tag.
+
+    IRQL: as ExFreePoolWithTag, whose findings it has, too.
+    """
     allocation = allocation_of(P)
     if allocation is None:
         report(
