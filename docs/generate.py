@@ -81,15 +81,15 @@ def findings_page() -> str:
     lines = [
         "# Findings",
         "",
-        "What kemu reports, with the [rules](rules.md) that are broken and what Windows would do. A warning does not",
+        "What kemu reports, with the [rules](rules.md) that are broken and the bug check of Windows. A warning does not",
         "end a run.",
         "",
-        "| code | meaning | rules | on Windows |",
+        "| code | meaning | rules | bug check |",
         "| --- | --- | --- | --- |",
     ]
     for rule in CATALOGUE.values():
         code = f"`{rule.code}`" + (" (warning)" if rule.severity == "warning" else "")
-        stop = f"bug check {rule.bug_check.code}" if rule.bug_check is not None else ""
+        stop = f"0x{int(rule.bug_check.code):X}" if rule.bug_check is not None else ""
         lines.append(f"| {code} | {rule.title} | {', '.join(rule.rules)} | {stop} |")
     return "\n".join(lines) + "\n"
 
