@@ -83,9 +83,17 @@ class ScenarioProgram:
         found = judge(world.system, world.verifier, outcome)
         if found is None:
             for predicate, what in world.at_end_checks:
-                if not predicate():
+                if not self._holds(predicate):
                     return world.verifier.finding("invariant", what, subject=what)
         return found
+
+    def _holds(self, predicate: Callable[[], bool]) -> bool:
+        try:
+            return predicate()
+        except AssertionError:
+            return False
+        except Exception as error:
+            raise self._explain(error) from error
 
     def _finish(self, outcome: Outcome, cell: list[World]) -> Outcome:
         crash = outcome.crash
@@ -107,11 +115,14 @@ class ScenarioProgram:
 
     def _explain(self, crash: BaseException) -> BaseException:
         if isinstance(crash, KemuError):
+            line = _user_line(crash)
+            if isinstance(crash, ScenarioError) and line is not None:
+                crash.message += f", at {line}"
             return crash
         if _is_ours(crash):
             return InternalError(f"{type(crash).__name__}: {crash}")
         return ScenarioError(
-            f"{self.name} raised {type(crash).__name__}: {crash} at {_user_line(crash)}",
+            f"{self.name} raised {type(crash).__name__}: {crash} at {_user_line(crash) or 'an unknown line'}",
             remedy="fix the script, or handle the exception in it",
         )
 
@@ -124,8 +135,8 @@ def _is_ours(error: BaseException) -> bool:
     return True
 
 
-def _user_line(error: BaseException) -> str:
+def _user_line(error: BaseException) -> str | None:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not is_library_file(frame.filename):
             return f"{frame.filename}:{frame.lineno}"
-    return "an unknown line"
+    return None

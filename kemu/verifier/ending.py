@@ -68,7 +68,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
 
 def describe(report: Stuck) -> str:
     """The wait-for graph in words."""
-    waits = "; ".join(str(blocked) for blocked in report.blocked)
+    # The cycle first: what else waits, waits for its members.
+    blocked = sorted(report.blocked, key=lambda one: one.thread not in report.cycle)
+    waits = "; ".join(map(str, blocked))
     if report.is_deadlock:
         return f"cycle {' -> '.join((*report.cycle, report.cycle[0]))}: {waits}"
     return waits
