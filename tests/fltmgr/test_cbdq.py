@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
+import anyio
 import pytest
 from fltmgr.kit import Lab, Run, Script, all_runs, codes, run
 
-from kemu.errors import UsageError
+from kemu.errors import ForeignAwaitable, UsageError
 from kemu.io.constants import IRP_MJ_READ
 from kemu.io.request import FAST_IO_OPERATION
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
@@ -690,3 +692,24 @@ def test_an_exception_that_leaves_one_of_the_routines_is_a_finding(routine: str)
     one = run(script)
     assert one.code == "ke.unhandled-exception"
     assert "broken of D raised ValueError: out of order at" in one.finding.detail
+
+
+def test_misuse_in_a_routine_reaches_the_user_although_the_callback_below_swallows_exceptions() -> None:
+    async def foreign(*arguments: Any) -> int:
+        await anyio.sleep(1)
+        return STATUS_SUCCESS
+
+    async def script(lab: Lab) -> None:
+        queue = Queue(lab)
+
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            with suppress(Exception):
+                await FltCbdqInsertIo(queue.cbdq, Data, None, None)
+            return FLT_PREOP_SUCCESS_NO_CALLBACK
+
+        await queue.load(pre)
+        queue.cbdq.insert = foreign
+        await (await lab.open()).read(1)
+
+    with pytest.raises(ForeignAwaitable, match=r"await anyio\.sleep"):
+        run(script)
