@@ -17,7 +17,12 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 @click.option("-n", "--schedules", type=click.IntRange(min=1), help="Stop after this many schedules of each program.")
 @click.option("-t", "--time", "seconds", type=opt.duration, metavar="TIME", help="Stop after this long: 30s, 2m, 1h.")
 @click.option("--seed", type=opt.seed, default="0", metavar="SEED", help="A number, in hexadecimal too, or random.")
-@click.option("--strategy", type=opt.strategy, metavar="NAME[:K=V,...]", help="alternating, sticky, pct, random, dfs.")
+@click.option(
+    "--strategy",
+    type=opt.strategy,
+    metavar="NAME[:K=V,...]",
+    help="alternating, sticky, pct, random, pos, urw, surw, delay, dfs.",
+)
 @click.option("--bound", type=opt.bound, metavar="N", help="Most preemptions and answers that are not plain, or none.")
 @click.option("--keep-going", is_flag=True, help="Go on after a finding, and report each kind once.")
 @opt.variant_option

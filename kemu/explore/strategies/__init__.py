@@ -5,6 +5,10 @@
 - ``sticky``       a random walk in which the running thread mostly goes on
 - ``pct``          random priorities and a few change points
 - ``random_walk``  uniform; the baseline
+- ``pos``          a random priority for each pending operation
+- ``urw``          who has more left to do goes on more often
+- ``surw``         the same, for the operations on one cell
+- ``delay``        the plain schedule with a few turns put off
 - ``dfs``          exhaustive, with a bound on preemptions and answers that are not plain
 - ``replay``       a list of choices
 - ``follow``       a plan of who runs, for shrinking
@@ -22,12 +26,16 @@ from typing import Any, Final
 from kemu.errors import UsageError
 from kemu.explore.strategies.alternate import Alternating
 from kemu.explore.strategies.base import Sampler, Strategy
+from kemu.explore.strategies.delay import RandomDelay
 from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.explore.strategies.follow import Follow, Plan, Slice
 from kemu.explore.strategies.pct import PCT
+from kemu.explore.strategies.pos import POS
 from kemu.explore.strategies.random_walk import RandomWalk
 from kemu.explore.strategies.replay import Replay, replay
 from kemu.explore.strategies.sticky import StickyRandomWalk
+from kemu.explore.strategies.surw import SURW
+from kemu.explore.strategies.urw import URW
 
 DEFAULT_STRATEGY: Final = "alternating"
 
@@ -36,6 +44,10 @@ STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
     "sticky": StickyRandomWalk,
     "pct": PCT,
     "random": RandomWalk,
+    "pos": POS,
+    "urw": URW,
+    "surw": SURW,
+    "delay": RandomDelay,
     "dfs": BoundedDFS,
 }
 
@@ -65,11 +77,15 @@ def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:
 __all__ = [
     "DEFAULT_STRATEGY",
     "PCT",
+    "POS",
     "STRATEGIES",
+    "SURW",
+    "URW",
     "Alternating",
     "BoundedDFS",
     "Follow",
     "Plan",
+    "RandomDelay",
     "RandomWalk",
     "Replay",
     "Sampler",

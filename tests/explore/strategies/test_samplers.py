@@ -25,10 +25,14 @@ from kemu.errors import UsageError
 from kemu.explore import (
     DEFAULT_STRATEGY,
     PCT,
+    POS,
     STRATEGIES,
+    SURW,
+    URW,
     Alternating,
     BoundedDFS,
     Budget,
+    RandomDelay,
     RandomWalk,
     Sampler,
     StickyRandomWalk,
@@ -38,7 +42,7 @@ from kemu.explore import (
 )
 from kemu.runtime import DecisionPoint, Outcome
 
-SAMPLERS = ("random", "sticky", "pct", "alternating")
+SAMPLERS = ("random", "sticky", "pct", "alternating", "pos", "urw", "surw", "delay")
 
 Runs = list[tuple[int, ...]]
 
@@ -99,7 +103,7 @@ def test_runs_follow_from_the_seed(name: str) -> None:
     assert one != runs_of(program, strategy_from_name(name, 2), 40)
 
 
-@pytest.mark.parametrize("name", ["random", "sticky"])
+@pytest.mark.parametrize("name", ["random", "sticky", "pos"])
 def test_a_run_can_be_had_without_those_before_it(name: str) -> None:
     program = TestProgram(answered_badly)
     runs = runs_of(program, strategy_from_name(name, 5), 30)
@@ -145,7 +149,9 @@ def test_below_is_even_and_reaches_everything(n: int) -> None:
         assert all(abs(count - draws / n) < 424 + 0.02 * draws / n for count in counts.values())
 
 
-@pytest.mark.parametrize("strategy", [RandomWalk(1), StickyRandomWalk(1, 1 / 2), Alternating(1)])
+@pytest.mark.parametrize(
+    "strategy", [RandomWalk(1), StickyRandomWalk(1, 1 / 2), Alternating(1), POS(1), URW(1), SURW(1)]
+)
 def test_walks_make_every_run(strategy: Strategy) -> None:
     # 6! / (2! 2! 2!) = 90 runs of three threads of two steps.
     assert len(set(runs_of(steps_program(1, 1, 1), strategy, 8_000))) == 90
@@ -157,7 +163,7 @@ def test_sticky_walk_makes_every_run() -> None:
 
 
 def test_walks_make_every_answer() -> None:
-    for strategy in (RandomWalk(1), StickyRandomWalk(1), PCT(1)):
+    for strategy in (RandomWalk(1), StickyRandomWalk(1), PCT(1), POS(1), URW(1), SURW(1), RandomDelay(1)):
         assert len(set(runs_of(TestProgram(questions), strategy, 300))) == 6
 
 
@@ -253,7 +259,7 @@ def test_strategies_by_name() -> None:
     assert strategy_from_name("dfs", 7, bound=1).name == "dfs(bound=1)"
     assert strategy_from_name("dfs", 7).seed is None
     assert strategy_from_name("sticky", 7, switch=0.25).name == "sticky(switch=0.25)"
-    assert [strategy_from_name(name, 7).seed for name in SAMPLERS] == [7, 7, 7, 7]
+    assert [strategy_from_name(name, 7).seed for name in SAMPLERS] == [7] * len(SAMPLERS)
     assert BoundedDFS(None).name == "dfs"
 
 
@@ -264,11 +270,14 @@ def test_strategies_by_name() -> None:
             lambda: strategy_from_name("stick", 1),
             r"no strategy 'stick'; did you mean 'sticky'\? choose from alternating",
         ),
-        (lambda: strategy_from_name("zzz", 1), "no strategy 'zzz'; choose from alternating, sticky, pct, random, dfs"),
+        (lambda: strategy_from_name("zzz", 1), "no strategy 'zzz'; choose from alternating, sticky, pct, random, pos"),
         (lambda: strategy_from_name("pct", 1, deepth=2), r"no option 'deepth'; did you mean 'depth'\?"),
         (lambda: strategy_from_name("dfs", 1, depth=2), "no option 'depth'; choose from bound"),
         (lambda: PCT(1, 0), "depth is 0; give an integer of at least 1"),
         (lambda: PCT(1, horizon=0), "horizon is 0"),
+        (lambda: strategy_from_name("surw", 1, fair_after=0), "fair_after is 0"),
+        (lambda: strategy_from_name("delay", 1, delays=0), "delays is 0"),
+        (lambda: RandomDelay(1, horizon=0), "horizon is 0"),
         (lambda: RandomWalk(-1), "seed is -1; give an integer of at least 0"),
         (lambda: strategy_from_name("sticky", 1, switch=0), "probability of a switch is 0"),
         (lambda: StickyRandomWalk(1, 1.0), "probability of a switch is 1.0"),

@@ -1,0 +1,81 @@
+"""Partial order sampling: a random priority for every pending operation.
+
+After Yuan, Yang and Gu, "Partial order aware concurrency sampling" (CAV 2018).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kemu.explore.strategies.base import CLOCK, Path, Sampler, check_number
+
+if TYPE_CHECKING:
+    from kemu.runtime import DecisionPoint
+
+
+class POS(Sampler):
+    """Always takes the pending operation of the highest priority, drawn when the operation becomes possible.
+
+    A priority lasts until its thread has taken the step, the operation has become impossible for a time, or
+    another thread has taken an operation on the same cell: the order of dependent operations is then drawn
+    anew, and that of independent ones, which makes no difference, is left alone. Every run can come up.
+
+    What depends on what is known from the declared operations alone (`Operation.target`). They do not tell a
+    read from a write, so two reads of one cell count as dependent, and what a step touches besides does not count.
+    The clock is a party like another. Whom a firing concerns is not known, so all priorities are drawn anew after it,
+    and a timer that sets itself again starves nobody. A thread that spins could: after *fair_after* decisions the
+    rest of the run is a uniform random walk. Answers follow `Sampler.answer`.
+    """
+
+    name = "pos"
+
+    def __init__(self, seed: int, *, fair_after: int = 2_000, start: int = 0) -> None:
+        super().__init__(seed, start=start)
+        check_number("fair_after", fair_after, least=1)
+        self.fair_after = fair_after
+        self._count = 0
+        self._priorities: dict[Path, tuple[int, int]] = {}
+
+    def begin_run(self, run: int) -> None:
+        super().begin_run(run)
+        self._count = 0
+        self._priorities = {}
+
+    def pick(self, n: int, point: DecisionPoint) -> int:
+        self._count += 1
+        if self._count > self.fair_after:
+            return self.below(n)
+        before = self._priorities
+        # Who could not go on is left out, and so draws again when it can.
+        self._priorities = now = {}
+        highest = -1
+        first = place = 0
+        for thread in point.ready:
+            priority = self._priority(before, thread.path, thread.steps)
+            if priority > highest:
+                highest = priority
+                first = place
+            place += 1
+        if n > place:
+            ticker = point.ready[0].runtime.clock.ticker
+            if self._priority(before, CLOCK, 0 if ticker is None else ticker.steps) > highest:
+                now.clear()
+                return place
+        chosen = point.ready[first]
+        target = chosen.op.target()
+        if target is not None:
+            for thread in point.ready:
+                if thread is not chosen and thread.op.target() is target:
+                    del now[thread.path]
+        return (first - point.index) % place
+
+    def _priority(self, before: dict[Path, tuple[int, int]], path: Path, steps: int) -> int:
+        """The priority of the operation that comes after so many *steps* of *path*."""
+        drawn = before.get(path)
+        if drawn is None or drawn[0] != steps:
+            drawn = (steps, self.below(1 << 48))
+        self._priorities[path] = drawn
+        return drawn[1]
+
+    def choose(self, n: int, label: str) -> int:
+        return self.answer(n)
