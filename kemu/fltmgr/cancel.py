@@ -9,7 +9,7 @@ from kemu.fltmgr.frame import Frame
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.messages import CancelOperation
 from kemu.fltmgr.objects import hold, let_go
-from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
+from kemu.fltmgr.structures import FLT_CALLBACK_DATA, ReleasedCallbackData, frame_of, report_released
 from kemu.io.request import IRP_OPERATION
 from kemu.nt.driver import in_driver
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
@@ -54,6 +54,8 @@ class ClearCancelRoutine(Operation[bool]):
     def perform(self, thread: Thread) -> bool:
         cancel = self.frame.operation.request.cancel
         thread.write(cancel)
+        if type(self.frame.data) is ReleasedCallbackData:
+            report_released(self.frame, "calls FltClearCancelCompletion on the callback data")
         # A routine that a cancel-safe queue has set is not this function's to take.
         if cancel.routine is None or not self.frame.cancel_armed:
             return False
@@ -127,7 +129,8 @@ async def FltClearCancelCompletion(CallbackData: FLT_CALLBACK_DATA) -> NTSTATUS:
     """Take the cancel callback back.
 
     STATUS_SUCCESS: it can no longer run. STATUS_CANCELLED: the operation is being cancelled, and the callback owns
-    its completion; or none was set (FLT-CANCEL-04). IRQL: any.
+    its completion; or none was set (FLT-CANCEL-04). *CallbackData* must still be the driver's: a cancel callback that
+    has completed the operation has given it back. IRQL: any. Findings: ``cbd-use-after-release``.
     """
     if await ClearCancelRoutine(frame_of(CallbackData)):
         return STATUS_SUCCESS

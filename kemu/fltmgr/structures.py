@@ -239,7 +239,11 @@ class FLT_CALLBACK_DATA(_View):
 
 
 def _released(view: object, what: str) -> None:
-    frame: Frame = object.__getattribute__(view, "_frame")
+    report_released(object.__getattribute__(view, "_frame"), what)
+
+
+def report_released(frame: Frame, what: str) -> None:
+    """Finding ``cbd-use-after-release``: the calling thread *what* of an operation that it has no control of."""
     current_kthread().read(frame)
     report(
         "cbd-use-after-release",

@@ -1,7 +1,8 @@
 """MF-03: the cancel callback and the worker both complete a pended read.
 
 The filter makes pended reads cancellable with FltSetCancelCompletion. Its worker has to take the callback back
-before it completes; one that does not may complete an operation that the cancel callback is completing.
+before it completes; one that does not may complete an operation that the cancel callback is completing. To ask,
+the worker must know that the callback data is still there: a list under a spin lock says so.
 """
 
 from kemu.scenario import World, scenario
@@ -30,11 +31,15 @@ from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_SUCCESS
 from kemu.wdk.wdm import (
     DRIVER_OBJECT,
     IRP_MJ_READ,
+    KSPIN_LOCK,
     NT_SUCCESS,
     DelayedWorkQueue,
     Driver,
     IoAcquireCancelSpinLock,
     IoReleaseCancelSpinLock,
+    KeAcquireSpinLock,
+    KeInitializeSpinLock,
+    KeReleaseSpinLock,
 )
 
 
@@ -43,8 +48,11 @@ class ReadPender(Driver):
 
     def __init__(self) -> None:
         self.Filter: PFLT_FILTER | None = None
+        self.Lock = KSPIN_LOCK("ParkedLock")
+        self.Parked: list[FLT_CALLBACK_DATA] = []
 
     async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
+        KeInitializeSpinLock(self.Lock)
         registration = FLT_REGISTRATION(
             OperationRegistration=[
                 FLT_OPERATION_REGISTRATION(IRP_MJ_READ, 0, self.PreRead),
@@ -69,6 +77,9 @@ class ReadPender(Driver):
         item = await FltAllocateDeferredIoWorkItem()
         if item is None:
             return FLT_PREOP_SUCCESS_NO_CALLBACK
+        irql = await KeAcquireSpinLock(self.Lock)
+        self.Parked.append(Data)
+        await KeReleaseSpinLock(self.Lock, irql)
         # An operation that is cancelled already would never call the callback: look and set under the cancel lock.
         irql = await IoAcquireCancelSpinLock()
         cancelled = await FltIsIoCanceled(Data)
@@ -77,17 +88,34 @@ class ReadPender(Driver):
         await IoReleaseCancelSpinLock(irql)
         if cancelled:
             await FltFreeDeferredIoWorkItem(item)
+            await self.Unpark(Data)
             Data.IoStatus.Status = STATUS_CANCELLED
             return FLT_PREOP_COMPLETE
         status = await FltQueueDeferredIoWorkItem(item, Data, self.ReadWorker, DelayedWorkQueue, None)
         if NT_SUCCESS(status):
             return FLT_PREOP_PENDING
         await FltFreeDeferredIoWorkItem(item)
-        if await FltClearCancelCompletion(Data) == STATUS_CANCELLED:
-            return FLT_PREOP_PENDING
-        return FLT_PREOP_SUCCESS_NO_CALLBACK
+        return FLT_PREOP_SUCCESS_NO_CALLBACK if await self.Take(Data) else FLT_PREOP_PENDING
+
+    async def Unpark(self, Data: FLT_CALLBACK_DATA) -> None:
+        """Forget an operation that is about to be completed."""
+        irql = await KeAcquireSpinLock(self.Lock)
+        self.Parked = [parked for parked in self.Parked if parked is not Data]
+        await KeReleaseSpinLock(self.Lock, irql)
+
+    async def Take(self, Data: FLT_CALLBACK_DATA) -> bool:
+        """Take an operation away from its cancellation; false if that has it. Data may be gone unless it is parked."""
+        irql = await KeAcquireSpinLock(self.Lock)
+        taken = False
+        if any(parked is Data for parked in self.Parked):
+            taken = await FltClearCancelCompletion(Data) == STATUS_SUCCESS
+            if taken:
+                self.Parked = [parked for parked in self.Parked if parked is not Data]
+        await KeReleaseSpinLock(self.Lock, irql)
+        return taken
 
     async def ReadCanceled(self, Data: FLT_CALLBACK_DATA) -> None:
+        await self.Unpark(Data)
         Data.IoStatus.Status = STATUS_CANCELLED
         Data.IoStatus.Information = 0
         await FltCompletePendedPreOperation(Data, FLT_PREOP_COMPLETE, None)
@@ -101,6 +129,7 @@ class CompletesUnasked(ReadPender):
 
     async def ReadWorker(self, WorkItem: FLT_DEFERRED_IO_WORKITEM, Data: FLT_CALLBACK_DATA, Context: object) -> None:
         await FltFreeDeferredIoWorkItem(WorkItem)
+        await self.Unpark(Data)
         await FltCompletePendedPreOperation(Data, FLT_PREOP_SUCCESS_NO_CALLBACK, None)
 
 
@@ -109,7 +138,7 @@ class ClearsFirst(ReadPender):
 
     async def ReadWorker(self, WorkItem: FLT_DEFERRED_IO_WORKITEM, Data: FLT_CALLBACK_DATA, Context: object) -> None:
         await FltFreeDeferredIoWorkItem(WorkItem)
-        if await FltClearCancelCompletion(Data) == STATUS_SUCCESS:
+        if await self.Take(Data):
             await FltCompletePendedPreOperation(Data, FLT_PREOP_SUCCESS_NO_CALLBACK, None)
 
 

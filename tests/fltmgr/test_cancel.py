@@ -24,7 +24,16 @@ from kemu.wdk.fltkernel import (
     FltSetCancelCompletion,
 )
 from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_SUCCESS
-from kemu.wdk.wdm import IoAcquireCancelSpinLock, IoReleaseCancelSpinLock, KeSetEvent, KeWaitForSingleObject
+from kemu.wdk.wdm import (
+    KSPIN_LOCK,
+    IoAcquireCancelSpinLock,
+    IoReleaseCancelSpinLock,
+    KeAcquireSpinLock,
+    KeInitializeSpinLock,
+    KeReleaseSpinLock,
+    KeSetEvent,
+    KeWaitForSingleObject,
+)
 
 Cancelled = Callable[[FLT_CALLBACK_DATA], Awaitable[None]]
 
@@ -53,18 +62,34 @@ def pender(
     cancelled: Cancelled = complete_cancelled,
     work: Cancelled | None = None,
 ) -> Any:
-    """A pre-read that pends: cancellable, resumed by a worker that may take the callback back before it does so."""
+    """A pre-read that pends: cancellable, resumed by a worker that may take the callback back before it does so.
+
+    Callback data may be asked about while it is parked: the cancel callback, which gives it back, unparks it first.
+    """
+    lock = KSPIN_LOCK("parked")
+    parked: list[FLT_CALLBACK_DATA] = []
 
     async def routine(Data: FLT_CALLBACK_DATA) -> None:
         lab.note("cancel callback")
+        irql = await KeAcquireSpinLock(lock)
+        parked.clear()
+        await KeReleaseSpinLock(lock, irql)
         await cancelled(Data)
+
+    async def take(Data: FLT_CALLBACK_DATA) -> bool:
+        irql = await KeAcquireSpinLock(lock)
+        taken = bool(parked) and await FltClearCancelCompletion(Data) == STATUS_SUCCESS
+        await KeReleaseSpinLock(lock, irql)
+        return taken
 
     async def worker(Data: FLT_CALLBACK_DATA) -> None:
         lab.note("worker")
-        if not clears or await FltClearCancelCompletion(Data) == STATUS_SUCCESS:
+        if not clears or await take(Data):
             await FltCompletePendedPreOperation(Data, FLT_PREOP_SUCCESS_NO_CALLBACK, None)
 
     async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+        KeInitializeSpinLock(lock)
+        parked.append(Data)
         if tests:
             if not await set_unless_cancelled(Data, routine):
                 lab.note("cancelled before")
@@ -297,7 +322,7 @@ def test_only_irps_that_are_no_paging_io_are_made_cancellable(
 
 
 @pytest.mark.rule("FLT-CBD-18")
-@pytest.mark.parametrize("use", [sets, FltIsIoCanceled])
+@pytest.mark.parametrize("use", [sets, FltIsIoCanceled, FltClearCancelCompletion])
 def test_an_operation_that_was_given_back_is_not_asked_about(use: Callable[[FLT_CALLBACK_DATA], Any]) -> None:
     async def script(lab: Lab) -> None:
         _, _, data = await pended(lab, nothing)
