@@ -7,10 +7,13 @@ from collections.abc import Callable
 
 import pytest
 from explore.programs import (
+    Flag,
     Load,
+    Set,
     Store,
     TestProgram,
     Variable,
+    Wait,
     early_timeout,
     fail,
     forever,
@@ -187,6 +190,33 @@ def test_surw_finds_a_long_way_between_two_steps() -> None:
     assert abs(hits(program, strategy, 1_000) - 333) < 6 * 15
 
 
+def test_surw_does_not_wait_for_a_thread_that_has_had_its_turn() -> None:
+    # The spinner goes on until the second thread has stored, which must not be held back for a first that is over.
+    async def relay() -> None:
+        x, flag = Variable("x"), Flag("go")
+        over = list[int]()
+
+        async def first() -> None:
+            await Set(flag)
+            await Store(x, 1)
+
+        async def second() -> None:
+            await Store(x, 2)
+            over.append(1)
+
+        async def spinner() -> None:
+            own = Variable("own")
+            await Wait(flag)
+            while not over:
+                await Load(own)
+
+        spawn("first", first())
+        spawn("second", second())
+        spawn("spinner", spinner())
+
+    assert hits(TestProgram(relay, max_steps=400), SURW(1, fair_after=1_000), 300) == 0
+
+
 # Delays.
 
 
@@ -202,6 +232,8 @@ def test_one_delay() -> None:
 def test_delays_keep_to_their_number() -> None:
     runs = runs_of(steps_program(5, 5, 5), RandomDelay(1, 3), 500)
     assert {sum(run) for run in runs} == {0, 1, 2, 3}
+    # Two may fall on one decision.
+    assert {max(run) for run in runs} == {0, 1, 2}
 
 
 def test_delays_learn_how_long_runs_are() -> None:
