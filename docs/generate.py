@@ -81,8 +81,8 @@ def findings_page() -> str:
     lines = [
         "# Findings",
         "",
-        "What kemu reports, with the [rules](rules.md) that are broken and the bug check of Windows. A warning does not",
-        "end a run.",
+        "What kemu reports, with the [rules](rules.md) that are broken and the bug check of Windows. A warning does",
+        "not end a run.",
         "",
         "| code | meaning | rules | bug check |",
         "| --- | --- | --- | --- |",
