@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kemu.io.constants import FO_SYNCHRONOUS_IO, IRP_PAGING_IO, IRP_SYNCHRONOUS_API, major_name
-from kemu.nt.status import NTSTATUS, STATUS_PENDING, STATUS_SUCCESS
+from kemu.nt.status import NTSTATUS, STATUS_PENDING
 from kemu.runtime import BlockingOperation, Cell, Thread, Waitable, current_thread
 
 if TYPE_CHECKING:
@@ -205,9 +205,3 @@ class Completer(Protocol):
     """Who takes a request back that the layer below completed later, on another thread."""
 
     async def completed(self, request: Request) -> None: ...
-
-
-def succeed(request: Request, information: int = 0, status: NTSTATUS = STATUS_SUCCESS) -> None:
-    """Set the final status of *request*."""
-    request.status = status
-    request.information = information

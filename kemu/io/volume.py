@@ -11,13 +11,12 @@ from kemu.runtime import Cell, current_thread
 class Volume(Cell):
     """A mounted volume."""
 
-    __slots__ = ("device_name", "dos_name", "filesystem", "top")
+    __slots__ = ("dos_name", "filesystem", "top")
 
     def __init__(self, system: System, name: str) -> None:
         super().__init__(current_thread(), name)
         self.dos_name = name
         """The DOS name, such as ``C:``."""
-        self.device_name = rf"\Device\HarddiskVolume{ord(name[0].upper()) - ord('B')}"
         self.filesystem = FileSystem(system.runtime, system, name)
         self.filesystem.completer = self
         self.top: IoTarget = self.filesystem

@@ -50,7 +50,7 @@ class DriverActor(Actor):
 class DRIVER_OBJECT:
     """What Windows hands to DriverEntry: opaque to the driver."""
 
-    __slots__ = ("actor", "altitude", "entered", "loaded", "name", "unload")
+    __slots__ = ("actor", "altitude", "loaded", "name")
 
     def __init__(self, actor: DriverActor, name: str, altitude: str) -> None:
         self.actor = actor
@@ -58,8 +58,6 @@ class DRIVER_OBJECT:
         self.altitude = altitude
         """The altitude of the default instance, from the service's registry key."""
         self.loaded = True
-        self.entered = False
-        self.unload: Callable[[], Awaitable[int]] | None = None
 
 
 def current_driver() -> DriverActor | None:
@@ -125,7 +123,7 @@ def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
     elif thread.irql != irql:
         what = f"at IRQL {thread.irql} where it was called at {irql}"
     else:
-        what = "with another lock or APC state than it was called with"
+        what = "with another lock held or in another critical region than it was called with"
     report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
 
 
@@ -159,5 +157,4 @@ async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NT
     driver_object = DRIVER_OBJECT(actor, name, altitude)
     path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
     status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
-    driver_object.entered = True
     return status_of(actor, "DriverEntry", driver.DriverEntry, status), driver_object

@@ -43,10 +43,10 @@ class KThread(Thread):
     """A kernel thread.
 
     `locks` holds what the thread has acquired and not released, in order. `kernel_apc_disable` counts critical
-    regions, `special_apc_disable` guarded ones; both grow where Windows' counters go down (KE-APC-04).
+    regions; it grows where Windows' counter goes down (KE-APC-04).
     """
 
-    __slots__ = ("irql", "kernel_apc_disable", "locks", "process", "special_apc_disable", "top_level_irp")
+    __slots__ = ("irql", "kernel_apc_disable", "locks", "process", "top_level_irp")
 
     def __init__(
         self,
@@ -58,7 +58,6 @@ class KThread(Thread):
         super().__init__(runtime, parent, label, coroutine)
         self.irql = PASSIVE_LEVEL
         self.kernel_apc_disable = 0
-        self.special_apc_disable = 0
         self.locks: list[HeldLock] = []
         self.process: Process | None = None
         self.top_level_irp: object = None

@@ -39,7 +39,6 @@ class WorkItem(Cell):
     """A work item: queued, running or idle. Frameworks derive their own kinds."""
 
     __slots__ = ("driver", "freed", "queued", "run")
-    noun = "work item"
 
     def __init__(self, label: str) -> None:
         super().__init__(current_thread(), label)

@@ -23,7 +23,6 @@ WRITE: Final = 1
 UPDATE: Final = 2
 """A change that commutes with others like it, such as an interlocked add whose result nobody uses."""
 
-MODE_NAMES: Final = ("read", "write", "update")
 
 MASK: Final = (1 << 64) - 1
 

@@ -58,6 +58,7 @@ _rule(
     "KE-SPIN-02",
     "KE-IRQL-05",
 )
+_rule("ke.region-balance", "a critical region is left that was not entered", "KE-APC-06")
 _rule("ke.spin-forbidden-call", "a thread waits while it holds a spin lock", "KE-SPIN-08")
 _rule("ke.use-after-free", "memory was used after it was freed", "KE-POOL-08")
 _rule("ke.double-free", "a block was freed twice", "KE-POOL-07", stop=(BAD_POOL_CALLER, 7))

@@ -37,9 +37,10 @@ RANGES: dict[tuple[int, int], str] = {
         FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
         FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
-        FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem""",
+        FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter""",
+        ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
+        KeEnterCriticalRegion KeLeaveCriticalRegion""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }
