@@ -24,7 +24,7 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 HEADERS: dict[str, ModuleType] = {"wdm": wdm, "ntddk": ntddk, "fltkernel": fltkernel}
 
 # Functions that are macros or inline code in C: they have no prototype and no IRQL of their own.
-MACROS = {
+MACROS: dict[str, set[str]] = {
     "wdm": {
         "CONTAINING_RECORD",
         "InitializeListHead",
