@@ -14,7 +14,7 @@ from contextvars import copy_context
 from typing import Any, NoReturn, Protocol
 
 from kemu.runtime.clock import Clock
-from kemu.runtime.footprint import MASK
+from kemu.runtime.footprint import MASK, Cell
 from kemu.runtime.foreign import foreign_call, is_library_file
 from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.outcome import Outcome
@@ -47,6 +47,18 @@ class Observer(Protocol):
         ...
 
 
+class DataAccesses(Protocol):
+    """Is told of every access to state of a driver, which nothing synchronises but the driver itself."""
+
+    def load(self, thread: Thread, cell: Cell) -> None:
+        """*thread* observes *cell*."""
+        ...
+
+    def store(self, thread: Thread, cell: Cell) -> None:
+        """*thread* changes *cell*."""
+        ...
+
+
 class Runtime(ABC):
     """One run of one program."""
 
@@ -66,6 +78,7 @@ class Runtime(ABC):
         # The lists are given: a field's factory takes longer than all the rest of the outcome.
         self.outcome = Outcome(choices=self.choices, advisories=[])
         self.observer: Observer | None = None
+        self.races: DataAccesses | None = None
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
         self.conclude: Callable[[Outcome], Any] | None = None

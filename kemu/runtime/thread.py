@@ -142,6 +142,20 @@ class Thread(Waitable):
         if self.footprint is not None:
             self.footprint.append((cell, UPDATE))
 
+    def load(self, cell: Cell) -> None:
+        """Record that the current step observed *cell*, a piece of a driver's own state."""
+        self.read(cell)
+        races = self.runtime.races
+        if races is not None:
+            races.load(self, cell)
+
+    def store(self, cell: Cell) -> None:
+        """Record that the current step changed *cell*, a piece of a driver's own state."""
+        self.write(cell)
+        races = self.runtime.races
+        if races is not None:
+            races.store(self, cell)
+
     @property
     def actor(self) -> Actor | None:
         """The actor in whose code the thread is, or None in a bare thread."""
