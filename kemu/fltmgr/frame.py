@@ -317,6 +317,8 @@ class IrpCtrl(Waitable):
 
     __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "request", "up")
 
+    guards = ("handoff",)
+
     def __init__(self, request: Request) -> None:
         super().__init__(request.creator, request.label)
         self.request = request

@@ -156,7 +156,7 @@ class AwaitCompletion(BlockingOperation[bool]):
     kind = "see the completion of"
 
     def __init__(self, operation: IrpCtrl, drive: Drive) -> None:
-        super().__init__(operation)
+        super().__init__(operation, operation.request)
         self.operation = operation
         self.drive = drive
 
@@ -165,6 +165,7 @@ class AwaitCompletion(BlockingOperation[bool]):
 
     def take(self, thread: Thread) -> bool:
         operation = self.operation
+        thread.read(operation.request)
         thread.write(operation)
         if operation.handoff is not self.drive:
             return False

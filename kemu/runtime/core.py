@@ -14,7 +14,7 @@ from contextvars import copy_context
 from typing import Any, NoReturn, Protocol
 
 from kemu.runtime.clock import Clock
-from kemu.runtime.footprint import MASK, Cell
+from kemu.runtime.footprint import MASK, Cell, Waitable
 from kemu.runtime.foreign import foreign_call, is_library_file
 from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.outcome import Outcome
@@ -79,6 +79,8 @@ class Runtime(ABC):
         self.outcome = Outcome(choices=self.choices, advisories=[])
         self.observer: Observer | None = None
         self.races: DataAccesses | None = None
+        self.born: list[Waitable] | None = None
+        """Collects the objects that threads can wait for, as they are made, for an observer that asks for it."""
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
         self.conclude: Callable[[Outcome], Any] | None = None

@@ -130,6 +130,8 @@ class Mutex(Waitable):
 
     __slots__ = ("owner",)
 
+    guards = ("owner",)
+
     def __init__(self, label: str) -> None:
         super().__init__(current_thread(), label)
         self.owner: Thread | None = None
@@ -182,6 +184,8 @@ class Flag(Waitable):
     """An event that stays set."""
 
     __slots__ = ("is_set",)
+
+    guards = ("is_set",)
 
     def __init__(self, label: str) -> None:
         super().__init__(current_thread(), label)
