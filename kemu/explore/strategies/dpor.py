@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from kemu.errors import ScenarioNotDeterministic
+from kemu.errors import ScenarioNotDeterministic, UsageError
 from kemu.explore.dependence import CellNumbers, Dependence, Footprint, dependent, members
 from kemu.explore.guards import Guards, Wait, declared
-from kemu.explore.strategies.base import CLOCK, Path, steps_before
+from kemu.explore.strategies.base import CLOCK, Path, Reduction, steps_before
 from kemu.runtime import READ, WRITE, ControlledRuntime
 
 if TYPE_CHECKING:
@@ -123,7 +123,6 @@ class DPOR:
         """Runs that were given up because they were going to repeat an earlier one."""
         self.doubt = ""
         """Why exhaustion is no proof; "" if it is one."""
-        self.observer = self
         self._parties: dict[Path, int] = {CLOCK: THE_CLOCK}
         self._cells = CellNumbers()
         self._events = Dependence()
@@ -141,6 +140,16 @@ class DPOR:
         self._answered = 0
         self._open: tuple[int, list[tuple[Cell, int]]] | None = None
         """The party whose step is being made, and what that has touched so far."""
+
+    @property
+    def observer(self) -> DPOR:
+        """The search watches its runs itself."""
+        return self
+
+    @property
+    def reduction(self) -> Reduction:
+        """How far it has come."""
+        return Reduction(self.traces, self.blocked, self.exhausted, self.doubt)
 
     # From run to run.
 
@@ -168,12 +177,12 @@ class DPOR:
         return True
 
     def end(self, outcome: Outcome) -> None:
-        if self._at < len(self._events):
-            message = f"the run is over before step {self._at}, which it had in an earlier run"
-            raise ScenarioNotDeterministic(message, outcome.steps)
         if self._open is not None:
             # The step in which the run failed.
             self._finish(*self._open)
+        if self._at < len(self._frames):
+            message = f"the run is over before step {self._at}, which it had in an earlier run"
+            raise ScenarioNotDeterministic(message, outcome.steps)
         if outcome.end == "abandoned":
             self.blocked += 1
         else:
@@ -185,6 +194,8 @@ class DPOR:
     # Decisions.
 
     def pick(self, n: int, point: DecisionPoint) -> int:
+        if self._runtime is None:
+            self._refuse()
         if self._at < len(self._frames):
             frame = self._frames[self._at]
             if len(frame.enabled) != n:
@@ -199,6 +210,8 @@ class DPOR:
         return frame.enabled.index(frame.party)
 
     def choose(self, n: int, label: str) -> int:
+        if self._runtime is None:
+            self._refuse()
         frame = self._frames[self._at]
         place = self._answered
         self._answered = place + 1
@@ -209,6 +222,9 @@ class DPOR:
             message = f"question {label!r} has {n} answers; in an earlier run it had {frame.ends[place]}"
             raise ScenarioNotDeterministic(message, steps_before())
         return frame.vector[place]
+
+    def _refuse(self) -> NoReturn:
+        raise UsageError("dpor does not see the steps of the run", remedy="give it to the run as observer, too")
 
     def _number(self, path: Path) -> int:
         return self._parties.setdefault(path, len(self._parties))
@@ -242,7 +258,7 @@ class DPOR:
             message = f"step {self._at} is taken by {acting.label}; in an earlier run it was another's"
             raise ScenarioNotDeterministic(message, self._at)
         if not runtime.decides:
-            if self._at > self._setup:
+            if any(len(frame.enabled) > 1 for frame in self._frames[self._setup : self._at]):
                 self.doubt = "set-up that is not explored comes after the first decision"
             self._setup = self._at + 1
         self._answered = 0
