@@ -130,7 +130,8 @@ class Dependence:
 
     def conflicts(self, footprint: Footprint, past: int) -> int:
         """The events outside *past* that are dependent on a step that touches *footprint*, but for those that
-        happen before another one of them."""
+        happen before another one of them.
+        """
         found = 0
         for cell, mode in footprint.items():
             accesses = self._accesses.get(cell)

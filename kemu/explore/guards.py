@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from kemu.runtime import BlockingOperation, Timer, Waitable
 
 if TYPE_CHECKING:
+    from kemu.explore.dependence import CellNumbers
     from kemu.runtime import Cell, Thread
 
 State = tuple[Any, ...]
 
+SOMETHING: Final = object()
+"""Stands for an object of a run that is over."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Wait:
     """An operation that a thread has declared and that may have to wait."""
 
@@ -28,8 +32,10 @@ class Wait:
     op: BlockingOperation[Any]
     timer: Timer | None
     """What ends it after its time, if it has a limit."""
-    guards: tuple[Waitable, ...]
-    """The objects that decide whether it can go on."""
+
+    def guards(self) -> set[Cell]:
+        """The cells that decide whether it can go on."""
+        return set(self.op.sources) if self.timer is None else {*self.op.sources, self.timer}
 
 
 def declared(thread: Thread) -> Wait | None:
@@ -37,41 +43,52 @@ def declared(thread: Thread) -> Wait | None:
     op = thread.op
     if not isinstance(op, BlockingOperation):
         return None
-    op = cast("BlockingOperation[Any]", op)
-    return Wait(thread, op, op.timer, op.sources)
+    return Wait(thread, op, op.timer)
 
 
 class Guards:
-    """The states of the objects that threads wait for, after each event of the current run that changed them."""
+    """The states of the objects that threads wait for, after each event of the current run that changed them.
 
-    def __init__(self) -> None:
-        self._history: dict[Waitable, list[tuple[int, State]]] = {}
-        self._fired: dict[Timer, int] = {}
+    They outlive the run: of a later run with the same beginning, they are the states of that. So they are values that
+    do not hold on to anything of a run.
+    """
 
-    def begin(self) -> None:
-        """A new run begins."""
-        self._history.clear()
-        self._fired.clear()
+    def __init__(self, cells: CellNumbers) -> None:
+        self._number = cells.of
+        self._history: dict[int, list[tuple[int, State]]] = {}
+        self._changes: list[tuple[int, int]] = []
+        self._fired: dict[int, int] = {}
+
+    def truncate(self, length: int) -> None:
+        """Forget what came of all events from number *length* on."""
+        changes = self._changes
+        while changes and changes[-1][0] >= length:
+            self._history[changes.pop()[1]].pop()
+        for timer in [timer for timer, event in self._fired.items() if event >= length]:
+            del self._fired[timer]
 
     def after(self, event: int, born: list[Waitable], touched: Iterable[tuple[Cell, int]], *, clock: bool) -> None:
         """Keep the states after *event*, in which the objects in *born* were made; *clock* if it was the clock's."""
         for one in born:
             if one.guards:
-                self._history[one] = [(event, _state(one, one.guards))]
+                self._keep(event, one, one.guards)
         for cell, mode in touched:
             if isinstance(cell, Waitable):
                 # Also what was only read: some changes are of no concern to anybody until something else happens.
                 if cell.guards:
-                    history = self._history.get(cell)
-                    state = _state(cell, cell.guards)
-                    if history is None:
-                        self._history[cell] = [(event, state)]
-                    elif history[-1][0] == event:
-                        history[-1] = (event, state)
-                    elif history[-1][1] != state:
-                        history.append((event, state))
+                    self._keep(event, cell, cell.guards)
             elif clock and mode and isinstance(cell, Timer):
-                self._fired[cell] = event
+                self._fired[self._number(cell)] = event
+
+    def _keep(self, event: int, guard: Waitable, names: tuple[str, ...]) -> None:
+        number = self._number(guard)
+        history = self._history.setdefault(number, [])
+        state = tuple([_value(getattr(guard, name)) for name in names])
+        if history and history[-1][0] == event:
+            history[-1] = (event, state)
+        elif not history or history[-1][1] != state:
+            history.append((event, state))
+            self._changes.append((event, number))
 
     def allowed(self, wait: Wait, before: int, others: int) -> bool | None:
         """Whether the operation could have gone on before event number *before*, with the *others* done as well.
@@ -83,42 +100,41 @@ class Guards:
         if wait.op.opaque:
             return None
         if wait.timer is not None:
-            fired = self._fired.get(wait.timer)
+            fired = self._fired.get(self._number(wait.timer))
             if fired is not None and (fired < before or others >> fired & 1):
                 return True
-        now: list[tuple[Waitable, State]] = []
-        for guard in wait.guards:
-            names = guard.guards
-            if names is None:
+        now: list[tuple[Waitable, tuple[str, ...], State]] = []
+        for guard in wait.op.sources:
+            if guard.guards is None:
                 return None
-            history = self._history.get(guard)
-            if not names or history is None:
-                continue
-            now.append((guard, tuple(getattr(guard, name) for name in names)))
+            now.append((guard, guard.guards, tuple([getattr(guard, name) for name in guard.guards])))
         try:
-            for guard, _ in now:
-                _assume(guard, self._then(guard, before, others))
+            for guard, names, _ in now:
+                history = self._history.get(self._number(guard))
+                if history:
+                    _assume(guard, names, _then(history, before, others))
             return wait.op.available(wait.thread)
         finally:
-            for guard, state in now:
-                _assume(guard, state)
-
-    def _then(self, guard: Waitable, before: int, others: int) -> State:
-        history = self._history[guard]
-        for event, state in reversed(history):
-            if event < before or others >> event & 1:
-                return state
-        return history[0][1]
+            for guard, names, state in now:
+                _assume(guard, names, state)
 
 
-def _state(guard: Waitable, names: tuple[str, ...]) -> State:
-    state: list[Any] = []
-    for name in names:
-        value = getattr(guard, name)
-        state.append(tuple(cast("list[Any]", value)) if isinstance(value, list | deque) else value)
-    return tuple(state)
+def _then(history: list[tuple[int, State]], before: int, others: int) -> State:
+    for event, state in reversed(history):
+        if event < before or others >> event & 1:
+            return state
+    return history[0][1]
 
 
-def _assume(guard: Waitable, state: State) -> None:
-    for name, value in zip(cast("tuple[str, ...]", guard.guards), state, strict=True):
+def _value(value: Any) -> Any:
+    """What an operation may want to know of *value*: what it is if it is plain, else how many there are, or that there
+    is something.
+    """
+    if value is None or isinstance(value, int | str | tuple):
+        return cast("object", value)
+    return range(len(cast("list[object]", value))) if isinstance(value, list | deque) else SOMETHING
+
+
+def _assume(guard: Waitable, names: tuple[str, ...], state: State) -> None:
+    for name, value in zip(names, state, strict=True):
         setattr(guard, name, value)

@@ -161,13 +161,13 @@ class AwaitCompletion(BlockingOperation[bool]):
         self.drive = drive
 
     def available(self, thread: Thread) -> bool:
-        return self.operation.handoff is self.drive or self.operation.request.done
+        return self.operation.handoff == self.drive.name or self.operation.request.done
 
     def take(self, thread: Thread) -> bool:
         operation = self.operation
         thread.read(operation.request)
         thread.write(operation)
-        if operation.handoff is not self.drive:
+        if operation.handoff != self.drive.name:
             return False
         operation.handoff = None
         return True

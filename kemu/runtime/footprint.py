@@ -77,9 +77,10 @@ class Waitable(Cell):
     __slots__ = ("watchers",)
 
     guards: ClassVar[tuple[str, ...] | None] = None
-    """The attributes, whose values are not changed in place but for lists and deques, that decide whether an
-    operation on the object can go on. A reduced search puts them back to what they were. None if it takes more than
-    these to know; the search then assumes that the operation could always have gone on, and makes more runs."""
+    """The attributes that decide whether an operation on the object can go on. A reduced search asks operations whether
+    they are available with these put back to what they were: plain values and tuples to themselves, lists and deques to
+    a range of that length, None to None, and anything else to an object of no consequence. None if it takes more than
+    that to know; the search then takes it that the operation could have gone on, and makes more runs."""
 
     def __init__(self, creator: Thread, label: str) -> None:
         super().__init__(creator, label)

@@ -173,7 +173,7 @@ class GeneratedProgram(TestProgram):
         outcome = super().run(oracle, observer)
         stuck = outcome.stuck
         waiting = () if stuck is None else tuple((one.thread, one.waits_for) for one in stuck.blocked)
-        values = tuple(tuple(variable.value for variable in self._variables))
+        values = tuple(variable.value for variable in self._variables)
         flags = tuple(flag.is_set for flag in self._flags)
         boxes = tuple(tuple(box.items) for box in self._boxes)
         self.state = (tuple(tuple(seen) for seen in self._seen), values, flags, boxes, waiting)

@@ -43,7 +43,9 @@ from kemu.explore.strategies.urw import URW
 
 DEFAULT_STRATEGY: Final = "alternating"
 
-STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
+Factory = Callable[..., Strategy]
+
+STRATEGIES: Final[Mapping[str, Factory]] = {
     "alternating": Alternating,
     "sticky": StickyRandomWalk,
     "pct": PCT,
@@ -71,7 +73,7 @@ def strategy_from_name(name: str, seed: int, **options: Any) -> Strategy:
     for option in options:
         if option not in allowed:
             raise UsageError(f"the strategy {name!r} has no option {option!r}", remedy=_possibilities(option, allowed))
-    return factory(seed, **options) if "seed" in parameters else factory(**options)
+    return factory(*((seed,) if "seed" in parameters else ()), **options)
 
 
 def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:

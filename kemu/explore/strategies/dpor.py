@@ -124,9 +124,10 @@ class DPOR:
         self.doubt = ""
         """Why exhaustion is no proof; "" if it is one."""
         self._parties: dict[Path, int] = {CLOCK: THE_CLOCK}
+        self._paths: list[Path] = [CLOCK]
         self._cells = CellNumbers()
         self._events = Dependence()
-        self._guards = Guards()
+        self._guards = Guards(self._cells)
         self._frames: list[Frame] = []
         self._setup = 0
         """How many events belong to set-up, in which nothing is decided."""
@@ -134,12 +135,15 @@ class DPOR:
         self._runtime: ControlledRuntime | None = None
         self._at = 0
         """The number of the current step, which is the number of its event and of the state before it."""
+        self._known = 0
+        """How many steps are those of an earlier run."""
         self._threads = 0
         self._born: list[Waitable] = []
         self._waits: dict[int, Wait] = {}
+        """For each thread that may have to wait, what it waits for before its next step."""
         self._answered = 0
         self._open: tuple[int, list[tuple[Cell, int]]] | None = None
-        """The party whose step is being made, and what that has touched so far."""
+        """The party whose new step is being made, and what that has touched so far."""
 
     @property
     def observer(self) -> DPOR:
@@ -162,6 +166,7 @@ class DPOR:
                 frame = frames[-1]
                 frame.explored[tuple(frame.vector)] = events.footprints[-1]
                 events.truncate(len(frames) - 1)
+                self._guards.truncate(len(frames) - 1)
                 if frame.advance():
                     break
                 frames.pop()
@@ -170,10 +175,9 @@ class DPOR:
                 return False
         self._runtime = None
         self._at = 0
-        self._threads = 0
+        self._known = len(self._events)
         self._born = []
         self._waits.clear()
-        self._guards.begin()
         return True
 
     def end(self, outcome: Outcome) -> None:
@@ -181,7 +185,7 @@ class DPOR:
             # The step in which the run failed.
             self._finish(*self._open)
         if self._at < len(self._frames):
-            message = f"the run is over before step {self._at}, which it had in an earlier run"
+            message = "the run is over; an earlier one went on"
             raise ScenarioNotDeterministic(message, outcome.steps)
         if outcome.end == "abandoned":
             self.blocked += 1
@@ -199,14 +203,14 @@ class DPOR:
         if self._at < len(self._frames):
             frame = self._frames[self._at]
             if len(frame.enabled) != n:
-                message = f"step {self._at} has {n} alternatives; in an earlier run it had {len(frame.enabled)}"
+                message = f"there are {n} alternatives; in an earlier run there were {len(frame.enabled)}"
                 raise ScenarioNotDeterministic(message, steps_before(point))
         else:
             ready, index, number = point.ready, point.index, self._number
             enabled = [number(thread.path) for thread in (*ready[index:], *ready[:index])]
             if n > len(ready):
                 enabled.append(THE_CLOCK)
-            frame = self._new_frame(tuple(enabled), ready[0])
+            frame = self._new_frame(tuple(enabled))
         return frame.enabled.index(frame.party)
 
     def choose(self, n: int, label: str) -> int:
@@ -227,41 +231,51 @@ class DPOR:
         raise UsageError("dpor does not see the steps of the run", remedy="give it to the run as observer, too")
 
     def _number(self, path: Path) -> int:
-        return self._parties.setdefault(path, len(self._parties))
+        number = self._parties.get(path)
+        if number is None:
+            number = self._parties[path] = len(self._paths)
+            self._paths.append(path)
+        return number
 
-    def _new_frame(self, enabled: tuple[int, ...], thread: Thread | None) -> Frame:
+    def _new_frame(self, enabled: tuple[int, ...]) -> Frame:
         """Begin a new state; the run ends here if nothing can come of it that has not been seen."""
         sleep = self._frames[-1].asleep_after(self._events.footprints[-1]) if self._frames else {}
         for party in enabled:
             sleeper = sleep.get(party)
             if sleeper is None or sleeper.awake:
-                frame = Frame(enabled, sleep, party, [party])
-                self._frames.append(frame)
-                return frame
-        runtime = self._runtime
-        assert runtime is not None
-        runtime.abandon()
+                break
+        else:
+            runtime = self._runtime
+            assert runtime is not None
+            runtime.abandon()
+        frame = Frame(enabled, sleep, party, [party])
+        self._frames.append(frame)
+        return frame
 
     # The steps of a run.
 
     def before_step(self, thread: Thread | None, pick: int, alternatives: int) -> None:
-        if self._runtime is None:
-            assert thread is not None
-            self._enter(thread)
+        at = self._at
+        self._answered = 0
+        if at < self._known:
+            path = CLOCK if thread is None else thread.path
+            if not at:
+                self._enter(thread)
+            if self._paths[self._frames[at].party] != path:
+                raise ScenarioNotDeterministic("another thread goes on than in an earlier run", at)
+            return
+        if at == self._known:
+            self._catch_up(thread)
         runtime = self._runtime
         assert runtime is not None
         acting = runtime.clock.thread(runtime) if thread is None else thread
         party = self._number(acting.path)
-        if self._at == len(self._frames):
-            self._new_frame((party,), thread)
-        elif self._frames[self._at].party != party:
-            message = f"step {self._at} is taken by {acting.label}; in an earlier run it was another's"
-            raise ScenarioNotDeterministic(message, self._at)
+        if at == len(self._frames):
+            self._new_frame((party,))
         if not runtime.decides:
-            if any(len(frame.enabled) > 1 for frame in self._frames[self._setup : self._at]):
+            if any(len(frame.enabled) > 1 for frame in self._frames[self._setup : at]):
                 self.doubt = "set-up that is not explored comes after the first decision"
-            self._setup = self._at + 1
-        self._answered = 0
+            self._setup = at + 1
         assert acting.footprint is not None
         self._open = (party, acting.footprint)
 
@@ -269,45 +283,67 @@ class DPOR:
         """Nothing: `choose` has seen to it."""
 
     def after_step(self, thread: Thread | None) -> None:
-        assert self._open is not None
+        if self._open is None:
+            self._check_answers(self._frames[self._at])
+            self._at += 1
+            return
         party, touched = self._open
         asleep = self._finish(party, touched)
         touched.clear()
         if thread is not None:
-            wait = declared(thread) if thread.alive else None
-            if wait is not None:
-                self._waits[party] = wait
-            else:
-                self._waits.pop(party, None)
+            self._note_wait(party, thread)
         if asleep:
             assert self._runtime is not None
             self._runtime.abandon()
 
-    def _enter(self, thread: Thread) -> None:
+    def _enter(self, thread: Thread | None) -> None:
         """The first step of a run."""
+        assert thread is not None
         runtime = thread.runtime
         assert isinstance(runtime, ControlledRuntime)
         self._runtime = runtime
         self._born.extend(runtime.threads)
-        self._threads = len(runtime.threads)
         runtime.born = self._born
 
+    def _catch_up(self, thread: Thread | None) -> None:
+        """The first step that is not one of an earlier run."""
+        if self._runtime is None:
+            self._enter(thread)
+        else:
+            self._born.clear()
+        runtime = self._runtime
+        assert runtime is not None
+        self._threads = len(runtime.threads)
+        parties = runtime.threads if runtime.clock.ticker is None else [*runtime.threads, runtime.clock.ticker]
+        for one in parties:
+            if one.footprint is not None:
+                one.footprint.clear()
+        for one in runtime.threads:
+            self._note_wait(self._number(one.path), one)
+
+    def _note_wait(self, party: int, thread: Thread) -> None:
+        wait = declared(thread) if thread.alive else None
+        if wait is not None:
+            self._waits[party] = wait
+        else:
+            self._waits.pop(party, None)
+
+    def _check_answers(self, frame: Frame) -> None:
+        if self._answered < len(frame.vector):
+            message = f"it asks {self._answered} questions; in an earlier run it asked {len(frame.vector)}"
+            raise ScenarioNotDeterministic(message, self._at)
+
     def _finish(self, party: int, touched: list[tuple[Cell, int]]) -> bool:
-        """The step is over, having *touched* that; whether it only repeats what was explored before."""
+        """A new step is over, having *touched* that; whether it only repeats what was explored before."""
         self._open = None
         at = self._at
+        frame = self._frames[at]
+        self._check_answers(frame)
         self._at = at + 1
         runtime = self._runtime
         assert runtime is not None
-        frame = self._frames[at]
-        if self._answered < len(frame.vector):
-            message = f"step {at} asks {self._answered} questions; in an earlier run it asked {len(frame.vector)}"
-            raise ScenarioNotDeterministic(message, at)
         self._guards.after(at, self._born, touched, clock=party == THE_CLOCK)
         self._born.clear()
-        if at < len(self._events):
-            self._threads = len(runtime.threads)
-            return False
         footprint = self._footprint(party, touched, runtime)
         events = self._events
         past = events.past_of(party)
@@ -382,12 +418,7 @@ class DPOR:
         if party == THE_CLOCK:
             clock = self._clock_cell()
             return set() if clock is None else {clock}
-        if wait is None:
-            return set()
-        cells: set[Cell] = set(wait.guards)
-        if wait.timer is not None:
-            cells.add(wait.timer)
-        return {self._cells.of(cell) for cell in cells}
+        return set() if wait is None else {self._cells.of(cell) for cell in wait.guards()}
 
     def _clock_cell(self) -> int | None:
         return self._cells.known((*CLOCK, -1))
