@@ -22,14 +22,14 @@ def stack() -> TestProgram:
         lock, top, pushed = Mutex("lock"), Variable("top"), Variable("pushed")
 
         async def push() -> None:
-            for _ in range(SIZE):
+            for _ in range(2 * SIZE):
                 await Acquire(lock)
                 await Add(top, 1)
                 await Store(pushed, 1)
                 await Release(lock)
 
         async def pop() -> None:
-            for _ in range(SIZE):
+            for _ in range(2 * SIZE):
                 await Acquire(lock)
                 if await Load(pushed) and await Add(top, -1) < 0:
                     fail("popped from an empty stack")

@@ -12,6 +12,9 @@ from kemu.explore.strategies.base import CLOCK, Path, Sampler, check_number
 if TYPE_CHECKING:
     from kemu.runtime import DecisionPoint
 
+Drawn = tuple[int, int]
+"""After how many steps of its thread the operation comes, and its priority."""
+
 
 class POS(Sampler):
     """Always takes the pending operation of the highest priority, drawn when the operation becomes possible.
@@ -22,9 +25,10 @@ class POS(Sampler):
 
     What depends on what is known from the declared operations alone (`Operation.target`). They do not tell a
     read from a write, so two reads of one cell count as dependent, and what a step touches besides does not count.
-    The clock is a party like another. Whom a firing concerns is not known, so all priorities are drawn anew after it,
-    and a timer that sets itself again starves nobody. A thread that spins could: after *fair_after* decisions the
-    rest of the run is a uniform random walk. Answers follow `Sampler.answer`.
+    An operation that is declared on nothing depends on nothing: like the start of a thread it is taken at once, but
+    in one run of eight. The clock is a party like another. Whom a firing concerns is not known, so all priorities are
+    drawn anew after it, and a timer that sets itself again starves nobody. A thread that spins could: after
+    *fair_after* decisions the rest of the run is a uniform random walk. Answers follow `Sampler.answer`.
     """
 
     name = "pos"
@@ -34,7 +38,7 @@ class POS(Sampler):
         check_number("fair_after", fair_after, least=1)
         self.fair_after = fair_after
         self._count = 0
-        self._priorities: dict[Path, tuple[int, int]] = {}
+        self._priorities: dict[Path, Drawn] = {}
 
     def begin_run(self, run: int) -> None:
         super().begin_run(run)
@@ -42,40 +46,47 @@ class POS(Sampler):
         self._priorities = {}
 
     def pick(self, n: int, point: DecisionPoint) -> int:
-        self._count += 1
-        if self._count > self.fair_after:
+        self._count = count = self._count + 1
+        if count > self.fair_after:
             return self.below(n)
         before = self._priorities
         # Who could not go on is left out, and so draws again when it can.
-        self._priorities = now = {}
+        now: dict[Path, Drawn] = {}
         highest = -1
         first = place = 0
-        for thread in point.ready:
-            priority = self._priority(before, thread.path, thread.steps)
-            if priority > highest:
-                highest = priority
+        eager = self._eager
+        ready = point.ready
+        for thread in ready:
+            path = thread.path
+            drawn = before.get(path)
+            if drawn is None or drawn[0] != thread.steps:
+                if eager and thread.op.target() is None:
+                    # Of the others those that are new draw next time.
+                    return (place - point.index) % len(ready)
+                drawn = (thread.steps, self.below(1 << 48))
+            now[path] = drawn
+            if drawn[1] > highest:
+                highest = drawn[1]
                 first = place
             place += 1
+        self._priorities = now
         if n > place:
-            ticker = point.ready[0].runtime.clock.ticker
-            if self._priority(before, CLOCK, 0 if ticker is None else ticker.steps) > highest:
+            ticker = ready[0].runtime.clock.ticker
+            steps = 0 if ticker is None else ticker.steps
+            drawn = before.get(CLOCK)
+            if drawn is None or drawn[0] != steps:
+                drawn = (steps, self.below(1 << 48))
+            now[CLOCK] = drawn
+            if drawn[1] > highest:
                 now.clear()
                 return place
-        chosen = point.ready[first]
+        chosen = ready[first]
         target = chosen.op.target()
         if target is not None:
-            for thread in point.ready:
+            for thread in ready:
                 if thread is not chosen and thread.op.target() is target:
                     del now[thread.path]
         return (first - point.index) % place
-
-    def _priority(self, before: dict[Path, tuple[int, int]], path: Path, steps: int) -> int:
-        """The priority of the operation that comes after so many *steps* of *path*."""
-        drawn = before.get(path)
-        if drawn is None or drawn[0] != steps:
-            drawn = (steps, self.below(1 << 48))
-        self._priorities[path] = drawn
-        return drawn[1]
 
     def choose(self, n: int, label: str) -> int:
         return self.answer(n)
