@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import blake2b
+from struct import unpack
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kemu.errors import UsageError
@@ -50,6 +51,9 @@ Path = tuple[int, ...]
 CLOCK: Final[Path] = (1,)
 """The path that stands for the clock: the runtime gives it to the thread in whose name time passes."""
 
+EMPTY: Final[Callable[[], int]] = iter(b"").__next__
+"""A stream that has nothing left."""
+
 EAGER: Final = 32
 """Of 256, how many runs are not made with threads starting first."""
 
@@ -82,7 +86,9 @@ class Sampler:
         self._block = 0
         self._rate = -1
         self._eager = False
-        self._byte: Callable[[], int] = iter(b"").__next__
+        self._byte: Callable[[], int] = EMPTY
+        self._priority: Callable[[], int] = EMPTY
+        self._priorities_drawn = 0
 
     def begin(self) -> bool:
         self.begin_run(self.run + 1)
@@ -96,6 +102,8 @@ class Sampler:
         self._byte = byte = iter(blake2b(b"%d/%d/0" % (self.seed, run)).digest()).__next__
         self._block = 1
         self._eager = byte() >= EAGER
+        self._priority = EMPTY
+        self._priorities_drawn = 0
 
     def end(self, outcome: Outcome) -> None:
         """Nothing: a run does not depend on those before it."""
@@ -125,6 +133,16 @@ class Sampler:
         except StopIteration:
             self._refill()
             return self.below(n)
+
+    def priority(self) -> int:
+        """Draw a number from 0 to 65535, from a stream of its own: most runs get along with one block of 32."""
+        try:
+            return self._priority()
+        except StopIteration:
+            name = b"%d/%d/priority/%d" % (self.seed, self.run, self._priorities_drawn)
+            self._priorities_drawn += 1
+            self._priority = iter(unpack("<32H", blake2b(name).digest())).__next__
+            return self._priority()
 
     def starting(self, point: DecisionPoint) -> int:
         """The alternative by which a thread starts, if there is one and this run is one of those; -1 otherwise."""

@@ -158,7 +158,7 @@ class PCT(Sampler):
 
     def _draw(self, path: Path) -> int:
         # Above all ranks of change points; the chance of a tie is negligible, and the ring decides it.
-        priority = BASE + self.depth + self.below(1 << 48)
+        priority = BASE + self.depth + self.priority()
         self._priorities[path] = priority
         return priority
 

@@ -5,15 +5,18 @@ After Yuan, Yang and Gu, "Partial order aware concurrency sampling" (CAV 2018).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kemu.explore.strategies.base import CLOCK, Path, Sampler, check_number
 
 if TYPE_CHECKING:
-    from kemu.runtime import DecisionPoint
+    from kemu.runtime import Cell, DecisionPoint
 
-Drawn = tuple[int, int]
-"""After how many steps of its thread the operation comes, and its priority."""
+Drawn = tuple[int, int, "Cell | None"]
+"""After how many steps of its thread the operation comes, its priority, and what it is declared on."""
+
+
+NOTHING: Final[Drawn] = (0, -1, None)
 
 
 class POS(Sampler):
@@ -54,20 +57,24 @@ class POS(Sampler):
         now: dict[Path, Drawn] = {}
         highest = -1
         first = place = 0
+        chosen = NOTHING
         eager = self._eager
         ready = point.ready
         for thread in ready:
             path = thread.path
             drawn = before.get(path)
             if drawn is None or drawn[0] != thread.steps:
-                if eager and thread.op.target() is None:
+                target = thread.op.target()
+                if target is None and eager:
                     # Of the others those that are new draw next time.
                     return (place - point.index) % len(ready)
-                drawn = (thread.steps, self.below(1 << 48))
+                drawn = (thread.steps, self.priority(), target)
             now[path] = drawn
-            if drawn[1] > highest:
-                highest = drawn[1]
+            priority = drawn[1]
+            if priority > highest:
+                highest = priority
                 first = place
+                chosen = drawn
             place += 1
         self._priorities = now
         if n > place:
@@ -75,17 +82,15 @@ class POS(Sampler):
             steps = 0 if ticker is None else ticker.steps
             drawn = before.get(CLOCK)
             if drawn is None or drawn[0] != steps:
-                drawn = (steps, self.below(1 << 48))
+                drawn = (steps, self.priority(), None)
             now[CLOCK] = drawn
             if drawn[1] > highest:
                 now.clear()
                 return place
-        chosen = ready[first]
-        target = chosen.op.target()
+        target = chosen[2]
         if target is not None:
-            for thread in ready:
-                if thread is not chosen and thread.op.target() is target:
-                    del now[thread.path]
+            # The chosen one, too: it is going to have another operation.
+            self._priorities = {path: drawn for path, drawn in now.items() if drawn[2] is not target}
         return (first - point.index) % place
 
     def choose(self, n: int, label: str) -> int:

@@ -12,7 +12,7 @@ from kemu.explore.strategies.base import Path, Sampler, check_number
 if TYPE_CHECKING:
     from kemu.runtime import Cell, DecisionPoint, Outcome, Thread
 
-LOOKING: Final = (3, 4)
+LOOKING: Final = (10, 11)
 """Two runs that are made to see more: in one the first thread that can goes on, in the other the last one."""
 
 Key = tuple[Path, str]
@@ -20,6 +20,8 @@ Key = tuple[Path, str]
 
 Pending = tuple[int, Key | None, int]
 """After how many steps of its thread an operation comes, what it is declared on, and its priority."""
+
+DONE: Final[Pending] = (-1, None, 0)
 
 Counts = dict[Key, dict[Path, int]]
 
@@ -51,14 +53,17 @@ class SURW(Sampler):
         check_number("fair_after", fair_after, least=1)
         self.fair_after = fair_after
         self._first_run = start
-        # What is known from the runs so far.
+        # What is known from the runs so far. The key of a cell is always the same object.
+        self._names: dict[Key, Key] = {}
         self._counts: Counts = {}
         self._changing: set[Key] = set()
         # This run: what each thread is about to do, after how many steps; the names of cells; how often who did what.
         self._pending: dict[Path, Pending] = {}
+        self._threads: dict[Path, Thread] = {}
         self._keys: dict[Cell, Key] = {}
         self._seen: Counts = {}
         self._cell: Key | None = None
+        self._left: dict[Path, int] = {}
         self._intended: Path | None = None
         self._count = 0
 
@@ -67,106 +72,108 @@ class SURW(Sampler):
         self._seen.clear()
         self._pending.clear()
         self._keys.clear()
+        self._threads.clear()
         self._intended = None
         self._count = 0
         shared = [key for key, counts in self._counts.items() if len(counts) > 1 and key in self._changing]
         self._cell = shared[self.below(len(shared))] if shared else None
+        self._left = self._counts[self._cell].copy() if self._cell is not None else {}
 
     def pick(self, n: int, point: DecisionPoint) -> int:
         ready = point.ready
-        if self._eager:
-            start = self.starting(point)
-            if start >= 0:
-                return start
-        self._count += 1
         pending = self._pending
+        cell = self._cell
+        place = 0
         for thread in ready:
             known = pending.get(thread.path)
             if known is None or known[0] != thread.steps:
+                if not thread.steps and self._eager:
+                    return (place - point.index) % len(ready)
                 self._note(thread, known)
-        if self._count > self.fair_after:
+            place += 1
+        self._count = count = self._count + 1
+        if count > self.fair_after:
             return self.below(n)
         number = self.run - self._first_run
         if number in LOOKING:
-            return ((number - LOOKING[0]) * (len(ready) - 1) - point.index) % len(ready)
-        cell = self._cell
+            return ((number - LOOKING[0]) * (place - 1) - point.index) % place
         if cell is None:
             return self.below(n)
-        intended = self._intended
-        if intended is None:
-            self._intended = intended = self._draw(self._expected(point))
-        places: list[int] = []
-        place = 0
-        for thread in ready:
-            path = thread.path
-            if path == intended or pending[path][1] != cell:
-                places.append(place)
-            place += 1
+        if self._intended is None:
+            self._intended = self._draw(self._left)
+        places = self._free(ready)
         if not places:
-            self._intended = intended = self._draw({thread.path: self._left(thread.path) for thread in ready})
-            places = [place for place, thread in enumerate(ready) if thread.path == intended]
-        if n > len(ready):
-            places.append(len(ready))
-        if self.run % 2 and n == len(ready):
-            place = max(places, key=lambda place: pending[ready[place].path][2])
+            held = {thread.path: self._left[thread.path] for thread in ready}
+            self._intended = self._draw(held)
+            places = self._free(ready)
+        if n > place:
+            places.append(place)
+        if len(places) == 1:
+            chosen = places[0]
+        elif self.run % 2 and n == place:
+            chosen = max(places, key=lambda place: pending[ready[place].path][2])
         else:
-            place = places[self.below(len(places))]
-        if place == len(ready):
-            return place
-        if pending[ready[place].path][1] == cell:
+            chosen = places[self.below(len(places))]
+        if chosen == place:
+            return chosen
+        path = ready[chosen].path
+        if pending[path][1] is cell:
             self._intended = None
-        return (place - point.index) % len(ready)
+            self._left[path] -= 1
+            pending[path] = DONE
+        return (chosen - point.index) % place
+
+    def _free(self, ready: list[Thread]) -> list[int]:
+        """The places of those who are not held back."""
+        pending, cell, intended = self._pending, self._cell, self._intended
+        return [
+            place
+            for place, thread in enumerate(ready)
+            if pending[thread.path][1] is not cell or thread.path == intended
+        ]
 
     def _note(self, thread: Thread, known: Pending | None) -> None:
         """Take note of the operation that *thread* is about to do, once; *known* is the one before."""
         path = thread.path
-        if known is not None and path == self._intended and known[1] == self._cell:
+        if known is None:
+            self._threads[path] = thread
+        elif known[1] is self._cell and known[1] is not None:
             # It had its turn without having been picked, there being nobody else.
-            self._intended = None
+            self._left[path] -= 1
+            if path == self._intended:
+                self._intended = None
+        priority = self.priority() if self.run % 2 else 0
         target = thread.op.target()
         if target is None:
-            self._pending[path] = (thread.steps, None, self.below(1 << 48))
-            return
-        key = self._keys.get(target)
-        if key is None:
-            self._keys[target] = key = (target.creator.path, target.label)
-        self._pending[path] = (thread.steps, key, self.below(1 << 48))
-        counts = self._seen.get(key)
-        if counts is None:
-            self._seen[key] = {path: 1}
+            pending = (thread.steps, None, priority)
         else:
-            counts[path] = counts.get(path, 0) + 1
-
-    def _left(self, path: Path) -> int:
-        """How many operations on the cell *path* is expected to have left; at least 1 if it is about to do one."""
-        assert self._cell is not None
-        total = self._counts[self._cell].get(path, 0)
-        seen = self._seen.get(self._cell, {}).get(path, 0)
-        pending = self._pending.get(path)
-        if pending is not None and pending[1] == self._cell:
-            return max(1, total - seen + 1)
-        return max(0, total - seen)
-
-    def _expected(self, point: DecisionPoint) -> dict[Path, int]:
-        """The threads that are expected to touch the cell, with their weights. Those that are over will not."""
-        assert self._cell is not None
-        over = {thread.path for thread in point.ready[0].runtime.threads if not thread.alive}
-        counts = self._counts[self._cell]
-        paths = [path for path in counts if path not in over]
-        known = self._seen.get(self._cell, {})
-        paths += [path for path in known if path not in over and path not in counts]
-        return {path: self._left(path) for path in paths}
+            key = self._keys.get(target)
+            if key is None:
+                key = (target.creator.path, target.label)
+                self._keys[target] = key = self._names.setdefault(key, key)
+            counts = self._seen.get(key)
+            if counts is None:
+                self._seen[key] = {path: 1}
+            else:
+                counts[path] = counts.get(path, 0) + 1
+            if key is self._cell and self._left.get(path, 0) < 1:
+                self._left[path] = 1
+            pending = (thread.steps, key, priority)
+        self._pending[path] = pending
 
     def _draw(self, weights: dict[Path, int]) -> Path | None:
-        total = sum(weights.values())
-        if total == 0:
-            return None
-        drawn = self.below(total)
-        for path, weight in weights.items():
-            drawn -= weight
-            if drawn < 0:
+        """Draw a thread in proportion to what it is expected to have left; one that is over has nothing left."""
+        while total := sum(weights.values()):
+            drawn = self.below(total)
+            for path, weight in weights.items():
+                drawn -= weight
+                if drawn < 0:
+                    break
+            thread = self._threads.get(path)
+            if thread is None or thread.alive:
                 return path
-        raise AssertionError("a draw below the sum of the weights")
+            weights[path] = 0
+        return None
 
     def end(self, outcome: Outcome) -> None:
         for key, counts in self._seen.items():
