@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from kemu.cli.report import Cost, EventLine, Report, SwitchLine, Verdict, how
+from kemu.cli.report import COST, Cost, EventLine, Report, SwitchLine, Verdict, how
 from kemu.cli.targets import Program, replay_command, short_path, source_warnings
 from kemu.errors import KemuError, UsageError
 from kemu.explore import (
@@ -122,7 +122,9 @@ def _verdict(program: Program, strategy: Strategy, exploration: Exploration) -> 
         complete=bool(getattr(strategy, "exhausted", False)),
         bound=exploration.bound,
         interrupted=exploration.interrupted,
+        cost=getattr(strategy, "cost", COST),
         expected=program.expected or "",
+        estimates=exploration.estimates,
     )
 
 

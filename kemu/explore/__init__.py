@@ -10,6 +10,7 @@
 - ``where``        the line of the user's code at which a thread stands
 - ``explain``      the two events, the context switches and the change that matter
 - ``determinism``  the check that nothing but decisions makes runs differ
+- ``estimate``     what a sampler is likely not to have seen
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
 Knows the runtime and kemu's errors, and no framework. The scenario layer, the command line and authors of
@@ -17,6 +18,7 @@ strategies import it.
 """
 
 from kemu.explore.determinism import check_determinism
+from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
 from kemu.explore.program import Failure, Program, failure_of
@@ -24,12 +26,14 @@ from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
 from kemu.explore.strategies import (
     DEFAULT_STRATEGY,
+    EXHAUSTIVE,
     PCT,
     POS,
     STRATEGIES,
     SURW,
     URW,
     Alternating,
+    BoundedDelays,
     BoundedDFS,
     RandomDelay,
     RandomWalk,
@@ -46,6 +50,7 @@ from kemu.explore.where import Place, where
 
 __all__ = [
     "DEFAULT_STRATEGY",
+    "EXHAUSTIVE",
     "MAX_REPLAYS",
     "PCT",
     "POS",
@@ -54,10 +59,12 @@ __all__ = [
     "URW",
     "Alternating",
     "BoundedDFS",
+    "BoundedDelays",
     "Budget",
     "Conflict",
     "Cost",
     "Decision",
+    "Estimate",
     "Event",
     "Exploration",
     "Explanation",
@@ -72,6 +79,7 @@ __all__ = [
     "Recorder",
     "Recording",
     "Replay",
+    "SampleCounter",
     "Sampler",
     "Shrunk",
     "StickyRandomWalk",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from kemu.errors import KemuError, UsageError
 from kemu.explore.collection import BatchedCollection
 from kemu.explore.distinct import DistinctCounter
+from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.program import Failure, failure_of
 
 if TYPE_CHECKING:
     from kemu.explore.program import Program
     from kemu.explore.strategies import Strategy
     from kemu.runtime import Outcome
+
+WHOLE: Final = frozenset({"finished", "stuck"})
+"""How a run ends that was not cut short."""
 
 PROGRESS_INTERVAL: Final = 0.1
 """Seconds between two calls for progress."""
@@ -102,6 +106,14 @@ class Exploration:
     error: KemuError | None = None
     """Misuse of kemu, or a bug of it, that ended the exploration after something had been found. To be
     reported."""
+    samples: Mapping[str, SampleCounter] = field(default_factory=dict[str, SampleCounter])
+    """How often what came up, by sampler: for those that can make every run. Those of two explorations can be merged."""
+
+    @property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """What each of those samplers is likely not to have seen, the one with the most runs first."""
+        made = (counter.estimate(name) for name, counter in self.samples.items())
+        return tuple(sorted(made, key=lambda one: -one.runs))
 
     @property
     def mean_steps(self) -> float:
@@ -119,6 +131,7 @@ class _Collector:
         self.longest = 0
         self.distinct = DistinctCounter()
         self.found: dict[tuple[str, ...], Finding] = {}
+        self.samples: dict[str, SampleCounter] = {}
 
     def add(self, outcome: Outcome) -> None:
         steps = outcome.steps
@@ -131,6 +144,13 @@ class _Collector:
         if outcome.failure is not None:
             self._find(outcome)
         self.schedules += 1
+
+    def sample(self, sampler: str, fingerprint: int) -> None:
+        """Count a run that was made in full by a sampler that can make every run."""
+        counter = self.samples.get(sampler)
+        if counter is None:
+            self.samples[sampler] = counter = SampleCounter()
+        counter.add(fingerprint)
 
     def _find(self, outcome: Outcome) -> None:
         failure = failure_of(outcome)
@@ -165,6 +185,7 @@ def explore(
     begin = strategy.begin
     end = strategy.end
     run = program.run
+    samples = hasattr(strategy, "sampler")
     clock = time.perf_counter
     schedules = budget.schedules
     most_steps = budget.steps
@@ -185,6 +206,10 @@ def explore(
                     break
                 outcome = run(strategy)
                 add(outcome)
+                if samples and outcome.end in WHOLE:
+                    sampler: str | None = getattr(strategy, "sampler", None)
+                    if sampler is not None:
+                        collected.sample(sampler, outcome.fingerprint)
                 end(outcome)
                 if outcome.failure is not None and not keep_going:
                     break
@@ -226,4 +251,5 @@ def explore(
         seconds=clock() - started,
         interrupted=interrupted,
         error=error,
+        samples=collected.samples,
     )

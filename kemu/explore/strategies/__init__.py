@@ -10,6 +10,7 @@
 - ``surw``         the same, for the operations on one cell
 - ``delay``        the plain schedule with a few turns put off
 - ``dfs``          exhaustive, with a bound on preemptions and answers that are not plain
+- ``delays``       exhaustive, with a bound on delays
 - ``replay``       a list of choices
 - ``follow``       a plan of who runs, for shrinking
 
@@ -27,6 +28,7 @@ from kemu.errors import UsageError
 from kemu.explore.strategies.alternate import Alternating
 from kemu.explore.strategies.base import Sampler, Strategy
 from kemu.explore.strategies.delay import RandomDelay
+from kemu.explore.strategies.delays import BoundedDelays
 from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.explore.strategies.follow import Follow, Plan, Slice
 from kemu.explore.strategies.pct import PCT
@@ -49,7 +51,13 @@ STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
     "surw": SURW,
     "delay": RandomDelay,
     "dfs": BoundedDFS,
+    # As the literature calls the iterative searches by number of preemptions and of delays.
+    "ipb": BoundedDFS,
+    "idb": BoundedDelays,
 }
+
+EXHAUSTIVE: Final = frozenset({"dfs", "ipb", "idb"})
+"""Those that end by themselves."""
 
 
 def strategy_from_name(name: str, seed: int, **options: Any) -> Strategy:
@@ -76,6 +84,7 @@ def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:
 
 __all__ = [
     "DEFAULT_STRATEGY",
+    "EXHAUSTIVE",
     "PCT",
     "POS",
     "STRATEGIES",
@@ -83,6 +92,7 @@ __all__ = [
     "URW",
     "Alternating",
     "BoundedDFS",
+    "BoundedDelays",
     "Follow",
     "Plan",
     "RandomDelay",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import blake2b
 from struct import unpack
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from kemu.errors import UsageError
 from kemu.runtime import Oracle, current_thread
@@ -23,6 +23,9 @@ class Strategy(Oracle, Protocol):
 
     For every run, `begin` is called, then the run asks `pick` and `choose`, then `end` is called, unless the
     run raised. `begin` returns False when there is nothing left to explore.
+
+    A strategy may also have a property `sampler`: the name of the sampler that made the last run, if that sampler can
+    make every run there is, and None otherwise. The explorer estimates what each such sampler has not seen.
     """
 
     @property
@@ -76,6 +79,9 @@ class Sampler:
     """
 
     completed: None = None
+    name: str
+    full_support: ClassVar[bool] = False
+    """Whether it can make every run there is. Only then its runs say something about those that it has not made."""
 
     def __init__(self, seed: int, *, start: int = 0) -> None:
         check_number("seed", seed, least=0)
@@ -89,6 +95,11 @@ class Sampler:
         self._byte: Callable[[], int] = EMPTY
         self._priority: Callable[[], int] = EMPTY
         self._priorities_drawn = 0
+
+    @property
+    def sampler(self) -> str | None:
+        """Under which name the explorer counts the last run for its estimates; None: it does not."""
+        return self.name if self.full_support else None
 
     def begin(self) -> bool:
         self.begin_run(self.run + 1)

@@ -35,6 +35,7 @@ class POS(Sampler):
     """
 
     name = "pos"
+    full_support = True
 
     def __init__(self, seed: int, *, fair_after: int = 2_000, start: int = 0) -> None:
         super().__init__(seed, start=start)

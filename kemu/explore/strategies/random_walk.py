@@ -18,6 +18,7 @@ class RandomWalk(Sampler):
     """
 
     name = "random"
+    full_support = True
 
     def pick(self, n: int, point: DecisionPoint) -> int:
         # `starting` and `below`, written out: this is called for every step.

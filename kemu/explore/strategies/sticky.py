@@ -20,6 +20,8 @@ class StickyRandomWalk(Sampler):
     follow `Sampler.answer`.
     """
 
+    full_support = True
+
     def __init__(self, seed: int, switch: float = 1 / 8, *, start: int = 0) -> None:
         super().__init__(seed, start=start)
         if not 1 / 256 <= switch < 1:

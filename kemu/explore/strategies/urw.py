@@ -27,6 +27,7 @@ class URW(Sampler):
     """
 
     name = "urw"
+    full_support = True
 
     def __init__(self, seed: int, *, start: int = 0) -> None:
         super().__init__(seed, start=start)
