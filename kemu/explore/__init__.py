@@ -11,12 +11,14 @@
 - ``explain``      the two events, the context switches and the change that matter
 - ``determinism``  the check that nothing but decisions makes runs differ
 - ``estimate``     what a sampler is likely not to have seen
+- ``contract``     what every strategy promises, checked; on the programs of ``exercise``
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
 Knows the runtime and kemu's errors, and no framework. The scenario layer, the command line and authors of
 strategies import it.
 """
 
+from kemu.explore.contract import check_strategy
 from kemu.explore.determinism import check_determinism
 from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
@@ -87,6 +89,7 @@ __all__ = [
     "Switch",
     "Watcher",
     "check_determinism",
+    "check_strategy",
     "decode",
     "encode",
     "explain",

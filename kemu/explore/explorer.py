@@ -107,7 +107,7 @@ class Exploration:
     """Misuse of kemu, or a bug of it, that ended the exploration after something had been found. To be
     reported."""
     samples: Mapping[str, SampleCounter] = field(default_factory=dict[str, SampleCounter])
-    """How often what came up, by sampler: for those that can make every run. Those of two explorations can be merged."""
+    """How often what came up, by sampler: for those that can make every run. Two explorations' can be merged."""
 
     @property
     def estimates(self) -> tuple[Estimate, ...]:

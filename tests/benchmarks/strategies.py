@@ -185,18 +185,18 @@ def page(rows: dict[str, Row], strategies: Sequence[str]) -> str:
     lines = [
         "# The strategies, measured",
         "",
-        "Schedules to the first bug, the median of 20 seeds with at most 2,000 schedules each. Below a figure of kemu's, in",
-        "brackets, what was measured elsewhere: first an independent implementation of the same samplers on the same",
-        "programs (medians of 20 seeds; means where the threads are created one by one, *+staggered*), then what the authors",
-        "of SURW published for the original C programs (means of 20 trials of at most 10,000 schedules; Zhao, Wolff, Mathur",
-        "and Roychoudhury, *Selectively uniform concurrency testing*, ASPLOS 2025). There main creates the threads one by",
-        "one, and a program has many more scheduling points, so those figures say which strategy is better where, not how",
-        "many schedules kemu should need. `-` is no figure.",
+        "Schedules to the first bug, the median of 20 seeds with at most 2,000 schedules each. Behind a figure of",
+        "kemu's, in brackets, is what was measured elsewhere: first an independent implementation of the same samplers",
+        "on the same programs (medians of 20 seeds; means where the threads are created one by one, *+staggered*),",
+        "then what the authors of SURW published for the original C programs (means of 20 trials, at most 10,000",
+        "schedules; Zhao, Wolff, Mathur and Roychoudhury, *Selectively uniform concurrency testing*, ASPLOS 2025). There main",
+        "creates the threads one by one, and a program has many more scheduling points, so those figures say which",
+        "strategy is better where, not how many schedules kemu should need. `-` is no figure.",
         "",
-        "The programs are those of SCTBench (Thomson, Donaldson and Betts, *Concurrency testing using controlled schedulers",
-        "*, TOPC 2016) and reductions of races that the Linux kernel and Firefox have had, re-expressed for kemu's runtime",
-        "in `tests/explore`. `python tests/benchmarks/strategies.py --write` measures again and writes this page.",
-        "What each strategy does: [Strategies](../reference/strategies.md).",
+        "The programs are those of SCTBench (Thomson, Donaldson and Betts, *Concurrency testing using controlled",
+        "schedulers*, TOPC 2016) and reductions of races that the Linux kernel and Firefox have had, re-expressed for",
+        "kemu's runtime in `tests/explore`. `python tests/benchmarks/strategies.py --write` measures again and writes",
+        "this page. What each strategy does: [Strategies](../reference/strategies.md).",
         "",
         "| program | bug | depth | " + " | ".join(f"`{column}`" for column in strategies) + " |",
         "| --- | --- | --- | " + " | ".join("---" for _ in strategies) + " |",
@@ -213,7 +213,7 @@ def beside(name: str, column: str) -> str:
     if column not in COMPARED:
         return ""
     own = {**REFERENCES["prototype"], **REFERENCES["staggered_mean"]}
-    cells = [rows[name] if name in rows else {} for rows in (own, REFERENCES["published_mean"])]
+    cells = [rows.get(name, {}) for rows in (own, REFERENCES["published_mean"])]
     if not any(column in cell for cell in cells):
         return ""
     return f" ({', '.join(shown(cell[column]) if column in cell else '-' for cell in cells)})"

@@ -58,7 +58,9 @@ CLASSICS: Final[dict[str, Classic]] = {
     "wronglock": Classic(partial(classics.wronglock, 7), _LOCKS, 2),
     "stack": Classic(classics_queues.stack, "popped from an empty stack", 2),
     "queue": Classic(classics_queues.queue, "values are expected by turn, not by number", 2),
-    "stringbuffer": Classic(classics_queues.stringbuffer, "cut short between asking for the length and copying", 2, 11, 3),
+    "stringbuffer": Classic(
+        classics_queues.stringbuffer, "cut short between asking for the length and copying", 2, 11, 3
+    ),
     "bounded_buffer": Classic(classics_queues.bounded_buffer, "a signal wakes the wrong side", 3),
     "work_steal_queue": Classic(classics_queues.work_steal_queue, "owner and thief both get the last item", 3),
     "CVE-2009-3547": Classic(classics_kernel.cve_2009_3547, "a pipe is opened after its last release", 1, 2, 2),

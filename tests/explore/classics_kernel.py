@@ -10,7 +10,6 @@ from explore.classics import Add, Body, program
 from explore.programs import Acquire, Load, Mutex, Release, Store, TestProgram, Variable, fail
 
 
-
 async def use(thing: Variable) -> None:
     """Touch *thing*, which has to be there."""
     if not await Load(thing):

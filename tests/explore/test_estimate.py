@@ -22,9 +22,7 @@ def sampled(name: str, strategy: str, monkeypatch: pytest.MonkeyPatch, runs: int
 
 @pytest.mark.parametrize("strategy", ["random", "pos", "urw"])
 @pytest.mark.parametrize(("name", "truth"), [("bluetooth_driver", 10), ("reorder_3", 56)])
-def test_a_small_program_is_seen_in_full(
-    name: str, truth: int, strategy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_program_is_seen_in_full(name: str, truth: int, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     [estimate] = sampled(name, strategy, monkeypatch).estimates
     assert (estimate.sampler, estimate.runs, estimate.distinct, estimate.exact) == (strategy, 5_000, truth, True)
     # The rarest came up more than once; a few may be left at the end of their luck.
@@ -66,9 +64,7 @@ def test_each_walk_of_the_default_is_counted_by_itself() -> None:
 
 
 def test_runs_that_a_failure_cuts_short_do_not_count() -> None:
-    exploration = explore(
-        CLASSICS["reorder_3"].make(), StickyRandomWalk(1), Budget(schedules=500), keep_going=True
-    )
+    exploration = explore(CLASSICS["reorder_3"].make(), StickyRandomWalk(1), Budget(schedules=500), keep_going=True)
     failed = sum(finding.count for finding in exploration.findings)
     assert failed > 0
     assert [one.runs for one in exploration.estimates] == [500 - failed]

@@ -165,10 +165,11 @@ class SURW(Sampler):
         """Draw a thread in proportion to what it is expected to have left; one that is over has nothing left."""
         while total := sum(weights.values()):
             drawn = self.below(total)
-            for path, weight in weights.items():
-                drawn -= weight
-                if drawn < 0:
-                    break
+            paths = iter(weights)
+            path = next(paths)
+            while drawn >= weights[path]:
+                drawn -= weights[path]
+                path = next(paths)
             thread = self._threads.get(path)
             if thread is None or thread.alive:
                 return path

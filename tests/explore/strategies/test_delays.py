@@ -16,7 +16,7 @@ def runs_within(program: TestProgram, bound: int | None) -> list[tuple[int, ...]
         outcome = program.run(strategy)
         strategy.end(outcome)
         runs.append(tuple(outcome.choices))
-    assert strategy.completed == max(sum(run) for run in runs) if strategy.exhausted else bound
+    assert strategy.completed == (max(sum(run) for run in runs) if strategy.exhausted else bound)
     return runs
 
 
