@@ -12,13 +12,17 @@
 - ``determinism``  the check that nothing but decisions makes runs differ
 - ``dependence``   events, what each touched, and which happen before which: for strategies that reduce
 - ``guards``       what was possible when, for the same
+- ``estimate``     what a sampler is likely not to have seen
+- ``contract``     what every strategy promises, checked; on the programs of ``exercise``
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
 Knows the runtime and kemu's errors, and no framework. The scenario layer, the command line and authors of
 strategies import it.
 """
 
+from kemu.explore.contract import check_strategy
 from kemu.explore.determinism import check_determinism
+from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
 from kemu.explore.program import Failure, Program, failure_of
@@ -27,12 +31,14 @@ from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
 from kemu.explore.strategies import (
     DEFAULT_STRATEGY,
     DPOR,
+    EXHAUSTIVE,
     PCT,
     POS,
     STRATEGIES,
     SURW,
     URW,
     Alternating,
+    BoundedDelays,
     BoundedDFS,
     Portfolio,
     RandomDelay,
@@ -53,6 +59,7 @@ from kemu.explore.where import Place, where
 __all__ = [
     "DEFAULT_STRATEGY",
     "DPOR",
+    "EXHAUSTIVE",
     "MAX_REPLAYS",
     "PCT",
     "POS",
@@ -61,10 +68,12 @@ __all__ = [
     "URW",
     "Alternating",
     "BoundedDFS",
+    "BoundedDelays",
     "Budget",
     "Conflict",
     "Cost",
     "Decision",
+    "Estimate",
     "Event",
     "Exploration",
     "Explanation",
@@ -82,6 +91,7 @@ __all__ = [
     "Reducing",
     "Reduction",
     "Replay",
+    "SampleCounter",
     "Sampler",
     "Shrunk",
     "StickyRandomWalk",
@@ -89,6 +99,7 @@ __all__ = [
     "Switch",
     "Watcher",
     "check_determinism",
+    "check_strategy",
     "decode",
     "encode",
     "explain",
