@@ -7,8 +7,9 @@ own in this folder and give it a line in the table of `kemu.explore.strategies`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from kemu.errors import UsageError
 from kemu.runtime import Oracle, current_thread
@@ -44,6 +45,49 @@ class Strategy(Oracle, Protocol):
         ...
 
 
+WorkItem = tuple[Any, ...]
+"""A part of a search that can be done by itself: a prefix of a run, and whatever else the search has to know there.
+
+Only the search looks inside. Others hand it to another process or write it to a file, so it is made of numbers, texts
+and sequences of them (bytes, too, for numbers below 256), and it may come back with lists in place of all of them.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """What a search has left to do, in the order in which it would do it."""
+
+    level: int
+    """The cost of the runs that come next."""
+    now: tuple[WorkItem, ...]
+    """Work on this level. No item needs to know what comes of another."""
+    later: tuple[WorkItem, ...]
+    """Work for the next level."""
+    pruned: bool
+    """Whether runs were left out that cost more than the bound."""
+
+
+@runtime_checkable
+class Divisible(Strategy, Protocol):
+    """A search that can be cut in pieces, which are then done in any order and in several processes.
+
+    Where the pieces are put together again, work keeps its order: the items that a piece leaves come in its place,
+    those for the next level in the order of the pieces that they come from. So the whole is the same search.
+    """
+
+    def split(self) -> Remainder:
+        """What is left to do. Asked between runs, or after one that was broken off, which is to be made again."""
+        ...
+
+    def resume(self, remainder: Remainder, *, one_level: bool = False) -> None:
+        """Do *remainder* instead of what was to be done; with *one_level*, only what is on its level."""
+        ...
+
+    def conclude(self, completed: int | None, *, exhausted: bool) -> None:
+        """Take note of what was done elsewhere: the largest bound completed, and whether that was all there is."""
+        ...
+
+
 Path = tuple[int, ...]
 """The name of a thread: its parent's, and its number among the children."""
 
@@ -64,6 +108,8 @@ class Sampler:
     """
 
     completed: None = None
+    preliminary = 0
+    """How many runs come before the one with the number that was given as the first."""
 
     def __init__(self, seed: int, *, start: int = 0) -> None:
         check_number("seed", seed, least=0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kemu.errors import ScenarioNotDeterministic
-from kemu.explore.strategies.base import check_number, steps_before
+from kemu.explore.strategies.base import Remainder, WorkItem, check_number, steps_before
 from kemu.runtime import continues
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Deferred = tuple[Sequence[int], Sequence[int], int, range]
 """A run's choices, how many alternatives each decision had, how many of them to repeat, and the alternatives to
 take after that, one after another."""
+
+PLAIN: Final[WorkItem] = ((), ())
+"""The item of the plain run and of all that follows from it: of everything."""
 
 
 class BoundedDFS:
@@ -54,6 +57,9 @@ class BoundedDFS:
         self._work: deque[Deferred] = deque()
         self._later: deque[Deferred] = deque()
         self._pruned = False
+        # How much of the path was there when the run was begun; None between runs.
+        self._begun: int | None = None
+        self._one_level = False
 
     # Decisions.
 
@@ -98,13 +104,17 @@ class BoundedDFS:
             return False
         if not self._started:
             self._started = True
-            return True
-        if self._put_off:
-            self._keep_put_off()
-        self._at = 0
-        return self._backtrack() or self._take_work()
+        else:
+            if self._put_off:
+                self._keep_put_off()
+            self._at = 0
+            if not (self._backtrack() or self._take_work()):
+                return False
+        self._begun = len(self._path)
+        return True
 
     def end(self, outcome: Outcome) -> None:
+        self._begun = None
         if self._at < len(self._path):
             message = f"the run is over before decision {self._at}, which it had in an earlier run"
             raise ScenarioNotDeterministic(message, outcome.steps)
@@ -129,6 +139,8 @@ class BoundedDFS:
 
     def _take_work(self) -> bool:
         while not self._work:
+            if self._one_level:
+                return False
             self.completed = self.level
             if not self._later:
                 self.exhausted = not self._pruned
@@ -143,6 +155,59 @@ class BoundedDFS:
         else:
             self._work.popleft()
         return True
+
+    # Pieces.
+
+    def split(self) -> Remainder:
+        now: list[WorkItem] = [] if self._started else [PLAIN]
+        path, ends, following = self._path, self._ends, self._next
+        if self._begun is not None:
+            # The run was broken off: it has to be made again, and what it met is forgotten.
+            now.append(_item(path, ends, self._begun))
+            following = following[: len(following) - (len(path) - self._begun)]
+            path, ends = path[: self._begun], ends[: self._begun]
+        elif self._put_off:
+            self._keep_put_off()
+        for back, value in enumerate(reversed(following), 1):
+            length = len(path) - back
+            now += _items(path, ends, length, range(value, ends[length]))
+        for work in self._work:
+            now += _items(*work)
+        later = [item for work in self._later for item in _items(*work)]
+        return Remainder(self.level, tuple(now), tuple(later), self._pruned)
+
+    def resume(self, remainder: Remainder, *, one_level: bool = False) -> None:
+        now = remainder.now
+        self._started = not (now and not now[0][0])
+        self._one_level = one_level
+        self.level = remainder.level
+        self.completed = remainder.level - 1 if remainder.level else None
+        self.exhausted = False
+        self._pruned = remainder.pruned
+        self._path, self._ends, self._next = [], [], []
+        self._at = 0
+        self._begun = None
+        self._put_off.clear()
+        self._work = deque(_work(item) for item in (now if self._started else now[1:]))
+        self._later = deque(_work(item) for item in remainder.later)
+
+    def conclude(self, completed: int | None, *, exhausted: bool) -> None:
+        self.completed = completed
+        self.exhausted = exhausted
+
+
+def _items(path: Sequence[int], ends: Sequence[int], length: int, values: range) -> list[WorkItem]:
+    """An item for each of the alternatives: the beginning of its runs, with how many alternatives there are."""
+    return [_item([*path[:length], value], ends, length + 1) for value in values]
+
+
+def _item(path: Sequence[int], ends: Sequence[int], length: int) -> WorkItem:
+    return (_packed(list(path[:length])), _packed(list(ends[:length]))) if length else PLAIN
+
+
+def _work(item: WorkItem) -> Deferred:
+    path, ends = item
+    return (path, ends, len(path) - 1, range(path[-1], path[-1] + 1))
 
 
 def _packed(numbers: list[int]) -> Sequence[int]:
