@@ -124,7 +124,7 @@ class ScenarioNotDeterministic(NonDeterminism):
 
 
 class WorkerDied(KemuError):
-    """Two worker processes, one after the other, were killed or ended while they made the same runs: ``what``."""
+    """Worker processes, two or more, were killed or ended while they made the same runs: ``what``."""
 
     exit_code: ClassVar[int] = EXIT_INTERNAL
 
@@ -134,8 +134,8 @@ class WorkerDied(KemuError):
 
     def __str__(self) -> str:
         return (
-            f"two workers died while they made {self.what}; the system may have been short of memory, or the driver's"
-            " code ended the process"
+            f"one worker after another died while it made {self.what}; the system may have been short of memory, or"
+            " the driver's code ended the process"
         )
 
 

@@ -177,10 +177,14 @@ class Verdict:
     interrupted: bool = False
     expected: str = ""
     """The finding that the scenario says this variant has."""
+    shard: str = ""
+    """Which part of the exploration it is about; empty for all of it."""
 
     @property
     def kind(self) -> str:
-        """``proof``, ``bound``, ``budget`` or ``interrupted``."""
+        """``proof``, ``bound``, ``budget``, ``interrupted`` or ``shard``."""
+        if self.shard:
+            return "interrupted" if self.interrupted else "shard"
         if self.exhausted and self.complete:
             return "proof"
         if self.interrupted:
@@ -195,7 +199,9 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
     lines = [f"ok {verdict.program}: nothing found"]
     made = f"{_schedules(verdict.schedules)} ({distinct}) of {how(verdict.strategy, verdict.seed)}"
     made = f"{made} in {verdict.seconds:.1f} s"
-    if verdict.kind == "proof":
+    if verdict.shard:
+        lines.append(f"  shard {verdict.shard}: a part of the exploration, which proves nothing by itself: {made}")
+    elif verdict.kind == "proof":
         lines.append(f"  proof: every schedule there is was made, without a bound: {made}")
     elif verdict.bound is not None:
         lines.append(
@@ -204,7 +210,8 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
         lines.append(f"  made, which proves nothing beyond that bound: {made}")
     else:
         lines.append(f"  budget: no proof: {made}")
-    if verdict.bound is None and verdict.kind != "proof" and verdict.schedules:
+    is_drawn = not verdict.shard or verdict.seed is not None
+    if verdict.bound is None and verdict.kind != "proof" and verdict.schedules and is_drawn:
         lines.append(f"  {chance(verdict.schedules)}")
     if verdict.interrupted:
         lines.append("  interrupted: this is what there was until then")

@@ -102,6 +102,8 @@ class Exploration:
     error: KemuError | None = None
     """Misuse of kemu, or a bug of it, that ended the exploration after something had been found. To be
     reported."""
+    shard: str = ""
+    """Which part of the exploration this is, such as ``1/4``; empty if it is all of it."""
 
     @property
     def mean_steps(self) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from kemu.errors import KemuError, UsageError
+from kemu.explore.campaign.version import code_digest
 from kemu.explore.distinct import DistinctCounter
 from kemu.explore.explorer import Budget, Collector, Finding, explore
 from kemu.explore.strategies import strategy_from_name
@@ -158,7 +159,7 @@ def sighting(finding: Finding) -> Sighting:
 # In another process.
 
 Loader = Callable[[], "Program"]
-"""Gives the program, in any process: has to be picklable, such as a `functools.partial` of a function of a module."""
+"""Gives the program, in any process: has to be picklable and hashable, such as a function of a module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,8 @@ class Task:
     batch: Batch
     keep_going: bool
     seconds: float | None
+    code: str = field(default_factory=code_digest)
+    """kemu's own, as it is where the task comes from."""
 
     def describe(self) -> str:
         """What it is, for messages."""
@@ -179,8 +182,8 @@ class Task:
         return f"{self.batch.describe()} ({drawn}) of {self.program}"
 
 
-_programs: dict[str, Program] = {}
-"""The programs of this process, by identity."""
+_programs: dict[tuple[Loader, str], Program] = {}
+"""The programs of this process, by loader and identity: the latter does not tell how long a run may be."""
 _turn: Final = Lock()
 """One run at a time in a process: who runs is a fact of the whole process, and a worker may have several threads."""
 
@@ -189,6 +192,12 @@ def perform(task: Task, stop: Callable[[], bool] | None = None) -> BatchResult:
     """Do *task* in this process. An error on loading is in the result, too."""
     with _turn:
         try:
+            if task.code != code_digest():
+                raise UsageError(
+                    f"a worker has other source files of kemu: {code_digest()[:8]}, and {task.code[:8]} where the"
+                    " exploration was started",
+                    remedy="install the same kemu everywhere",
+                )
             program = find(task.load, task.identity)
         except KemuError as error:
             return failed(error)
@@ -197,7 +206,7 @@ def perform(task: Task, stop: Callable[[], bool] | None = None) -> BatchResult:
 
 def find(load: Loader, identity: str) -> Program:
     """The program of that *identity*, loaded once in a process. Raises `UsageError` if it is another one here."""
-    program = _programs.get(identity)
+    program = _programs.get((load, identity))
     if program is None:
         program = load()
         if program.identity != identity:
@@ -206,7 +215,7 @@ def find(load: Loader, identity: str) -> Program:
                 " started: other code, or other options",
                 remedy="leave the files alone while they are explored, and give every machine the same ones",
             )
-        _programs[identity] = program
+        _programs[load, identity] = program
     return program
 
 

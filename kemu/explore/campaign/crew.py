@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from kemu.explore.campaign.batch import BatchResult, Key, Task, perform
 
 Stop = Callable[[], bool]
+
+PATIENCE: Final = 0.1
+"""Seconds after which whoever waits is told that nothing has come."""
 
 
 class Crew(Protocol):
@@ -28,7 +31,7 @@ class Crew(Protocol):
         ...
 
     def wait(self, stop: Stop) -> list[tuple[Task, BatchResult]]:
-        """The tasks that have been done, after a tenth of a second at most, or after *stop* says so.
+        """The tasks that have been done, perhaps none. A crew that works in this process asks *stop* meanwhile.
 
         A task whose worker died is done once more, and then has `WorkerDied` as its result's error.
         """

@@ -49,6 +49,8 @@ class Entry:
     max_steps: int | None
     size: int
     """How many runs a batch has."""
+    flags: tuple[str, ...] = ()
+    """What else it was selected with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +270,10 @@ def _sighting(value: dict[str, Any], identity: str) -> Sighting:
 # The directory.
 
 
+def _entry(flags: list[str], **fields: Any) -> Entry:
+    return Entry(**fields, flags=tuple(flags))
+
+
 def read_campaign(directory: Path) -> Campaign:
     """The campaign in *directory*. Raises `UsageError` if there is none that can be read."""
     path = directory / MANIFEST
@@ -278,7 +284,7 @@ def read_campaign(directory: Path) -> Campaign:
                 f"{path} is of the format {value['format']!r}, and this kemu reads {FORMAT}",
                 remedy="use the kemu that wrote it",
             )
-        entries = tuple(Entry(**one) for one in value.pop("programs"))
+        entries = tuple(_entry(**one) for one in value.pop("programs"))
         campaign = Campaign(directory, Manifest(**value, programs=entries))
     except FileNotFoundError:
         raise UsageError(
@@ -317,7 +323,9 @@ def open_campaign(directory: Path, manifest: Manifest) -> Campaign:
     return Campaign(directory, manifest)
 
 
-def check_same(directory: Path, there: Manifest, now: Manifest, *, apart_from: tuple[str, ...] = ()) -> None:
+def check_same(
+    directory: Path, there: Manifest, now: Manifest, *, apart_from: tuple[str, ...] = (), with_sizes: bool = False
+) -> None:
     """Raise `UsageError`, naming the first difference, if a campaign is not the one that is meant."""
     for name, word in WORDS.items():
         one, other = getattr(there, name), getattr(now, name)
@@ -334,6 +342,10 @@ def check_same(directory: Path, there: Manifest, now: Manifest, *, apart_from: t
             raise _other(directory, f"{name} as {theirs[name].identity[:8]}", f"{entry.identity[:8]}: its code changed")
         if theirs[name].max_steps != entry.max_steps:
             raise _other(directory, f"--max-steps {theirs[name].max_steps}", f"{entry.max_steps}")
+        if theirs[name].flags != entry.flags:
+            raise _other(directory, f"flags {' '.join(theirs[name].flags)!r}", f"{' '.join(entry.flags)!r}")
+        if with_sizes and theirs[name].size != entry.size:
+            raise _other(directory, f"batches of {theirs[name].size} runs", f"{entry.size}")
 
 
 def _other(directory: Path, there: str, now: str) -> UsageError:

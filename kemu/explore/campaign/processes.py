@@ -15,10 +15,7 @@ from typing import Any, Final
 
 from kemu.errors import WorkerDied
 from kemu.explore.campaign.batch import BatchResult, Key, Task, failed, perform
-from kemu.explore.campaign.crew import Stop
-
-PATIENCE: Final = 0.1
-"""Seconds after which whoever waits is told that nothing has come."""
+from kemu.explore.campaign.crew import PATIENCE, Stop
 
 STOP: Final = 0
 MADE: Final = 1

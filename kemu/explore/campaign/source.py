@@ -143,7 +143,10 @@ class Pieces:
         ):
             return None
         key, items = heappop(self._waiting)
-        runs = min(self._size, FIRST_PIECE) if key == self._root else self._size
+        runs = self._size
+        if key == self._root:
+            # The more prefixes there are to be dealt, the more even the shards are.
+            runs = FIRST_PIECE if self._shard.count == 1 else FIRST_PIECE * self._shard.count * 2
         piece = Remainder(self._level, items, (), pruned=False)
         return Batch(key, runs if most is None else min(runs, most), piece=piece)
 
@@ -156,10 +159,9 @@ class Pieces:
         self._open.discard(batch.key)
         self._pruned = self._pruned or left.pruned
         if batch.key == self._root and self._shard.count > 1:
-            left = self._dealt(left)
             if self._shard.index > 1:
-                result = replace(NOTHING, seconds=result.seconds, whole=result.whole, error=result.error)
-            result = replace(result, remainder=left)
+                result = replace(NOTHING, whole=result.whole, remainder=left, error=result.error)
+            left = self._dealt(left)
         self._later[batch.key] = left.later
         self._divide(batch.key, left.now, PARTS)
         while not self._open and not self.finished:

@@ -35,6 +35,8 @@ class Total:
         self.steps = 0
         self.shortest = 0
         self.longest = 0
+        self.seconds = 0.0
+        """Those of all workers together."""
         self.distinct = DistinctCounter()
         self.sightings: dict[tuple[str, ...], Sighting] = {}
         self.error: KemuError | None = None
@@ -57,6 +59,7 @@ class Total:
             self.longest = max(self.longest, other.longest)
         self.schedules += other.schedules
         self.steps += other.steps
+        self.seconds += other.seconds
         self.distinct.merge(other.distinct)
         self.error = self.error or other.error
 
