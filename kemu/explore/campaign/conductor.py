@@ -146,7 +146,7 @@ class Adding:
         """The first batch known to end the exploration. What comes before it is still made."""
 
     def accept(self, batch: Batch, result: BatchResult) -> bool:
-        """Take in what counts of *batch*. Returns whether an end of the exploration, or an earlier one, is known now."""
+        """Take in what counts of *batch*. Returns whether it tells of an end of the exploration, or an earlier one."""
         key = batch.key
         self._arrived[key] = (batch, result)
         ends = result.error is not None or (bool(result.sightings) and not self._keep_going)

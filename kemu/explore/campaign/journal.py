@@ -218,7 +218,7 @@ def _line(number: int, batch: Batch, result: BatchResult, shift: int, new: list[
         "steps": result.steps,
         "shortest": result.shortest,
         "longest": result.longest,
-        "seconds": round(result.seconds, 3),
+        "seconds": round(result.seconds, 6),
         "whole": result.whole,
         "distinct": {"shift": shift, "new": b64encode(packed.tobytes()).decode("ascii")},
         "findings": [

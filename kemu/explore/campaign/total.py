@@ -82,12 +82,15 @@ class Total:
 
 
 def confirm(program: Program, sightings: Iterable[Sighting]) -> tuple[tuple[Finding, ...], KemuError | None]:
-    """The findings of *sightings*, and the error if a run does not show what another process saw in it."""
+    """The findings of *sightings*, and the error if a run does not show what another process saw in it.
+
+    Choices come back whole: where they come from a file, their trailing zeros are missing.
+    """
     found: list[Finding] = []
     wrong: KemuError | None = None
     for one in sightings:
         failure: Failure = RecordedFailure(one.code, one.signature, one.summary)
-        choices = one.choices
+        choices, second = one.choices, one.second
         try:
             outcome = replay(program, choices)
             seen: Failure | None = outcome.failure
@@ -97,7 +100,9 @@ def confirm(program: Program, sightings: Iterable[Sighting]) -> tuple[tuple[Find
                 raise ScenarioNotDeterministic(message, outcome.steps)
             failure = seen
             choices = tuple(outcome.choices)
+            if second is not None:
+                second = tuple(replay(program, second).choices)
         except KemuError as error:
             wrong = wrong or error
-        found.append(Finding(failure, choices, one.run, one.count, one.second))
+        found.append(Finding(failure, choices, one.run, one.count, second))
     return tuple(found), wrong
