@@ -79,7 +79,7 @@ class Cluster:
             raise UsageError(
                 f"the cluster at {self._address} has no workers", remedy=f"start one: dask worker {self._address}"
             )
-        ours = probe(())
+        ours = Probe(kemu_version(), python_version(), code_digest())
         for worker, answer in sorted(answers.items()):
             wrong = f"cannot run kemu: {answer!r}"
             if isinstance(answer, Probe):

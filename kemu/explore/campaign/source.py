@@ -27,7 +27,9 @@ FIRST_PIECE: Final = 8
 PARTS: Final = 8
 """Into at most so many pieces what is left of a piece is divided."""
 PIECES: Final = 16
-"""Into at least so many pieces a level is divided, if it has so many prefixes."""
+"""Into at least so many pieces a level is divided, if it has prefixes for it."""
+FEWEST_PREFIXES: Final = 8
+"""A piece of a level has at least so many: each may be a single run."""
 
 
 def runs_a_batch(steps: int, schedules: int | None) -> int:
@@ -173,7 +175,7 @@ class Pieces:
         return replace(left, now=left.now[mine], later=left.later[mine])
 
     def _divide(self, key: Key, items: Sequence[WorkItem], parts: int) -> None:
-        size = ceil(len(items) / max(parts, ceil(len(items) / self._size))) if items else 1
+        size = ceil(len(items) / max(parts, ceil(len(items) / self._size), 1)) if items else 1
         for number, at in enumerate(range(0, len(items), size)):
             self._open.add((*key, number))
             heappush(self._waiting, ((*key, number), tuple(items[at : at + size])))
@@ -185,7 +187,7 @@ class Pieces:
             self.finished = True
             return
         self._level += 1
-        self._divide((self._level,), items, PIECES)
+        self._divide((self._level,), items, min(PIECES, len(items) // FEWEST_PREFIXES))
 
     def lowest(self) -> Key | None:
         return min(self._open, default=None)
