@@ -15,10 +15,12 @@ from kemu.errors import UsageError
 from kemu.explore.campaign.batch import NOTHING, Batch, BatchResult, Key
 from kemu.explore.strategies.base import Divisible, Remainder, Strategy, WorkItem
 
-STEPS_A_BATCH: Final = 50_000
+STEPS_A_BATCH: Final = 40_000
 """About a second, on a machine of today and with minifilters."""
+STEPS_A_WORLD: Final = 8
+"""What making a world and taking it apart costs, in steps."""
 FEWEST_RUNS: Final = 16
-MOST_RUNS: Final = 8_192
+MOST_RUNS: Final = 4_096
 BATCHES: Final = 64
 """Into at least so many batches a number of schedules is divided, so that many workers end at about the same time."""
 
@@ -34,7 +36,7 @@ FEWEST_PREFIXES: Final = 8
 
 def runs_a_batch(steps: int, schedules: int | None) -> int:
     """How many runs a batch has, for runs of so many *steps*, *schedules* in all."""
-    runs = max(FEWEST_RUNS, min(MOST_RUNS, STEPS_A_BATCH // max(1, steps)))
+    runs = max(FEWEST_RUNS, min(MOST_RUNS, STEPS_A_BATCH // (steps + STEPS_A_WORLD)))
     return runs if schedules is None else max(FEWEST_RUNS, min(runs, ceil(schedules / BATCHES)))
 
 
