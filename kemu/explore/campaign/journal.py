@@ -11,7 +11,7 @@ import json
 from array import array
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from sys import byteorder
 from typing import Any, Final, TextIO
@@ -67,7 +67,7 @@ class Manifest:
     keep_going: bool
     shard: str
     schedules: int | None
-    """Schedules of each program, of all shards together; None if it was not limited at first."""
+    """The most schedules of each program that it was asked for, of all shards together; None for no limit."""
     programs: tuple[Entry, ...]
     format: str = FORMAT
 
@@ -303,24 +303,37 @@ def open_campaign(directory: Path, manifest: Manifest) -> Campaign:
 
     A campaign that goes on keeps its size of batches.
     """
-    path = directory / MANIFEST
-    if path.exists():
-        campaign = read_campaign(directory)
-        check_same(directory, campaign.manifest, manifest)
-        return campaign
     try:
+        if (directory / MANIFEST).exists():
+            return _go_on(directory, manifest)
         directory.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(manifest), indent=2)
-        # Under another name first: a manifest is there as a whole, or not at all.
-        beside = path.with_suffix(".new")
-        beside.write_text(text + "\n", "utf-8")
-        beside.replace(path)
+        _write_manifest(directory, manifest)
     except OSError as error:
         raise UsageError(
             f"the campaign directory {directory} cannot be written: {error.strerror or error}",
             remedy="give a directory in which you may create files",
         ) from None
     return Campaign(directory, manifest)
+
+
+def _go_on(directory: Path, manifest: Manifest) -> Campaign:
+    campaign = read_campaign(directory)
+    there = campaign.manifest
+    check_same(directory, there, manifest)
+    limits = (there.schedules, manifest.schedules)
+    most = None if None in limits else max(limit for limit in limits if limit is not None)
+    if most != there.schedules:
+        campaign.manifest = replace(there, schedules=most)
+        _write_manifest(directory, campaign.manifest)
+    return campaign
+
+
+def _write_manifest(directory: Path, manifest: Manifest) -> None:
+    # Under another name first: a manifest is there as a whole, or not at all.
+    path = directory / MANIFEST
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
+    beside.replace(path)
 
 
 def check_same(

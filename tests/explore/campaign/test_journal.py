@@ -135,6 +135,17 @@ def test_more_schedules_go_on_from_fewer(tmp_path: Path) -> None:
     assert more == go(tmp_path / "whole", load, meant, Alone(), 100)[0]
 
 
+def test_the_largest_budget_is_that_of_the_campaign(tmp_path: Path) -> None:
+    load = kit.Load("many_bugs")
+    for asked, expected in ((40, 40), (100, 100), (60, 100), (None, None), (10, None)):
+        go(tmp_path, load, manifest(load, schedules=asked), Alone(), asked or 100)
+        campaign = read_campaign(tmp_path)
+        assert campaign.manifest.schedules == expected
+        part = part_of(campaign, 0)
+        # Without a limit it never is done, and the last batch but one, which was a short one, is to be made again.
+        assert (part.total.schedules, part.done) == ((expected, True) if expected is not None else (96, False))
+
+
 @pytest.mark.parametrize("cut", [1, 17, 200])
 def test_a_last_line_that_was_cut_off_is_as_good_as_none(tmp_path: Path, cut: int) -> None:
     load = kit.Load("many_bugs")
