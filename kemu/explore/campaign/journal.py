@@ -182,6 +182,9 @@ class Journal:
     def write(self, batch: Batch, result: BatchResult) -> None:
         """Take note of what came of *batch*."""
         key = batch.key
+        if self._written.records.get(key, (0,))[0] > batch.runs:
+            # The last batch of a smaller budget than before: what is there is more.
+            return
         note(self._written, key, result.distinct)
         shift, lowest = self._written.distinct.shift, self._written.lowest
         new = sorted(one for one in result.distinct.sample if lowest.get(one) == key)
