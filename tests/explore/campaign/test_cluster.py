@@ -155,6 +155,24 @@ def test_what_becomes_of_a_task_that_was_lost(
     assert library.closed
 
 
+def test_what_is_of_no_use_any_more_is_called_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_distributed", FakeLibrary)
+    workers = Cluster("tcp://fake", ())
+    load = kit.Load("abba")
+    for number in range(3):
+        batch = Batch((number,), 3)
+        workers.submit(Task(load, "abba", load().identity, Recipe("random", {}, 1), batch, True, None))
+    futures = list(workers._tasks)
+    # One worker, two tasks for it: there are more than it wants.
+    assert (workers.idle, workers.busy) == (0, 3)
+    workers.stop_all(after=(1,))
+    assert [future.cancelled() for future in futures] == [False, False, True]
+    assert workers.busy == 2
+    # What has been begun ends by itself.
+    workers.stop_all()
+    assert workers.busy == 2
+
+
 class FakeLibrary:
     """As much of the library as a crew uses."""
 

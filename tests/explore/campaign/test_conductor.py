@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 from explore.campaign import kit
 
-from kemu.errors import KemuError, ScenarioNotDeterministic, UsageError
+from kemu.errors import KemuError, ScenarioNotDeterministic, UsageError, WorkerDied
 from kemu.explore import STRATEGIES, BoundedDFS, Budget, Exploration, Progress, RandomWalk, explore
 from kemu.explore.campaign import Alone, Recipe, Shard, explore_in_batches
-from kemu.explore.campaign.batch import Batch, run_batch
+from kemu.explore.campaign.batch import Batch, failed, run_batch
 from kemu.explore.campaign.conductor import batch_size
 from kemu.explore.campaign.source import MOST_RUNS, STEPS_A_BATCH, Numbers, Pieces, runs_a_batch
 from kemu.runtime import DecisionPoint, Observer, Oracle, Outcome
@@ -190,6 +191,25 @@ def test_a_search_ends_with_an_error_like_a_sampler(keep_going: bool) -> None:
     load = kit.Load("misuses", (1,))
     with pytest.raises(UsageError, match="misused"):
         kit.both(load, "dfs", Budget(), kit.Disorderly(3), keep_going=keep_going)
+
+
+def test_a_piece_whose_worker_died_is_named_and_leaves_what_was_found() -> None:
+    class Deadly(kit.Disorderly):
+        def wait(self, stop: Any) -> Any:
+            ((task, result),) = super().wait(stop)
+            return [(task, failed(WorkerDied(task.describe())) if len(self.done) == 4 else result)]
+
+    load = kit.Load("abba")
+    recipe = Recipe("dfs", {"bound": None}, 1)
+    strategy = recipe.make()
+    result = explore_in_batches(
+        load(), load, recipe, strategy, Budget(), Deadly(2, lambda n: 0), size=2, keep_going=True
+    )
+    assert isinstance(result.error, WorkerDied)
+    assert re.search(r"made piece 1\.\d+ of the search, of \d+ prefixes \(dfs, seed 1\) of abba;", str(result.error))
+    assert len(result.findings) == 1
+    assert 0 < result.schedules < 28
+    assert (result.exhausted, result.bound) == (False, 0)
 
 
 def test_a_run_that_shows_something_else_here_is_said() -> None:

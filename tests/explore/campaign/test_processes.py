@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from explore.campaign import kit
 
 from kemu.errors import KemuError, ScenarioNotDeterministic, UsageError, WorkerDied
 from kemu.explore import Budget, Exploration, explore
-from kemu.explore.campaign import Processes, Recipe, explore_in_batches
+from kemu.explore.campaign import Batch, Processes, Recipe, Task, explore_in_batches, processes
 from kemu.explore.campaign.processes import STOP
 
 
@@ -99,17 +101,17 @@ def test_a_batch_whose_worker_died_is_made_again(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_again_is_an_error_that_names_its_batch() -> None:
-    before = multiprocessing.active_children()
+    before = set(multiprocessing.active_children())
     crew = Processes(1)
     with pytest.raises(WorkerDied, match=r"while it made runs 0 to 15 \(random, seed 1\) of dies") as caught:
         explored(kit.Load("dies", text="always"), crew)
     assert caught.value.exit_code == 3
     crew.close()
-    assert multiprocessing.active_children() == before
+    assert set(multiprocessing.active_children()) == before
 
 
 def test_closing_at_once_ends_workers_whatever_they_do() -> None:
-    before = multiprocessing.active_children()
+    before = set(multiprocessing.active_children())
     crew = Processes(1)
     made: list[int] = []
 
@@ -128,8 +130,42 @@ def test_closing_at_once_ends_workers_whatever_they_do() -> None:
         explore_in_batches(
             load(), load, recipe, recipe.make(), Budget(), crew, size=10**6, keep_going=True, progress=progress
         )
-    assert multiprocessing.active_children() == before
+    assert set(multiprocessing.active_children()) == before
     crew.close()
+
+
+def test_what_a_worker_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a worker does it, but in this process, which has no parent to outlive.
+    ignored: list[object] = []
+
+    def note(number: int, what: object) -> None:
+        ignored.append((number, what))
+
+    monkeypatch.setattr(signal, "signal", note)
+    board = [0, 0]
+    monkeypatch.setattr(processes, "_board", None)
+    processes._begin(board)
+    assert ignored == [(signal.SIGINT, signal.SIG_IGN)]
+    load = kit.Load("abba")
+    task = Task(load, "abba", load().identity, Recipe("random", {}, 1), Batch((0,), 7), True, None)
+    assert processes._work(task).schedules == 7
+    assert board == [0, 7]
+    board[STOP] = 1
+    result = processes._work(task)
+    assert (result.schedules, result.interrupted, result.whole) == (1, True, False)
+
+
+def test_a_worker_ends_when_its_parent_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    class Parent:
+        def join(self) -> None:
+            seen.append("joined")
+
+    monkeypatch.setattr(multiprocessing, "parent_process", Parent)
+    monkeypatch.setattr(os, "_exit", seen.append)
+    processes._outlive_nobody()
+    assert seen == ["joined", 1]
 
 
 def test_what_is_kept_when_errors_are_sent() -> None:
