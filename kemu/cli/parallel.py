@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +42,10 @@ class Division:
     def __post_init__(self) -> None:
         if self.cluster is not None and self.jobs is not None:
             raise UsageError("-j and --cluster each say who makes the runs", remedy="give one of them")
+
+    def engine(self, plan: Plan, programs: Sequence[Program]) -> AbstractContextManager[Engine | None]:
+        """What explores *programs*, for a ``with``: see `engine_for`."""
+        return engine_for(plan, programs, self)
 
     def __str__(self) -> str:
         parts = [f"shard {self.shard}"] if self.shard is not None else []

@@ -64,13 +64,17 @@ def command(
     """
     from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, hunt, output_directory
     from kemu.cli.jsonout import dump, hunt_object
-    from kemu.cli.parallel import divided, engine_for
     from kemu.cli.report import clean_lines, failure_lines, warning_lines
     from kemu.cli.targets import select
     from kemu.explore import DEFAULT_STRATEGY, Budget, Progress
 
     console = Console(as_json=as_json, **printing)
-    division = divided(jobs, shard, campaign, cluster)
+    division = None
+    if any(given is not None for given in (jobs, shard, campaign, cluster)):
+        # Not always: it takes longer to load than everything else.
+        from kemu.cli.parallel import divided
+
+        division = divided(jobs, shard, campaign, cluster)
     name, values = strategy or (DEFAULT_STRATEGY if bound is None else "dfs", {})
     if bound is not None:
         values = {**values, "bound": None if bound == opt.NO_BOUND else bound}
@@ -81,13 +85,16 @@ def command(
     made = plan.make_strategy()
     programs = select(targets, variant, max_steps)
     drawn = "" if made.seed is None else f", seed {made.seed}"
-    console.note(f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}{division}")
+    console.note(
+        f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}{division or ''}"
+    )
     hunts: list[Hunt] = []
     error: KemuError | None = None
     interrupted = False
     stack = ExitStack()
     try:
-        plan = replace(plan, engine=stack.enter_context(engine_for(plan, programs, division)))
+        if division is not None:
+            plan = replace(plan, engine=stack.enter_context(division.engine(plan, programs)))
         for program in programs:
             label = program.name
 
