@@ -15,7 +15,7 @@ from kemu.errors import UsageError
 from kemu.runtime import Oracle, current_thread
 
 if TYPE_CHECKING:
-    from kemu.runtime import DecisionPoint, Outcome
+    from kemu.runtime import DecisionPoint, Observer, Outcome
 
 
 class Strategy(Oracle, Protocol):
@@ -42,6 +42,35 @@ class Strategy(Oracle, Protocol):
 
     def end(self, outcome: Outcome) -> None:
         """Take note of how the run that was begun last came out. May raise `NonDeterminism`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How far a search has come that makes one run of each class of equivalent runs."""
+
+    traces: int
+    """Classes that were explored, each by one complete run (Mazurkiewicz traces)."""
+    blocked: int
+    """Runs that were given up on the way, because they were going to repeat a class."""
+    exhausted: bool
+    """Whether these are all classes."""
+    doubt: str
+    """Why that would be no proof; "" if it is one."""
+
+
+@runtime_checkable
+class Reducing(Strategy, Protocol):
+    """A strategy that leaves out runs which are equivalent to others, for which it has to watch what they touch."""
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who watches the run that was begun last, if anybody has to."""
+        ...
+
+    @property
+    def reduction(self) -> Reduction:
+        """How far it has come."""
         ...
 
 

@@ -32,6 +32,7 @@ STATELESS: list[tuple[str, dict[str, Any]]] = [
     ("pct", {"horizon": 64}),
     ("delay", {"horizon": 16}),
 ]
+UNDIVIDED = ("dpor", "portfolio")
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -124,7 +125,7 @@ def test_strategies_that_learn_do_so_within_a_batch(name: str) -> None:
     assert results[0].schedules == 90
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in UNDIVIDED])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_shards_add_up_to_the_whole(name: str, count: int) -> None:
     load = kit.Load("many_bugs")
@@ -349,14 +350,10 @@ def test_a_budget_of_steps_is_refused() -> None:
         kit.both(kit.Load("abba"), "random", Budget(steps=10), Alone())
 
 
-def test_a_strategy_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Undivided(RandomWalk):
-        def __init__(self, seed: int) -> None:
-            super().__init__(seed)
-
-    monkeypatch.setitem(STRATEGIES, "undivided", Undivided)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UsageError, match="'undivided' cannot be divided"):
-        kit.both(kit.Load("abba"), "undivided", Budget(schedules=3), Alone())
+@pytest.mark.parametrize("name", UNDIVIDED)
+def test_a_strategy_that_cannot_be_divided_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' cannot be divided among workers or shards; leave out -j"):
+        kit.both(kit.Load("abba"), name, Budget(schedules=3), Alone())
 
 
 def test_size_of_batches() -> None:
