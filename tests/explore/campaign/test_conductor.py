@@ -81,9 +81,9 @@ def test_the_first_finding_is_that_of_the_smallest_number_whoever_is_first() -> 
     crew = kit.Disorderly(50)
     one, other, _, _ = kit.both(load, "random", Budget(schedules=20_000), crew, seed=11, keep_going=False)
     assert one == other
-    # It is made right behind those with a smaller number, and what is behind it is called off.
+    # Where its batch is done first and the others from the last one on, those behind it are called off.
     number = finding.run // 16
-    crew = kit.Disorderly(50, lambda n: number if n == 50 else 0)
+    crew = kit.Disorderly(50, lambda n: number if n == 50 else n - 1)
     one, other, _, _ = kit.both(load, "random", Budget(schedules=20_000), crew, seed=11, keep_going=False)
     assert one == other
     assert (crew.given, len(crew.done)) == (50, number + 1)
