@@ -73,15 +73,24 @@ class _Worker:
         self._start(task)
 
     def _start(self, task: Task) -> None:
-        self.board[STOP] = self.board[MADE] = 0
         if self._executor is not None:
-            self.future = self._executor.submit(_work, task)
-            return
+            self._clear()
+            try:
+                self.future = self._executor.submit(_work, task)
+            except BrokenProcessPool:
+                # It died while it had nothing to do.
+                self.close(at_once=True)
+            else:
+                return
+        self._clear()
         self._executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=_begin, initargs=(self.board,))
         before = multiprocessing.active_children()
         with _no_interrupts():
             self.future = self._executor.submit(_work, task)
         self._processes = [one for one in multiprocessing.active_children() if one not in before]
+
+    def _clear(self) -> None:
+        self.board[STOP] = self.board[MADE] = 0
 
     def result(self) -> BatchResult | None:
         """What came of the task, which has been done; None if it has to be done once more."""
@@ -107,7 +116,7 @@ class _Worker:
             for process in self._processes:
                 process.kill()
         self._executor.shutdown(wait=True, cancel_futures=True)
-        self._executor = None
+        self._executor = self.future = None
 
 
 @contextmanager

@@ -100,6 +100,21 @@ def test_a_batch_whose_worker_died_is_made_again(tmp_path: Path) -> None:
     assert not (tmp_path / "marker").exists()
 
 
+def test_a_worker_that_died_while_it_had_nothing_to_do_is_replaced() -> None:
+    before = set(multiprocessing.active_children())
+    crew = Processes(1)
+    load = kit.Load("abba")
+    first = explored(load, crew, 20)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.kill()
+    worker.join()
+    # That it is gone may be noticed before the next task is handed in, or by its not coming back.
+    again = explored(load, crew, 20)
+    assert (again.schedules, again.findings) == (first.schedules, first.findings)
+    crew.close()
+    assert (crew.busy, crew.idle) == (0, 1)
+
+
 def test_a_worker_that_dies_again_is_an_error_that_names_its_batch() -> None:
     before = set(multiprocessing.active_children())
     crew = Processes(1)
