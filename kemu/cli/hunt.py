@@ -51,6 +51,8 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     keep_going: bool = False
     output: Path | None = None
+    engine: Callable[..., Exploration] | None = None
+    """What explores, called as `kemu.explore.explore` is; None for that itself."""
 
     def make_strategy(self) -> Strategy:
         """A new strategy. Raises `UsageError` for a name or an option that there is not."""
@@ -93,7 +95,8 @@ def hunt(
     plain = check_determinism(program)
     check_determinism(program, StickyRandomWalk(plan.seed))
     strategy = plan.make_strategy()
-    exploration = explore(program, strategy, plan.budget, keep_going=plan.keep_going, progress=progress, stop=stop)
+    engine = plan.engine or explore
+    exploration = engine(program, strategy, plan.budget, keep_going=plan.keep_going, progress=progress, stop=stop)
     result = Hunt(
         program=program.name,
         verdict=_verdict(program, strategy, exploration),
@@ -130,13 +133,16 @@ def _verdict(program: Program, strategy: Strategy, exploration: Exploration) -> 
         blocked=reduction.blocked if reduction is not None else 0,
         doubt=doubt,
         estimates=exploration.estimates,
+        shard=exploration.shard,
     )
 
 
 def _work_out(program: Program, plan: Plan, exploration: Exploration, finding: Finding, result: Hunt) -> Found:
     """Shrink, explain and trace *finding*; on an interrupt or an error, with what there is."""
+    # With shards, or after an interrupt, it may have a larger number than there were runs.
+    out_of = f" of {exploration.schedules:,}" if finding.run < exploration.schedules else ""
     origin = (
-        f"schedule {finding.run + 1:,} of {exploration.schedules:,}"
+        f"schedule {finding.run + 1:,}{out_of}"
         f" ({how(exploration.strategy, exploration.seed)}, {exploration.seconds:.1f} s)"
     )
     about = {"strategy": exploration.strategy, "seed": exploration.seed}

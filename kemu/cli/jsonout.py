@@ -5,7 +5,7 @@
     kemu, command, seed, exit_code, interrupted
     programs: [
         program      path.py::name[variant]
-        verdict      finding | proof | bound | budget | interrupted
+        verdict      finding | proof | bound | budget | interrupted | shard
         expected     the finding that the scenario says this variant has, or null
         strategy, seed, schedules, distinct, distinct_is_exact, seconds
         exhausted    whether the strategy had nothing left
@@ -21,6 +21,16 @@
 ``kemu replay`` and ``kemu shrink``: kemu, command, program, exit_code, finding (FINDING or null), warnings.
 ``kemu run``: the same, and token, end, steps, vt (ticks of 100 ns), result (as text), trace.
 ``kemu list``: kemu, command, scenarios: [{target, path, line, name, variants: [{name, expects}], doc}].
+
+``kemu campaign show``::
+
+    kemu, command, directory, python, strategy, seed
+    shard        such as 1/4
+    budget       schedules of each program, of all shards together, or null
+    programs: [{program, identity, batches, schedules, distinct, distinct_is_exact, seconds, done,
+                findings: [{code, signature, summary, run, count, token}]}]
+
+``kemu campaign merge``: kemu, command, exit_code, missing (shards), programs (as for ``kemu explore``), error.
 
 FINDING::
 

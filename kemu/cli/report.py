@@ -191,10 +191,14 @@ class Verdict:
     """Why having explored all classes is no proof."""
     estimates: tuple[Estimate, ...] = ()
     """What samplers that can make every schedule are likely not to have seen."""
+    shard: str = ""
+    """Which part of the exploration it is about; empty for all of it."""
 
     @property
     def kind(self) -> str:
-        """``proof``, ``bound``, ``budget`` or ``interrupted``."""
+        """``proof``, ``bound``, ``budget``, ``interrupted`` or ``shard``."""
+        if self.shard:
+            return "interrupted" if self.interrupted else "shard"
         if self.exhausted and self.complete:
             return "proof"
         if self.interrupted:
@@ -209,7 +213,9 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
     lines = [f"ok {verdict.program}: nothing found"]
     made = f"{_schedules(verdict.schedules)} ({distinct}) of {how(verdict.strategy, verdict.seed)}"
     made = f"{made} in {verdict.seconds:.1f} s"
-    if verdict.kind == "proof":
+    if verdict.shard:
+        lines.append(f"  shard {verdict.shard}: a part of the exploration, which proves nothing by itself: {made}")
+    elif verdict.kind == "proof":
         if verdict.traces is None:
             lines.append(f"  proof: every schedule there is was made, without a bound: {made}")
         else:
