@@ -8,7 +8,9 @@
 - ``shrink``       the simplest run that fails in the same way
 - ``watch``        a run with all its events
 - ``where``        the line of the user's code at which a thread stands
-- ``explain``      the two events, the context switches and the change that matter
+- ``races``        the pairs of events of a run whose order nothing else decides
+- ``orderings``    the fewest orders of two events that make a run fail
+- ``explain``      those, the nearest run that passes, the context switches and the decision that matter
 - ``determinism``  the check that nothing but decisions makes runs differ
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
@@ -19,6 +21,7 @@ strategies import it.
 from kemu.explore.determinism import check_determinism
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
+from kemu.explore.orderings import Order, Orderings
 from kemu.explore.program import Failure, Program, failure_of
 from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
@@ -64,6 +67,8 @@ __all__ = [
     "Failure",
     "Finding",
     "Flip",
+    "Order",
+    "Orderings",
     "Place",
     "Program",
     "Progress",

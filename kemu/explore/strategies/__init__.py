@@ -12,6 +12,7 @@
 - ``dfs``          exhaustive, with a bound on preemptions and answers that are not plain
 - ``replay``       a list of choices
 - ``follow``       a plan of who runs, for shrinking
+- ``constrain``    another one's runs in which certain events come in a certain order, for explaining
 
 The table below is what the command line can ask for: a new strategy gets a line in it.
 """
@@ -26,6 +27,7 @@ from typing import Any, Final
 from kemu.errors import UsageError
 from kemu.explore.strategies.alternate import Alternating
 from kemu.explore.strategies.base import Sampler, Strategy
+from kemu.explore.strategies.constrain import Before, Constrain, Moment
 from kemu.explore.strategies.delay import RandomDelay
 from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.explore.strategies.follow import Follow, Plan, Slice
@@ -82,8 +84,11 @@ __all__ = [
     "SURW",
     "URW",
     "Alternating",
+    "Before",
     "BoundedDFS",
+    "Constrain",
     "Follow",
+    "Moment",
     "Plan",
     "RandomDelay",
     "RandomWalk",
