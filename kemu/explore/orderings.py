@@ -41,6 +41,7 @@ MOST_REVERSALS: Final = 40
 MOST_EVENTS: Final = 4_000
 """Of longer runs no orders are searched: they go round in circles, and no order of two events is to blame."""
 MOST_ORDERS: Final = 8
+SURVEY: Final = 12
 REVERSAL_ATTEMPTS: Final = 4
 LONGER: Final = 10
 """How many times as long as the failing run another one may get."""
@@ -119,7 +120,7 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """A run that was made and that did not fail, or not in the same way."""
+    """A run that was made."""
 
     kind: Kind
     choices: tuple[int, ...]
@@ -156,6 +157,7 @@ def find_reasons(
         for whole_sections in (True, False):
             search.begin(whole_sections=whole_sections)
             search.reverse_each()
+            search.look_around()
             if search.settle():
                 search.test_reversals()
                 why = ""
@@ -200,6 +202,9 @@ class _Search:
         self.candidates: list[_Candidate] = []
         self.known: set[Before] = set()
         self.trials: list[_Trial] = []
+        """Runs that did not fail in the same way."""
+        self.failing: list[_Trial] = []
+        """Runs that did."""
         self.too_many = False
         """Whether there are orders that decide it, but more than anybody wants to read."""
         self.best: tuple[int, ...] | None = None
@@ -246,9 +251,10 @@ class _Search:
             # The program misuses kemu in this run, which is for others to tell: nothing can be learned from it.
             return _Trial("dead end", (), {})
         kind = self._kind(recording.failure)
-        if kind == "fails":
-            return None
         trial = _Trial(kind, trim(recording.choices), {event.moment: at for at, event in enumerate(events)})
+        if kind == "fails":
+            self.failing.append(trial)
+            return None
         self.trials.append(trial)
         for race in races(events, whole_sections=self.whole_sections):
             # What the failing run does not come to any more came early here: not to do so is an order, too.
@@ -269,6 +275,10 @@ class _Search:
     def broken(self, trial: _Trial) -> frozenset[int]:
         """The candidates that *trial* does not keep."""
         return frozenset(number for number, one in enumerate(self.candidates) if trial.breaks(one.order))
+
+    def doubts(self) -> list[int]:
+        """For each candidate, how many runs fail although they do not keep it: those that always do explain more."""
+        return [sum(trial.breaks(one.order) for trial in self.failing) for one in self.candidates]
 
     def base(self, number: int) -> Oracle:
         """Who decides in the run of that *number* of a series: first nobody, then chance."""
@@ -305,10 +315,15 @@ class _Search:
 
     # The smallest set of orders.
 
+    def look_around(self) -> None:
+        """Make some runs that need not keep any order: what they have in common tells which orders matter."""
+        for number in range(SURVEY):
+            self.attempt(self.base(number))
+
     def settle(self) -> bool:
         """Find the set. False if the order of events does not decide whether a run fails."""
         while True:
-            found = smallest_hitting_set([self.broken(trial) for trial in self.trials], MOST_ORDERS)
+            found = smallest_hitting_set([self.broken(trial) for trial in self.trials], MOST_ORDERS, self.doubts())
             if found is None:
                 self.too_many = all(self.broken(trial) for trial in self.trials)
                 return False
@@ -420,21 +435,26 @@ def _answers(recording: Recording) -> dict[tuple[Path, str], tuple[int, ...]]:
     return answers
 
 
-def smallest_hitting_set(sets: Sequence[frozenset[int]], most: int) -> tuple[int, ...] | None:
-    """The smallest set that has something in common with each of *sets*; of several, one with low numbers.
+def smallest_hitting_set(
+    sets: Sequence[frozenset[int]], most: int, costs: Sequence[int] | None = None
+) -> tuple[int, ...] | None:
+    """A smallest set that has something in common with each of *sets*; None if it would have more than *most* elements.
 
-    None if it would have more than *most* elements.
+    Of several, one is taken whose elements have low *costs*, and low numbers where these are equal.
     """
     # A set that holds another one is met with it.
     least = [one for one in sets if not any(other < one for other in sets)]
 
+    def preference(element: int) -> tuple[int, int]:
+        return (costs[element] if costs is not None else 0, element)
+
     def search(chosen: tuple[int, ...], size: int) -> tuple[int, ...] | None:
-        open_ones = [one for one in least if one.isdisjoint(chosen)]
-        if not open_ones:
+        left = [one for one in least if one.isdisjoint(chosen)]
+        if not left:
             return chosen
         if len(chosen) == size:
             return None
-        for element in sorted(min(open_ones, key=len)):
+        for element in sorted(min(left, key=len), key=preference):
             found = search((*chosen, element), size)
             if found is not None:
                 return found
