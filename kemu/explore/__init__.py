@@ -11,6 +11,7 @@
 - ``races``        the pairs of events of a run whose order nothing else decides
 - ``orderings``    the fewest orders of two events that make a run fail
 - ``explain``      those, the nearest run that passes, the context switches and the decision that matter
+- ``blame``        the decision after which the failure was likely
 - ``determinism``  the check that nothing but decisions makes runs differ
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
@@ -18,6 +19,7 @@ Knows the runtime and kemu's errors, and no framework. The scenario layer, the c
 strategies import it.
 """
 
+from kemu.explore.blame import Blame, blame
 from kemu.explore.determinism import check_determinism
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
@@ -56,6 +58,7 @@ __all__ = [
     "SURW",
     "URW",
     "Alternating",
+    "Blame",
     "BoundedDFS",
     "Budget",
     "Conflict",
@@ -83,6 +86,7 @@ __all__ = [
     "Strategy",
     "Switch",
     "Watcher",
+    "blame",
     "check_determinism",
     "decode",
     "encode",
