@@ -14,11 +14,11 @@ possible is part of the set: the set brings the failure about, it does not only 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from kemu.errors import KemuError
-from kemu.explore.races import Race, conflicting, merged, races
+from kemu.explore.races import Race, conflicting, conflicts, merged, races
 from kemu.explore.strategies.alternate import LEAST_HORIZON, SWITCHES
 from kemu.explore.strategies.base import Path
 from kemu.explore.strategies.constrain import DEAD_END, TOO_LONG, Before, Constrain, Moment
@@ -41,8 +41,11 @@ MOST_REVERSALS: Final = 40
 MOST_EVENTS: Final = 4_000
 """Of longer runs no orders are searched: they go round in circles, and no order of two events is to blame."""
 MOST_ORDERS: Final = 8
+MOST_CONFLICTS: Final = 500
 SURVEY: Final = 12
 REVERSAL_ATTEMPTS: Final = 4
+MOST_NODES: Final = 5_000
+"""How many sets are looked at in search for the smallest one."""
 LONGER: Final = 10
 """How many times as long as the failing run another one may get."""
 
@@ -112,19 +115,20 @@ class _Candidate:
     first: Event
     second: Event
     cell: str
-
-    @property
-    def order(self) -> Before:
-        return Before(self.first.moment, self.second.moment)
+    order: Before
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Trial:
     """A run that was made."""
 
     kind: Kind
     choices: tuple[int, ...]
     happened: dict[Moment, int]
+    broken: list[bool] = field(default_factory=list[bool])
+    """Of the candidates that were known when somebody asked last, which ones it does not keep."""
+    given: frozenset[int] = frozenset()
+    """Of a run that was given up, the candidates that had to be kept for it to come to that."""
 
     def breaks(self, order: Before) -> bool:
         """Whether the later event came without the earlier one, or before it."""
@@ -217,21 +221,23 @@ class _Search:
         self.candidates.clear()
         self.known.clear()
         self.trials.clear()
+        self.failing.clear()
         self.best = None
         self.checked = 0
         self.races = races(self.events, whole_sections=whole_sections)
-        for race in self.races:
-            self._add(_Candidate(self.events[race.first], self.events[race.second], race.cell.label))
+        # Orders that follow from several races say less than these do, and may be all that matters.
+        for race in (*self.races, *conflicts(self.events, MOST_CONFLICTS)):
+            self._add(self.events[race.first], self.events[race.second], race.cell.label)
 
-    def _add(self, candidate: _Candidate) -> None:
-        order = candidate.order
+    def _add(self, first: Event, second: Event, cell: str) -> None:
+        order = Before(first.moment, second.moment)
         if order not in self.known:
             self.known.add(order)
-            self.candidates.append(candidate)
+            self.candidates.append(_Candidate(first, second, cell, order))
 
     # Runs.
 
-    def attempt(self, base: Oracle, kept: Iterable[int] = (), extra: Iterable[Before] = ()) -> _Trial | None:
+    def attempt(self, base: Oracle, kept: Sequence[int] = (), extra: Iterable[Before] = ()) -> _Trial | None:
         """Make a run as *base* decides and as far as the candidates *kept* and the orders *extra* stay so.
 
         None if it fails in the same way. Otherwise it is remembered.
@@ -249,9 +255,13 @@ class _Search:
             recording, events = watch(self.program, oracle, oracle)
         except KemuError:
             # The program misuses kemu in this run, which is for others to tell: nothing can be learned from it.
-            return _Trial("dead end", (), {})
+            return _Trial("dead end", (), {}, given=frozenset(kept))
         kind = self._kind(recording.failure)
         trial = _Trial(kind, trim(recording.choices), {event.moment: at for at, event in enumerate(events)})
+        if recording.outcome.failure is DEAD_END:
+            trial.given = frozenset(one for one in kept if self.candidates[one].order in oracle.blocking)
+        elif kind == "dead end":
+            trial.given = frozenset(kept)
         if kind == "fails":
             self.failing.append(trial)
             return None
@@ -262,7 +272,7 @@ class _Search:
             if early.moment not in self.happened and late.moment in self.happened:
                 first = next(event for event in self.events if event.moment == late.moment)
                 second = replace(early, step=len(self.events), taken=False)
-                self._add(_Candidate(first, second, race.cell.label))
+                self._add(first, second, race.cell.label)
         return trial
 
     def _kind(self, failure: Failure | None) -> Kind:
@@ -274,11 +284,19 @@ class _Search:
 
     def broken(self, trial: _Trial) -> frozenset[int]:
         """The candidates that *trial* does not keep."""
-        return frozenset(number for number, one in enumerate(self.candidates) if trial.breaks(one.order))
+        return frozenset(number for number, is_broken in enumerate(self._look(trial)) if is_broken)
+
+    def _look(self, trial: _Trial) -> list[bool]:
+        trial.broken.extend(trial.breaks(one.order) for one in self.candidates[len(trial.broken) :])
+        return trial.broken
 
     def doubts(self) -> list[int]:
         """For each candidate, how many runs fail although they do not keep it: those that always do explain more."""
-        return [sum(trial.breaks(one.order) for trial in self.failing) for one in self.candidates]
+        counts = [0] * len(self.candidates)
+        for trial in self.failing:
+            for number, is_broken in enumerate(self._look(trial)):
+                counts[number] += is_broken
+        return counts
 
     def base(self, number: int) -> Oracle:
         """Who decides in the run of that *number* of a series: first nobody, then chance."""
@@ -298,7 +316,7 @@ class _Search:
             if trial is None or trial.kind != "passes" or self.nearest is not None:
                 continue
             if trial.breaks(Before(first.moment, second.moment)):
-                others = len(self.broken(trial)) - 1
+                others = sum(at < len(self.races) for at in self.broken(trial)) - 1
                 self.nearest = Neighbour(first, second, race.cell.label, trial.choices, others)
 
     def _reversed(self, race: Race) -> Plan:
@@ -323,9 +341,10 @@ class _Search:
     def settle(self) -> bool:
         """Find the set. False if the order of events does not decide whether a run fails."""
         while True:
-            found = smallest_hitting_set([self.broken(trial) for trial in self.trials], MOST_ORDERS, self.doubts())
+            clauses = [Clause(self.broken(trial), trial.given) for trial in self.trials]
+            found = smallest_set(clauses, MOST_ORDERS, self.doubts())
             if found is None:
-                self.too_many = all(self.broken(trial) for trial in self.trials)
+                self.too_many = all(clause.elements or clause.given for clause in clauses)
                 return False
             self.best = found
             self.checked = 0
@@ -333,7 +352,8 @@ class _Search:
                 trial = self.attempt(self.base(number), found)
                 if trial is not None:
                     self.best = None
-                    self._narrow(found, trial, number)
+                    if trial.kind != "dead end":
+                        self._narrow(found, trial, number)
                     break
                 self.checked += 1
             else:
@@ -346,7 +366,7 @@ class _Search:
             middle = len(broken) // 2
             for half in (broken[middle:], broken[:middle]):
                 other = self.attempt(self.base(number), (*kept, *half))
-                if other is not None and self.broken(other) < frozenset(broken):
+                if other is not None and other.kind != "dead end" and self.broken(other) < frozenset(broken):
                     broken = sorted(self.broken(other))
                     break
             else:
@@ -378,10 +398,10 @@ class _Search:
         passing = [trial for trial in self.trials if trial.kind == "passes"]
         broken = sorted((len(self.broken(trial)), at) for at, trial in enumerate(passing) if self.broken(trial))
         if self.nearest is None and broken:
-            others, at = broken[0]
-            exchanged = self.broken(passing[at])
+            exchanged = self.broken(passing[broken[0][1]])
             one = self.candidates[min(exchanged.intersection(self.best or ()) or exchanged)]
-            self.nearest = Neighbour(one.first, one.second, one.cell, passing[at].choices, others - 1)
+            others = sum(number < len(self.races) for number in exchanged if self.candidates[number] is not one)
+            self.nearest = Neighbour(one.first, one.second, one.cell, passing[broken[0][1]].choices, others)
 
     def _position(self, candidate: _Candidate) -> tuple[int, int]:
         return (candidate.first.step, candidate.second.step)
@@ -435,33 +455,53 @@ def _answers(recording: Recording) -> dict[tuple[Path, str], tuple[int, ...]]:
     return answers
 
 
-def smallest_hitting_set(
-    sets: Sequence[frozenset[int]], most: int, costs: Sequence[int] | None = None
-) -> tuple[int, ...] | None:
-    """A smallest set that has something in common with each of *sets*; None if it would have more than *most* elements.
+class Clause(NamedTuple):
+    """That a set that contains all that is *given* has to contain one of *elements* as well."""
 
-    Of several, one is taken whose elements have low *costs*, and low numbers where these are equal.
+    elements: frozenset[int]
+    given: frozenset[int] = frozenset()
+
+
+def smallest_set(clauses: Sequence[Clause], most: int, costs: Sequence[int] = ()) -> tuple[int, ...] | None:
+    """A smallest set of which all *clauses* are true; None if it would have more than *most* elements.
+
+    Of several, one is taken whose elements have low *costs*, and low numbers where these are equal. Where it would
+    take too long to find the smallest one, it is a small one.
     """
-    # A set that holds another one is met with it.
-    least = [one for one in sets if not any(other < one for other in sets)]
+    nodes = 0
 
     def preference(element: int) -> tuple[int, int]:
-        return (costs[element] if costs is not None else 0, element)
+        return (costs[element] if costs else 0, element)
 
-    def search(chosen: tuple[int, ...], size: int) -> tuple[int, ...] | None:
-        left = [one for one in least if one.isdisjoint(chosen)]
+    def open_clauses(chosen: frozenset[int]) -> list[Clause]:
+        return [one for one in clauses if one.given <= chosen and one.elements.isdisjoint(chosen)]
+
+    def search(chosen: frozenset[int], size: int) -> frozenset[int] | None:
+        nonlocal nodes
+        nodes += 1
+        left = open_clauses(chosen)
         if not left:
             return chosen
-        if len(chosen) == size:
+        if len(chosen) == size or nodes > MOST_NODES:
             return None
-        for element in sorted(min(left, key=len), key=preference):
-            found = search((*chosen, element), size)
+        for element in sorted(min(left, key=lambda one: len(one.elements)).elements, key=preference):
+            found = search(chosen | {element}, size)
             if found is not None:
                 return found
         return None
 
     for size in range(most + 1):
-        found = search((), size)
+        found = search(frozenset(), size)
         if found is not None:
             return tuple(sorted(found))
-    return None
+    if nodes <= MOST_NODES:
+        return None
+    chosen: frozenset[int] = frozenset()
+    while left := open_clauses(chosen):
+        counts: dict[int, int] = {}
+        for element in sorted(element for one in left for element in one.elements):
+            counts[element] = counts.get(element, 0) + 1
+        if not counts or len(chosen) == most:
+            return None
+        chosen |= {min(counts, key=lambda element: (-counts[element], *preference(element)))}
+    return tuple(sorted(chosen))

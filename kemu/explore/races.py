@@ -59,6 +59,28 @@ def races(events: Sequence[Event], *, whole_sections: bool = True) -> list[Race]
     return sorted(found.values(), key=age, reverse=True)
 
 
+def conflicts(events: Sequence[Event], most: int) -> list[Race]:
+    """All pairs of conflicting events of different threads, whether in order anyway or not; the latest first.
+
+    Of a lock, the pairs are of those who take it. Nothing at all if there would be more than *most*.
+    """
+    past = _Past(events)
+    touched: dict[Cell, list[tuple[int, int]]] = {}
+    found: dict[tuple[int, int], Race] = {}
+    for second, event in enumerate(events):
+        past.add(second)
+        for cell, mode in merged(event.footprint).items():
+            if not past.gives_back(second, cell):
+                for first, other in touched.get(cell, ()):
+                    if events[first].path != event.path and conflicting(mode, other):
+                        found.setdefault((first, second), Race(first, second, cell))
+                        if len(found) > most:
+                            return []
+                if event.taken:
+                    touched.setdefault(cell, []).append((second, mode))
+    return sorted(found.values(), key=lambda race: (events[race.second].step, race.first, race.second), reverse=True)
+
+
 class _Past:
     """What happens before what: for each event, a set of earlier ones, as the bits of a number."""
 
@@ -97,6 +119,16 @@ class _Past:
         """What happens before the next event of a thread by the thread's own doing."""
         last = self._last.get(path, self._parent.get(path))
         return 0 if last is None else self.past[last] | 1 << last
+
+    def gives_back(self, place: int, cell: Cell) -> bool:
+        """Whether the thread of the event at *place* held *cell* before it, and does not after it."""
+        event = self.events[place]
+        if not event.taken or cell in event.holds:
+            return False
+        for earlier, _ in reversed(self._touched[cell]):
+            if earlier < place and self.events[earlier].path == event.path:
+                return cell in self.events[earlier].holds
+        return False
 
     def section(self, first: int, second: int, cell: Cell) -> int | None:
         """Where the thread of *first*, if that gives *cell* back for *second* to take, had taken it.

@@ -90,6 +90,8 @@ class Constrain:
         self._happened: set[Moment] = set()
         self._steps = 0
         self._runtime: Runtime | None = None
+        self.blocking: set[Before] = set()
+        """The orders because of which the run was given up."""
 
     def begin(self) -> bool:
         return self.base.begin()
@@ -105,6 +107,8 @@ class Constrain:
                 break
             value = (value + 1) % n
         else:
+            for alternative in range(n):
+                self._blame(self._next(party(point, alternative)))
             point.ready[0].runtime.stop(DEAD_END)
         return value
 
@@ -125,6 +129,7 @@ class Constrain:
         moment = self._next(thread)
         if self._is_put_off(moment):
             # Nobody else could go on, so nobody was asked.
+            self._blame(moment)
             self._runtime.stop(DEAD_END)
         self._counts[moment[:3]] = moment.nth
         self._happened.add(moment)
@@ -145,3 +150,6 @@ class Constrain:
 
     def _is_put_off(self, moment: Moment) -> bool:
         return any(first not in self._happened for first in self._needs.get(moment, ()))
+
+    def _blame(self, moment: Moment) -> None:
+        self.blocking |= {Before(first, moment) for first in self._needs[moment] if first not in self._happened}
