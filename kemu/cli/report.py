@@ -243,7 +243,8 @@ def _tail(report: Report) -> list[str]:
             f" switches {before.switches} -> {after.switches}"
         )
     if report.orders is not None and report.preemptions is not None:
-        answers = f" and {_plural(report.answers, 'answer')} that are not plain" if report.answers else ""
+        verb = "is" if report.answers == 1 else "are"
+        answers = f" and {_plural(report.answers, 'answer')} that {verb} not plain" if report.answers else ""
         depth = _plural(len(report.orders), "order")
         tail.append(f"  bug depth: {depth} of events; {_plural(report.preemptions, 'preemption')}{answers} in this run")
     tail += [_cut(f"  {note}") for note in report.notes[:2]]

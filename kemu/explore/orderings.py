@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from kemu.errors import KemuError
-from kemu.explore.races import Race, conflicting, conflicts, merged, races
+from kemu.explore.races import Race, coarse, conflicting, conflicts, merged, races
 from kemu.explore.strategies.alternate import LEAST_HORIZON, SWITCHES
 from kemu.explore.strategies.base import Path
 from kemu.explore.strategies.constrain import DEAD_END, TOO_LONG, Before, Constrain, Moment
@@ -48,6 +48,19 @@ MOST_NODES: Final = 5_000
 """How many sets are looked at in search for the smallest one."""
 LONGER: Final = 10
 """How many times as long as the failing run another one may get."""
+
+
+class View(NamedTuple):
+    """What is taken for a conflict."""
+
+    whole_sections: bool
+    """Whether what a lock keeps together is taken as one."""
+    is_coarse: bool
+    """Whether any two steps in the code of users conflict."""
+
+
+VIEWS: Final = (View(True, False), View(False, False), View(False, True))
+"""In their turn: the next one is tried where orders of such conflicts do not decide whether a run fails."""
 
 Kind = Literal["fails", "passes", "fails otherwise", "dead end"]
 Reversal = Literal["passes", "passes with others", "fails otherwise", "impossible", "untested"]
@@ -125,6 +138,7 @@ class _Trial:
     kind: Kind
     choices: tuple[int, ...]
     happened: dict[Moment, int]
+    """When what came. Nothing, if the program misused kemu."""
     broken: list[bool] = field(default_factory=list[bool])
     """Of the candidates that were known when somebody asked last, which ones it does not keep."""
     given: frozenset[int] = frozenset()
@@ -158,23 +172,29 @@ def find_reasons(
         return search.reasons(f"the run has more than {MOST_EVENTS:,} steps")
     why = "the order of events alone does not decide it"
     try:
-        for whole_sections in (True, False):
-            search.begin(whole_sections=whole_sections)
-            search.reverse_each()
-            search.look_around()
-            if search.settle():
-                search.test_reversals()
-                why = ""
+        for view in VIEWS:
+            try:
+                search.begin(view)
+                search.reverse_each()
+                search.look_around()
+                if search.settle():
+                    search.test_reversals()
+                    why = ""
+                else:
+                    why = f"it takes more than {MOST_ORDERS} orders of two events"
                 break
-            if search.too_many:
-                why = f"it takes more than {MOST_ORDERS} orders of two events"
-                break
+            except _Blind:
+                search.best = None
     except _Stop:
         why = "interrupted" if search.interrupted else "the replays were used up"
     except KeyboardInterrupt:
         search.interrupted = True
         why = "interrupted"
     return search.reasons(why)
+
+
+class _Blind(Exception):
+    """A run keeps all orders that there are and does not fail: they do not decide. Never leaves this module."""
 
 
 class _Search:
@@ -200,7 +220,7 @@ class _Search:
         self.interrupted = False
         self.nearest: Neighbour | None = None
         self.answers = _answers(recording)
-        self.whole_sections = True
+        self.view = VIEWS[0]
         self.happened = {event.moment for event in events if event.taken}
         self.races: list[Race] = []
         self.candidates: list[_Candidate] = []
@@ -209,22 +229,22 @@ class _Search:
         """Runs that did not fail in the same way."""
         self.failing: list[_Trial] = []
         """Runs that did."""
-        self.too_many = False
-        """Whether there are orders that decide it, but more than anybody wants to read."""
         self.best: tuple[int, ...] | None = None
         """The numbers of the candidates in the set that is looked at."""
         self.checked = 0
 
-    def begin(self, *, whole_sections: bool) -> None:
-        """Search among the races of the run, with or without what locks keep together taken as one."""
-        self.whole_sections = whole_sections
+    def begin(self, view: View) -> None:
+        """Search among the races of the run, as *view* has it."""
+        self.view = view
+        if view.is_coarse:
+            self.events = coarse(self.events)
         self.candidates.clear()
         self.known.clear()
         self.trials.clear()
         self.failing.clear()
         self.best = None
         self.checked = 0
-        self.races = races(self.events, whole_sections=whole_sections)
+        self.races = races(self.events, whole_sections=view.whole_sections)
         # Orders that follow from several races say less than these do, and may be all that matters.
         for race in (*self.races, *conflicts(self.events, MOST_CONFLICTS)):
             self._add(self.events[race.first], self.events[race.second], race.cell.label)
@@ -266,13 +286,17 @@ class _Search:
             self.failing.append(trial)
             return None
         self.trials.append(trial)
-        for race in races(events, whole_sections=self.whole_sections):
+        if self.view.is_coarse:
+            events = coarse(events)
+        for race in races(events, whole_sections=self.view.whole_sections):
             # What the failing run does not come to any more came early here: not to do so is an order, too.
             early, late = events[race.first], events[race.second]
             if early.moment not in self.happened and late.moment in self.happened:
                 first = next(event for event in self.events if event.moment == late.moment)
                 second = replace(early, step=len(self.events), taken=False)
                 self._add(first, second, race.cell.label)
+        if not trial.given and not self.broken(trial):
+            raise _Blind
         return trial
 
     def _kind(self, failure: Failure | None) -> Kind:
@@ -339,17 +363,18 @@ class _Search:
             self.attempt(self.base(number))
 
     def settle(self) -> bool:
-        """Find the set. False if the order of events does not decide whether a run fails."""
+        """Find the set. False if there is none that anybody wants to read."""
         while True:
             clauses = [Clause(self.broken(trial), trial.given) for trial in self.trials]
             found = smallest_set(clauses, MOST_ORDERS, self.doubts())
             if found is None:
-                self.too_many = all(clause.elements or clause.given for clause in clauses)
                 return False
             self.best = found
             self.checked = 0
             for number in range(CHECKS):
                 trial = self.attempt(self.base(number), found)
+                if trial is not None and not trial.happened:
+                    continue
                 if trial is not None:
                     self.best = None
                     if trial.kind != "dead end":

@@ -8,7 +8,8 @@ independent events.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from kemu.explore.strategies.base import Path
 from kemu.explore.watch import Event
@@ -23,6 +24,22 @@ class Race:
     """The place of the earlier event in the run."""
     second: int
     cell: Cell
+
+
+class _Unseen(Cell):
+    """What the code of users may touch without telling kemu: variables of a script, mostly."""
+
+    def __init__(self) -> None:
+        self.label = "state that kemu does not see"
+
+
+UNSEEN: Final = _Unseen()
+
+
+def coarse(events: Iterable[Event]) -> list[Event]:
+    """The same events, all of which touch one cell more if they are in the code of users."""
+    touch = (UNSEEN, WRITE)
+    return [event if event.place is None else replace(event, footprint=(*event.footprint, touch)) for event in events]
 
 
 def conflicting(mode: int, other: int) -> bool:

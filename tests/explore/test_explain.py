@@ -30,8 +30,8 @@ from kemu.runtime import Observer, Oracle, Outcome
 PROGRAMS = Path(__file__).with_name("programs.py")
 
 
-def explained(program: TestProgram, choices: list[int], **options: int) -> Explanation:
-    explanation = explain(program, choices, **options)
+def explained(program: TestProgram, choices: list[int], max_replays: int = 150) -> Explanation:
+    explanation = explain(program, choices, max_replays=max_replays)
     assert explanation is not None
     return explanation
 

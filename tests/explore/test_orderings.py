@@ -43,7 +43,7 @@ from kemu.explore import (
 from kemu.explore.orderings import CHECKS, Clause, Orderings, Reasons, find_reasons, smallest_set
 from kemu.explore.strategies import Before, Constrain
 from kemu.explore.strategies.alternate import Alternating
-from kemu.runtime import Observer, Oracle, Outcome, current_thread
+from kemu.runtime import Join, Observer, Oracle, Outcome, Point, current_thread
 
 Pair = tuple[str, str]
 
@@ -280,7 +280,7 @@ def test_replays_are_limited_and_what_is_known_is_kept() -> None:
     program = bluetooth_driver()
     recording = failing(program)
     enough = reasons(program, recording).replays
-    settled = []
+    settled: list[bool] = []
     # The first two of the runs that check are the last that leave it at the search.
     for allowed in [*range(0, enough - CHECKS + 2, 5), enough - CHECKS + 1, enough - CHECKS + 2, enough - 1, enough]:
         before = program.runs
@@ -361,13 +361,41 @@ def test_a_run_that_misuses_kemu_says_nothing() -> None:
 
     program = TestProgram(misuses)
     # Main, both start, the first store, the look.
-    recording, _ = watch(program, Replay([0, 0, 1, 0], strict=False))
+    recording, _ = watch(program, Replay([0, 0, 1], strict=False))
+    assert recording.failure is not None
     result = reasons(program, recording)
-    assert result.orderings is None or {words(order) for order in result.orderings.orders} == {
+    assert result.orderings is not None
+    # Only half of the runs that leave one of them out can tell: the other half ends in the misuse.
+    assert {words(order) for order in result.orderings.orders} <= {
         ("storer: store x", "looker: load x"),
         ("looker: load x", "storer: store x"),
     }
-    assert result.nearest is not None
+    assert result.replays < 100
+
+
+def test_state_that_kemu_does_not_see() -> None:
+    # The counter is a variable of the script: nothing conflicts, but whoever runs code of the script might touch it.
+    async def unseen() -> None:
+        counter = [0]
+
+        async def add() -> None:
+            value = counter[0]
+            await Point("between")
+            counter[0] = value + 1
+
+        threads = [spawn(f"t{number}", add()) for number in range(2)]
+        for thread in threads:
+            await Join(thread)
+        if counter[0] != 2:
+            fail("an update was lost")
+
+    program = TestProgram(unseen)
+    recording = failing(program)
+    result = found(program, recording)
+    # A start runs up to the point, and so loads; what comes after the point stores.
+    assert {words(order) for order in result.orders} == {("t0: start", "t1: between"), ("t1: start", "t0: between")}
+    assert {order.cell for order in result.orders} == {"state that kemu does not see"}
+    assert all(order.reversal == "passes" for order in result.orders)
 
 
 def test_what_no_order_decides() -> None:

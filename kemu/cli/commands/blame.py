@@ -43,12 +43,13 @@ def command(
     from kemu.cli.jsonout import dump
     from kemu.cli.targets import select_one
     from kemu.explore.blame import RUNS, blame
+    from kemu.explore.strategies.replay import replay
     from kemu.explore.token import decode
     from kemu.log.render import render
 
     console = Console(as_json=as_json, **printing)
     program = select_one(target, variant, max_steps)
-    choices = decode(token, program.identity)
+    choices = replay(program, decode(token, program.identity)).choices
     console.note(f"kemu: {runs or RUNS} runs for each point, seed {seed}")
 
     def show(done: int, total: int) -> None:
