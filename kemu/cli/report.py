@@ -128,12 +128,12 @@ def _reasons(report: Report, room: int) -> list[str]:
             *([_cut(f"  {note}")] if note else []),
             f"  nothing more is needed: {kept}{_unsettled(report)}",
         ]
-    lines = [] if report.events is None else ["", *_event_lines(report.events, report.cell, passes=report.reversed)]
     if orders is not None:
         made = f"{report.checked} of {report.checked} runs failed"
         given = ", given the answers below" if report.answers else ""
-        lines.append(f"  it fails in whatever order{given}: {made}{_unsettled(report)}")
-    elif report.why_no_orders:
+        return ["", f"  it fails in whatever order{given}: {made}{_unsettled(report)}"]
+    lines = [] if report.events is None else ["", *_event_lines(report.events, report.cell, passes=report.reversed)]
+    if report.why_no_orders:
         lines.append(f"  which orders of events make it fail is not known: {report.why_no_orders}")
     return lines
 
