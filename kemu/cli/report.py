@@ -221,6 +221,8 @@ def _switch_lines(switches: tuple[SwitchLine, ...], room: int) -> list[str]:
     shown = switches[: room - 2]
     if len(shown) < len(switches):
         shown = switches[: room - 3]
+    if not shown:
+        return []
     lines = ["", f"  context switches and answers left ({len(switches)}):"]
     for switch in shown:
         at = f"  at {switch.place}" if switch.place else ""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kemu.explore.where import Place
 
 MAX_REPLAYS: Final = 150
-MOST_FLIPS: Final = 40
+MOST_FLIPS: Final = 25
 """Of these, how many may look for the decision."""
 
 

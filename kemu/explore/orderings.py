@@ -232,6 +232,8 @@ class _Search:
         self.best: tuple[int, ...] | None = None
         """The numbers of the candidates in the set that is looked at."""
         self.checked = 0
+        self.series = list(range(CHECKS))
+        """The numbers of the runs that check a set, in their order."""
 
     def begin(self, view: View) -> None:
         """Search among the races of the run, as *view* has it."""
@@ -371,11 +373,14 @@ class _Search:
                 return False
             self.best = found
             self.checked = 0
-            for number in range(CHECKS):
+            for number in tuple(self.series):
                 trial = self.attempt(self.base(number), found)
                 if trial is not None and not trial.happened:
                     continue
                 if trial is not None:
+                    # What has refuted one set is likely to refute the next one soon.
+                    self.series.remove(number)
+                    self.series.insert(0, number)
                     self.best = None
                     if trial.kind != "dead end":
                         self._narrow(found, trial, number)

@@ -175,6 +175,8 @@ def test_with_orders_too_it_never_has_more_than_25_lines(number: int, words: int
     more = [line for line in lines if line.startswith("    ... and") and line.endswith("more")]
     assert shown == number or f"    ... and {number - shown} more" in more
     assert shown >= 2
+    # No heading over nothing.
+    assert not any(line.startswith("    ... and") for line in lines[1:] if lines[lines.index(line) - 1].endswith("):"))
     assert lines[-2:] == failure_lines(RACE)[-2:]
 
 
