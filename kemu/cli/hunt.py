@@ -201,6 +201,7 @@ def describe(
         why_no_orders=explanation.why,
         preemptions=cost.preemptions,
         answers=cost.answers,
+        fewest=shrunk is not None and shrunk.fewest,
         passes_if=str(explanation.flip) if explanation.flip is not None else "",
         switches=_switches(program, explanation),
         before=_cost(shrunk.original) if shrunk is not None else None,

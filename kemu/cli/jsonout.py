@@ -33,6 +33,7 @@ FINDING::
     why_no_orders        why orders is null
     depth                the number of orders, or null
     preemptions, answers how many there are in the run, of the latter those that are not plain
+    fewest               whether every run with fewer of both was made, and none fails in the same way
     passes_if            the change of one decision with which the run passes
     switches             [{step, what, place}]
     before, after        {decisions, preemptions, switches} of the run as found and as shrunk, or null

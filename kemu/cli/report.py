@@ -81,6 +81,8 @@ class Report:
     """How many there are in the run."""
     answers: int = 0
     """How many of its answers are not plain."""
+    fewest: bool = False
+    """Whether no run with fewer of both fails in the same way."""
     passes_if: str = ""
     switches: tuple[SwitchLine, ...] = ()
     found: str = ""
@@ -248,7 +250,9 @@ def _tail(report: Report) -> list[str]:
         verb = "is" if report.answers == 1 else "are"
         answers = f" and {_plural(report.answers, 'answer')} that {verb} not plain" if report.answers else ""
         depth = _plural(len(report.orders), "order")
-        tail.append(f"  bug depth: {depth} of events; {_plural(report.preemptions, 'preemption')}{answers} in this run")
+        there = f"{_plural(report.preemptions, 'preemption')}{answers}"
+        known = "and fewer do not do" if report.fewest and report.preemptions + report.answers else "in this run"
+        tail.append(f"  bug depth: {depth} of events; {there}{',' if known.startswith('and') else ''} {known}")
     tail += [_cut(f"  {note}") for note in report.notes[:2]]
     if report.replay:
         tail.append(f"  replay: {report.replay}")

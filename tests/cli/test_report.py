@@ -147,6 +147,17 @@ def test_it_fails_in_whatever_order() -> None:
     assert any(line.endswith("and 1 answer that is not plain in this run") for line in one)
 
 
+def test_whether_fewer_preemptions_would_do() -> None:
+    report = replace(KNOWN, fewest=True)
+    assert "  bug depth: 1 order of events; 1 preemption, and fewer do not do" in failure_lines(report)
+    report = replace(KNOWN, fewest=True, answers=1)
+    depth = "  bug depth: 1 order of events; 1 preemption and 1 answer that is not plain, and fewer do not do"
+    assert depth in failure_lines(report)
+    # Nobody thinks that there could be fewer than none.
+    report = replace(KNOWN, fewest=True, preemptions=0)
+    assert "  bug depth: 1 order of events; 0 preemptions in this run" in failure_lines(report)
+
+
 def test_orders_that_are_not_known() -> None:
     lines = reasons(replace(RACE, why_no_orders="the replays were used up"))
     assert "  which orders of events make it fail is not known: the replays were used up" in lines
