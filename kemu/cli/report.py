@@ -250,9 +250,9 @@ def _tail(report: Report) -> list[str]:
         verb = "is" if report.answers == 1 else "are"
         answers = f" and {_plural(report.answers, 'answer')} that {verb} not plain" if report.answers else ""
         depth = _plural(len(report.orders), "order")
-        there = f"{_plural(report.preemptions, 'preemption')}{answers}"
-        known = "and fewer do not do" if report.fewest and report.preemptions + report.answers else "in this run"
-        tail.append(f"  bug depth: {depth} of events; {there}{',' if known.startswith('and') else ''} {known}")
+        there = f"{_plural(report.preemptions, 'preemption')}{answers} in this run"
+        fewest = ", and none with fewer fails" if report.fewest and report.preemptions + report.answers else ""
+        tail.append(f"  bug depth: {depth} of events; {there}{fewest}")
     tail += [_cut(f"  {note}") for note in report.notes[:2]]
     if report.replay:
         tail.append(f"  replay: {report.replay}")

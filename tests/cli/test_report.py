@@ -149,9 +149,11 @@ def test_it_fails_in_whatever_order() -> None:
 
 def test_whether_fewer_preemptions_would_do() -> None:
     report = replace(KNOWN, fewest=True)
-    assert "  bug depth: 1 order of events; 1 preemption, and fewer do not do" in failure_lines(report)
+    assert "  bug depth: 1 order of events; 1 preemption in this run, and none with fewer fails" in failure_lines(
+        report
+    )
     report = replace(KNOWN, fewest=True, answers=1)
-    depth = "  bug depth: 1 order of events; 1 preemption and 1 answer that is not plain, and fewer do not do"
+    depth = "  bug depth: 1 order of events; 1 preemption and 1 answer that is not plain in this run, and none with fewer fails"
     assert depth in failure_lines(report)
     # Nobody thinks that there could be fewer than none.
     report = replace(KNOWN, fewest=True, preemptions=0)
