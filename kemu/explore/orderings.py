@@ -38,8 +38,10 @@ MAX_REPLAYS: Final = 100
 CHECKS: Final = 20
 """How many runs in a row have to fail for a set of orders to be taken."""
 MOST_REVERSALS: Final = 40
-MOST_EVENTS: Final = 4_000
+MOST_EVENTS: Final = 2_000
 """Of longer runs no orders are searched: they go round in circles, and no order of two events is to blame."""
+MOST_STEPS: Final = 50_000
+"""How many steps all runs together may take, or nearly so: each is looked at closely."""
 MOST_ORDERS: Final = 8
 MOST_CONFLICTS: Final = 500
 SURVEY: Final = 12
@@ -186,7 +188,11 @@ def find_reasons(
             except _Blind:
                 search.best = None
     except _Stop:
-        why = "interrupted" if search.interrupted else "the replays were used up"
+        why = "the replays were used up"
+        if search.steps >= MOST_STEPS:
+            why = "the runs are too long to make enough of them"
+        if search.interrupted:
+            why = "interrupted"
     except KeyboardInterrupt:
         search.interrupted = True
         why = "interrupted"
@@ -217,11 +223,13 @@ class _Search:
         assert failure is not None
         self.signature = failure.signature
         self.replays = 0
+        self.steps = 0
+        """Steps of all runs."""
         self.interrupted = False
         self.nearest: Neighbour | None = None
         self.answers = _answers(recording)
         self.view = VIEWS[0]
-        self.happened = {event.moment for event in events if event.taken}
+        self.places = {event.moment: at for at, event in enumerate(events)}
         self.races: list[Race] = []
         self.candidates: list[_Candidate] = []
         self.known: set[Before] = set()
@@ -267,7 +275,7 @@ class _Search:
         if self.stop is not None and self.stop():
             self.interrupted = True
             raise _Stop
-        if self.replays >= self.max_replays:
+        if self.replays >= self.max_replays or self.steps >= MOST_STEPS:
             raise _Stop
         self.replays += 1
         orders = [*(self.candidates[number].order for number in kept), *extra]
@@ -278,6 +286,7 @@ class _Search:
         except KemuError:
             # The program misuses kemu in this run, which is for others to tell: nothing can be learned from it.
             return _Trial("dead end", (), {}, given=frozenset(kept))
+        self.steps += len(events)
         kind = self._kind(recording.failure)
         trial = _Trial(kind, trim(recording.choices), {event.moment: at for at, event in enumerate(events)})
         if recording.outcome.failure is DEAD_END:
@@ -293,13 +302,18 @@ class _Search:
         for race in races(events, whole_sections=self.view.whole_sections):
             # What the failing run does not come to any more came early here: not to do so is an order, too.
             early, late = events[race.first], events[race.second]
-            if early.moment not in self.happened and late.moment in self.happened:
-                first = next(event for event in self.events if event.moment == late.moment)
+            if not self._happened(early) and self._happened(late):
+                first = self.events[self.places[late.moment]]
                 second = replace(early, step=len(self.events), taken=False)
                 self._add(first, second, race.cell.label)
         if not trial.given and not self.broken(trial):
             raise _Blind
         return trial
+
+    def _happened(self, event: Event) -> bool:
+        """Whether the failing run comes to that."""
+        place = self.places.get(event.moment)
+        return place is not None and self.events[place].taken
 
     def _kind(self, failure: Failure | None) -> Kind:
         if failure is None:

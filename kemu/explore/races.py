@@ -106,7 +106,9 @@ class _Past:
         self.past: list[int] = []
         self._last: dict[Path, int] = {}
         self._parent: dict[Path, int] = {}
-        self._touched: dict[Cell, list[tuple[int, int]]] = {}
+        # For each cell and thread, the places of its accesses, and of its last one in each mode.
+        self._touched: dict[Cell, dict[Path, list[int]]] = {}
+        self._newest: dict[Cell, dict[Path, dict[int, int]]] = {}
 
     def add(self, place: int) -> list[tuple[int, Cell]]:
         """Take note of the event at *place*, the next one, and return the earlier ones that it races with."""
@@ -115,9 +117,11 @@ class _Past:
         rivals: dict[int, Cell] = {}
         modes = merged(event.footprint)
         for cell, mode in modes.items():
-            for earlier, other in self._touched.get(cell, ()):
-                if self.events[earlier].path != event.path and conflicting(mode, other):
-                    rivals.setdefault(earlier, cell)
+            for path, newest in self._newest.get(cell, {}).items():
+                # What the same thread did before that comes before it anyway.
+                places = [place for other, place in newest.items() if conflicting(mode, other)]
+                if path != event.path and places:
+                    rivals.setdefault(max(places), cell)
         found: list[tuple[int, Cell]] = []
         for earlier in sorted(rivals, reverse=True):
             if not before >> earlier & 1:
@@ -129,7 +133,8 @@ class _Past:
             for path in event.spawns:
                 self._parent[path] = place
             for cell, mode in modes.items():
-                self._touched.setdefault(cell, []).append((place, mode))
+                self._touched.setdefault(cell, {}).setdefault(event.path, []).append(place)
+                self._newest.setdefault(cell, {}).setdefault(event.path, {})[mode] = place
         return found
 
     def _before(self, path: Path) -> int:
@@ -142,8 +147,8 @@ class _Past:
         event = self.events[place]
         if not event.taken or cell in event.holds:
             return False
-        for earlier, _ in reversed(self._touched[cell]):
-            if earlier < place and self.events[earlier].path == event.path:
+        for earlier in reversed(self._touched[cell][event.path]):
+            if earlier < place:
                 return cell in self.events[earlier].holds
         return False
 
@@ -157,8 +162,8 @@ class _Past:
         if cell in one.holds or not (cell in other.holds or not other.taken):
             return first
         took = first
-        for earlier, _ in reversed(self._touched[cell]):
-            if earlier < first and events[earlier].path == one.path:
+        for earlier in reversed(self._touched[cell][one.path]):
+            if earlier < first:
                 if cell not in events[earlier].holds:
                     break
                 took = earlier
