@@ -110,6 +110,13 @@ def test_an_order_that_was_not_reversed() -> None:
     ]
 
 
+def test_one_order_that_was_not_checked_to_the_end() -> None:
+    assert reasons(replace(KNOWN, checked=3, settled=False))[-1] == (
+        "  nothing more seems to be needed: 3 of 3 runs that kept this order failed, with the rest at random,"
+        " then the search was ended"
+    )
+
+
 def test_several_orders() -> None:
     report = replace(KNOWN, orders=(order(3, 5), order(6, None)), preemptions=0)
     assert reasons(report) == [

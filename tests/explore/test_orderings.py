@@ -335,11 +335,11 @@ def test_very_long_runs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {words(order) for order in found(program, recording).orders} == {
         ("spinner: load stop", "stopper: store stop")
     }
-    monkeypatch.setattr(orderings, "MOST_STEPS", 300)
+    monkeypatch.setattr(orderings, "MOST_STEPS", 100)
     result = reasons(program, recording)
     assert result.orderings is None
     # Each has at most 50 steps.
-    assert 6 <= result.replays < 50
+    assert 2 <= result.replays < 20
     assert result.why == "the runs are too long to make enough of them"
     monkeypatch.setattr(orderings, "MOST_EVENTS", 40)
     result = reasons(program, recording)
