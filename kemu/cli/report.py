@@ -124,12 +124,9 @@ def _reasons(report: Report, room: int) -> list[str]:
         (only,) = orders
         lines = _event_lines((only.first, only.second), only.cell, passes=only.reversal.startswith("passes"))
         note = _reversals(orders)
-        return [
-            "",
-            *lines,
-            *([_cut(f"  {note}")] if note else []),
-            f"  nothing more is needed: {kept}{_unsettled(report)}",
-        ]
+        needed = "is" if report.settled else "seems to be"
+        notes = [_cut(f"  {note}")] if note else []
+        return ["", *lines, *notes, f"  nothing more {needed} needed: {kept}{_unsettled(report)}"]
     if orders is not None:
         made = f"{report.checked} of {report.checked} runs failed"
         given = ", given the answers below" if report.answers else ""
