@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "campaign": "Show or merge what explorations have left in their directories.",
     "replay": "Run a scenario as a token says, and report what happens.",
     "shrink": "Find the simplest run that fails as a token's run does.",
+    "blame": "Find the decision after which a token's run was likely to fail.",
     "trace": "Show recorded runs.",
 }
 """Every command and its line of help; the module of the same name is loaded when the command runs."""

@@ -38,7 +38,14 @@ FINDING::
     token, replay        the run as a token, and the command that replays it
     run, count           the first schedule that showed it (from 0), and how many did
     events               the two that conflict: {step, thread, actor, what, place, taken}, or null
-    cell, passes_if      what they touch; the change with which the run passes
+    cell, reversed       what they touch; whether a run passes in which they come the other way round
+    orders               the orders that make it fail: {first, second (as in events), cell, reversal}, or null
+    checked, settled     how many runs kept them and all failed; whether that were as many as are made
+    why_no_orders        why orders is null
+    depth                the number of orders, or null
+    preemptions, answers how many there are in the run, of the latter those that are not plain
+    fewest               whether every run with fewer of both was made, and none fails in the same way
+    passes_if            the change of one decision with which the run passes
     switches             [{step, what, place}]
     before, after        {decisions, preemptions, switches} of the run as found and as shrunk, or null
     replays, notes, trace
@@ -86,10 +93,11 @@ def hunt_object(hunt: Hunt) -> dict[str, Any]:
 def found_object(found: Found) -> dict[str, Any]:
     """One finding."""
     fields = asdict(found.report)
-    del fields["program"], fields["found"], fields["reversed"]
+    del fields["program"], fields["found"]
     return {
         **fields,
         "signature": list(found.signature),
+        "depth": None if found.report.orders is None else len(found.report.orders),
         "token": found.token,
         "run": found.run,
         "trace": found.report.trace or None,
