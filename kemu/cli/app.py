@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "replay": "Run a scenario as a token says, and report what happens.",
     "shrink": "Find the simplest run that fails as a token's run does.",
     "trace": "Show recorded runs.",
+    "corpus": "Show, remove and merge the failing runs that explorations have kept.",
 }
 """Every command and its line of help; the module of the same name is loaded when the command runs."""
 

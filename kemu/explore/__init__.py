@@ -10,15 +10,19 @@
 - ``where``        the line of the user's code at which a thread stands
 - ``explain``      the two events, the context switches and the change that matter
 - ``determinism``  the check that nothing but decisions makes runs differ
+- ``corpus``       failing runs that were found, kept in a directory
+- ``memory``       what is done with them: tried first, and forgotten once they pass
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
 Knows the runtime and kemu's errors, and no framework. The scenario layer, the command line and authors of
 strategies import it.
 """
 
+from kemu.explore.corpus import Corpus, Entry, Key
 from kemu.explore.determinism import check_determinism
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
+from kemu.explore.memory import Memory, Replayed
 from kemu.explore.program import Failure, Program, failure_of
 from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
@@ -56,14 +60,18 @@ __all__ = [
     "BoundedDFS",
     "Budget",
     "Conflict",
+    "Corpus",
     "Cost",
     "Decision",
+    "Entry",
     "Event",
     "Exploration",
     "Explanation",
     "Failure",
     "Finding",
     "Flip",
+    "Key",
+    "Memory",
     "Place",
     "Program",
     "Progress",
@@ -72,6 +80,7 @@ __all__ = [
     "Recorder",
     "Recording",
     "Replay",
+    "Replayed",
     "Sampler",
     "Shrunk",
     "StickyRandomWalk",

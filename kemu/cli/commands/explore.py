@@ -25,6 +25,7 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 )
 @click.option("--bound", type=opt.bound, metavar="N", help="Most preemptions and answers that are not plain, or none.")
 @click.option("--keep-going", is_flag=True, help="Go on after a finding, and report each kind once.")
+@opt.corpus_options
 @opt.variant_option
 @opt.max_steps_option
 @opt.directory_option
@@ -38,6 +39,8 @@ def command(
     strategy: tuple[str, dict[str, int | float | None]] | None,
     bound: int | None,
     keep_going: bool,
+    corpus: str | None,
+    no_corpus: bool,
     variant: str | None,
     max_steps: int | None,
     output: str | None,
@@ -46,10 +49,11 @@ def command(
 ) -> int:
     """Run scenarios under many schedules, and report what breaks them.
 
-    Each program stops at its first finding unless told otherwise. Without -n or -t it gets 10,000 schedules; the
+    What failed in earlier explorations is tried first. Each program stops at its first finding unless told
+    otherwise. Without -n or -t it gets 10,000 schedules; the
     exhaustive strategy, dfs, which --bound asks for too, ends by itself.
     """
-    from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, hunt, output_directory
+    from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, corpus_of, hunt, memory_lines, output_directory
     from kemu.cli.jsonout import dump, hunt_object
     from kemu.cli.report import clean_lines, failure_lines, warning_lines
     from kemu.cli.targets import select
@@ -61,7 +65,8 @@ def command(
         values = {**values, "bound": None if bound == opt.NO_BOUND else bound}
     if schedules is None and seconds is None and name != "dfs":
         schedules = DEFAULT_SCHEDULES
-    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output))
+    kept = corpus_of(corpus, without=no_corpus)
+    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), kept)
     # Whatever is wrong with what was typed has to come out before anything is explored.
     made = plan.make_strategy()
     programs = select(targets, variant, max_steps)
@@ -97,6 +102,10 @@ def command(
                 console.print(lines[:1] if console.quiet else lines)
             elif not console.quiet:
                 console.print(warning_lines(one.warnings))
+            if not console.quiet:
+                console.print(memory_lines(one, is_over=not keep_going))
+            for problem in kept.take_problems() if kept is not None else ():
+                console.note(f"kemu: warning: {problem}")
             interrupted = interrupted or one.interrupted
             error = error or one.error
             if interrupted or error is not None:
