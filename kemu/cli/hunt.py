@@ -102,7 +102,7 @@ def hunt(
     exploration = _explore(program, plan, strategy, memory, progress, stop)
     result = Hunt(
         program=program.name,
-        verdict=_verdict(program, strategy, exploration),
+        verdict=verdict_of(program, strategy, exploration),
         found=[],
         warnings=(*source_warnings([program]), *warnings_of(plain.advisories)),
         interrupted=exploration.interrupted,
@@ -137,7 +137,8 @@ def _explore(
     return exploration if memory is None else memory.together_with(exploration)
 
 
-def _verdict(program: Program, strategy: Strategy, exploration: Exploration) -> Verdict:
+def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -> Verdict:
+    """What *exploration* comes to if it has found nothing."""
     return Verdict(
         program=program.name,
         strategy=exploration.strategy,
