@@ -145,14 +145,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         profile = load_profile(config.rootpath, config.getoption("kemu_profile"), is_ci=bool(os.environ.get("CI")))
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    config.stash[SETTINGS] = Options(
-        schedules=config.getoption("kemu_schedules"),
-        seed=config.getoption("kemu_seed"),
-        token=token,
-        trace=config.getoption("kemu_trace"),
-        corpus=not config.getoption("kemu_no_corpus"),
-        profile=profile,
-    )
+    given: dict[str, Any] = {name: config.getoption(f"kemu_{name}") for name in ("schedules", "seed", "token", "trace")}
+    config.stash[SETTINGS] = Options(**given, corpus=not config.getoption("kemu_no_corpus"), profile=profile)
 
 
 # Running them.
@@ -266,15 +260,19 @@ def pytest_runtest_makereport(
 
     error = call.excinfo.value
     if isinstance(error, FindingError):
-        report.longrepr = words(call.excinfo, error.headline)
+        report.longrepr = words(call.excinfo, error.headline, str(error).splitlines())
     elif isinstance(error, KemuError) and not isinstance(error, InternalError):
-        report.longrepr = words(call.excinfo, str(error))
+        from kemu.cli.app import error_lines
+
+        report.longrepr = words(call.excinfo, str(error), error_lines(error))
     return report
 
 
-def words(excinfo: pytest.ExceptionInfo[BaseException], headline: str) -> Any:
-    """The representation of an exception that has only its words, and *headline* for the short summary."""
+def words(excinfo: pytest.ExceptionInfo[BaseException], headline: str, lines: list[str]) -> Any:
+    """The representation of an exception by *lines* alone, with *headline* for the short summary."""
     shown: Any = excinfo.getrepr(style="value", chain=False)
+    (entry,) = shown.reprtraceback.reprentries
+    entry.lines = lines
     shown.reprcrash.message = headline
     return shown
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kemu.cli.hunt import Found, bare, describe, verdict_of, warnings_of
-from kemu.cli.report import clean_lines, failure_lines, how
+from kemu.cli.report import clean_lines, failure_lines, how, warning_lines
 from kemu.cli.targets import source_warnings
 from kemu.errors import KemuError, ScenarioNotDeterministic, UsageError
 from kemu.explore import (
@@ -48,7 +48,11 @@ def explore_test(declared: Explored, arguments: tuple[Any, ...], fixtures: Mappi
     identity = session.identity or standing(declared)
     named = {**fixtures, PARAMETER: WORLD}
     program = program_of(identity, declared.scenario, declared.function, arguments, named)
-    Call(declared, program, identity, session).make()
+    call = Call(declared, program, identity, session)
+    call.make()
+    # At the end: where warnings are errors, one must not take the place of a finding.
+    for text in call.warnings:
+        warnings.warn(f"{program.name}: {text}", KemuWarning, stacklevel=2)
 
 
 def standing(declared: Explored) -> Identity:
@@ -65,6 +69,8 @@ class Call:
     program: TestedProgram
     identity: Identity
     session: Session
+    warnings: list[str] = field(default_factory=list[str])
+    """What is wrong without being a failure."""
 
     def make(self) -> None:
         """Make the runs, in their order."""
@@ -108,7 +114,8 @@ class Call:
         if self.session.options.trace == "all":
             self._trace(outcome.choices)
         if self.declared.expect is not None:
-            self._lacks([f"FAIL {self.program.name}: the run of the token finds nothing"])
+            headline = f"FAIL {self.program.name}: the run of the token finds nothing"
+            self._lacks([headline, f"  the test expects {self.declared.expect}"])
 
     def _fail_with(self, outcome: Outcome, origin: str) -> None:
         """The run of *outcome*, which somebody asked for, fails: report it as it is."""
@@ -133,8 +140,7 @@ class Call:
         except ScenarioNotDeterministic as error:
             error.add_note("fixtures are shared by all schedules: what a test changes, it has to make itself")
             raise
-        for text in (*source_warnings([self.program]), *warnings_of(plain.advisories)):
-            warnings.warn(f"{self.program.name}: {text}", KemuWarning, stacklevel=2)
+        self.warnings += [*source_warnings([self.program]), *warnings_of(plain.advisories)]
         if not (plain.choices or other.choices or plain.failure is not None or self.declared.allow_single):
             raise UsageError(
                 f"{self.program.name} has nothing to explore: it makes no decision, so that all schedules are the same",
@@ -223,6 +229,7 @@ class Call:
         lines = failure_lines(report)
         if self.declared.expect is not None:
             lines.insert(1, f"  the test expects {self.declared.expect}")
+        self.session.say("kemu warnings", warning_lines(tuple(self.warnings)))
         if self.session.options.trace != "off" and found.trace is not None:
             self.session.say("kemu trace", list(render(found.trace)))
         raised = self._raised(decode(found.token))
@@ -239,8 +246,7 @@ class Call:
     def _tell(self, memory: Memory, finding: Finding | None = None) -> None:
         """Say what has become of the runs of the corpus, and what is wrong with it."""
         self.session.say("kemu corpus", memory.lines([finding.signature] if finding is not None else []))
-        for problem in memory.corpus.take_problems():
-            warnings.warn(problem, KemuWarning, stacklevel=2)
+        self.warnings += memory.corpus.take_problems()
 
     def _trace(self, choices: Sequence[int]) -> None:
         oracle = Replay(choices, strict=False)

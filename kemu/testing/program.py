@@ -20,6 +20,7 @@ from kemu.runtime.foreign import is_kemu_file, is_library_file
 from kemu.runtime.live import leaves
 from kemu.scenario.check import CHECKS, SourceWarning
 from kemu.scenario.check_names import SourceFile
+from kemu.scenario.check_state import check_state
 from kemu.scenario.declare import DEFAULT_VARIANT, Scenario
 from kemu.scenario.loader import LoadedFile, read_source
 from kemu.scenario.program import ScenarioProgram
@@ -91,7 +92,7 @@ class TestedProgram(ScenarioProgram):
             return None
         frame_line = linecache.getline(frame.f_code.co_filename, line_of(error, frame)).strip()
         text = str(error)
-        if not isinstance(error, AssertionError) and type(error).__name__ != "Failed":
+        if not isinstance(error, (AssertionError, *outcome_classes("Failed"))):
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
         subject = frame_line or f"{frame.f_code.co_qualname}:{line_of(error, frame)}"
         what = text or subject
@@ -108,17 +109,28 @@ class TestedProgram(ScenarioProgram):
 def the_one_leaf(error: BaseException) -> BaseException:
     """What a group of a single exception is about; anything else as it is."""
     found = list(leaves(error))
-    return found[0] if len(found) == 1 else error
+    if len(found) != 1:
+        return error
+    if found[0].__traceback__ is None:
+        # It was put into the group without having been raised.
+        found[0].__traceback__ = error.__traceback__
+    return found[0]
 
 
-def is_failure(error: BaseException) -> bool:
-    """Whether pytest would call a test failed that raises *error*."""
-    return isinstance(error, Exception) or type(error).__name__ == "Failed"
+def outcome_classes(*names: str) -> tuple[type[BaseException], ...]:
+    """The exceptions of these names with which pytest ends a test; none of what is not loaded."""
+    outcomes = sys.modules.get("_pytest.outcomes")
+    return tuple(getattr(outcomes, name) for name in names) if outcomes is not None else ()
 
 
 def is_pytests(error: BaseException) -> bool:
     """Whether *error* is pytest's own way to end a test or the session without failing it."""
-    return type(error).__module__ == "_pytest.outcomes" and type(error).__name__ != "Failed"
+    return isinstance(error, outcome_classes("Skipped", "XFailed", "Exit"))
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether pytest would call a test failed that raises *error*."""
+    return isinstance(error, (Exception, *outcome_classes("Failed")))
 
 
 # Where an exception comes from.
@@ -170,11 +182,14 @@ def check(source: SourceFile, module: ModuleType, test: Callable[..., Any]) -> I
 
     Raises `DriverSourceError` for a line that cannot be meant like this.
     """
-    lines = _lines(test)
+    drivers: set[int] = set()
     for value in list(vars(module).values()):
         if isinstance(value, type) and issubclass(value, Driver) and value.__module__ == module.__name__:
-            lines |= _lines(value)
-    problems = [one for find in CHECKS for one in find(source) if one.line in lines]
+            drivers |= _lines(value)
+    both = drivers | _lines(test)
+    # A test may gather what its runs have seen. Whether that changes them shows when it is run twice.
+    lines = {find: drivers if find is check_state else both for find in CHECKS}
+    problems = [one for find in CHECKS for one in find(source) if one.line in lines[find]]
     for problem in sorted(dict.fromkeys(problems), key=lambda one: one.line):
         if problem.refused:
             raise DriverSourceError(problem.text, source.path, problem.line, remedy=problem.remedy)
