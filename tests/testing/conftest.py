@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import _kemu_pytest
+
 # What is imported here stays: otherwise each inner session would import it again, and have classes of its own.
 import kemu.testing.explored
 import kemu.testing.scripted  # noqa: F401
@@ -19,9 +21,6 @@ FOLDER = str(Path(__file__).resolve().parents[1])
 if FOLDER not in sys.path:
     # Behind everything else: a test folder must not hide a module.
     sys.path.append(FOLDER)
-
-# Whether it is installed or not, and nothing else: loading the others takes longer than the tests.
-PLUGIN = ("-p", "_kemu_pytest", "-p", "no:cacheprovider")
 
 Run = Callable[..., "Session"]
 
@@ -70,6 +69,7 @@ def pytests(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     # The short summary cuts its lines.
     monkeypatch.setenv("COLUMNS", "200")
+    # The plugin is given, installed or not; loading the others would take longer than the tests.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
     def run(text: str | None, *words: str, name: str = "test_it.py") -> Session:
@@ -78,7 +78,8 @@ def pytests(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
         with warnings.catch_warnings():
             # That warnings are errors is a matter of the outer session.
             warnings.simplefilter("default")
-            result = pytester.runpytest_inprocess(*PLUGIN, *words, no_reraise_ctrlc=True)
+            words = ("-p", "no:cacheprovider", *words)
+            result = pytester.runpytest_inprocess(*words, plugins=[_kemu_pytest], no_reraise_ctrlc=True)
         return Session(result, pytester.path)
 
     return run
