@@ -54,14 +54,9 @@ def bound(value: object) -> int:
 
 def strategy(value: str) -> tuple[str, dict[str, int | float | None]]:
     """A name, or ``name:option=number,...``; which there are is for the strategies to know."""
-    name, colon, rest = value.partition(":")
-    options: dict[str, int | float | None] = {}
-    for part in rest.split(",") if colon else ():
-        key, equals, number = part.partition("=")
-        if not equals or not re.fullmatch(r"\d+(\.\d+)?|none", number):
-            raise UsageError(f"{part!r} in {value!r} is not option=number", remedy="write for example pct:depth=3")
-        options[key] = None if number == "none" else float(number) if "." in number else int(number)
-    return name, options
+    from kemu.explore.strategies import parse_strategy
+
+    return parse_strategy(value)
 
 
 def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from kemu import __version__
 from kemu.errors import DriverSourceError, KemuError
@@ -19,7 +20,6 @@ from kemu.runtime import Outcome
 from kemu.runtime.foreign import is_kemu_file, is_library_file
 from kemu.runtime.live import leaves
 from kemu.scenario.check import CHECKS, SourceWarning
-from kemu.scenario.check_names import SourceFile
 from kemu.scenario.check_state import check_state
 from kemu.scenario.declare import DEFAULT_VARIANT, Scenario
 from kemu.scenario.loader import LoadedFile, read_source
@@ -49,11 +49,13 @@ def program_of(
         if inspect.isawaitable(result):
             await result
 
-    source, digest = read_source(str(identity.path))
     module = sys.modules.get(test.__module__) or ModuleType(test.__module__)
-    warnings = tuple(check(source, module, test))
+    source = _sources.get(module)
+    if source is None:
+        source = _sources[module] = Source(identity.path, module)
     declared = replace(scenario, function=script, takes_variant=False)
-    return TestedProgram(identity, LoadedFile(str(identity.path), module, (declared,), digest, warnings), declared)
+    loaded = LoadedFile(str(identity.path), module, (declared,), source.digest, tuple(source.check(test)))
+    return TestedProgram(identity, loaded, declared)
 
 
 class _World:
@@ -177,23 +179,35 @@ def without_kemu(error: BaseException) -> BaseException:
 # The checks of the loader, which does not load modules of tests.
 
 
-def check(source: SourceFile, module: ModuleType, test: Callable[..., Any]) -> Iterator[SourceWarning]:
-    """Check the test and the drivers that are defined beside it, and nothing else of the file.
+class Source:
+    """A file of tests, read and checked when the first of its tests runs."""
 
-    Raises `DriverSourceError` for a line that cannot be meant like this.
-    """
-    drivers: set[int] = set()
-    for value in list(vars(module).values()):
-        if isinstance(value, type) and issubclass(value, Driver) and value.__module__ == module.__name__:
-            drivers |= _lines(value)
-    both = drivers | _lines(test)
-    # A test may gather what its runs have seen. Whether that changes them shows when it is run twice.
-    lines = {find: drivers if find is check_state else both for find in CHECKS}
-    problems = [one for find in CHECKS for one in find(source) if one.line in lines[find]]
-    for problem in sorted(dict.fromkeys(problems), key=lambda one: one.line):
-        if problem.refused:
-            raise DriverSourceError(problem.text, source.path, problem.line, remedy=problem.remedy)
-        yield SourceWarning(source.path, problem.line, problem.text, problem.remedy)
+    def __init__(self, path: Path, module: ModuleType) -> None:
+        source, self.digest = read_source(str(path))
+        self.path = source.path
+        self.problems = [(find, problem) for find in CHECKS for problem in dict.fromkeys(find(source))]
+        self.drivers: set[int] = set()
+        """The lines of the drivers that are defined in it."""
+        for value in list(vars(module).values()):
+            if isinstance(value, type) and issubclass(value, Driver) and value.__module__ == module.__name__:
+                self.drivers |= _lines(value)
+
+    def check(self, test: Callable[..., Any]) -> Iterator[SourceWarning]:
+        """What is suspicious in *test* and in the drivers beside it; the rest of the file is not kemu's business.
+
+        Raises `DriverSourceError` for a line that cannot be meant like this.
+        """
+        both = self.drivers | _lines(test)
+        # A test may gather what its runs have seen. Whether that changes them shows when it is run twice.
+        problems = [one for find, one in self.problems if one.line in (self.drivers if find is check_state else both)]
+        for problem in sorted(problems, key=lambda one: one.line):
+            if problem.refused:
+                raise DriverSourceError(problem.text, self.path, problem.line, remedy=problem.remedy)
+            yield SourceWarning(self.path, problem.line, problem.text, problem.remedy)
+
+
+_sources: WeakKeyDictionary[ModuleType, Source] = WeakKeyDictionary()
+"""By module: what runs is what the file was when it was imported."""
 
 
 def _lines(thing: Any) -> set[int]:

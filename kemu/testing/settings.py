@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from kemu.errors import UsageError
 from kemu.explore import DEFAULT_STRATEGY, Budget, Strategy, strategy_from_name
+from kemu.explore.strategies import parse_strategy
 from kemu.scenario.declare import nearest
 
 DEFAULT_SCHEDULES: Final = 500
@@ -63,7 +64,7 @@ class Wanted:
         _check("seed", self.seed, f"{test}: ", least=0)
         if self.bound is not None and self.bound != NO_BOUND:
             _check("bound", self.bound, f"{test}: ", least=0)
-        if self.bound is not None and self.strategy is not None and parse(self.strategy)[0] != EXHAUSTIVE:
+        if self.bound is not None and self.strategy is not None and parse_strategy(self.strategy)[0] != EXHAUSTIVE:
             raise UsageError(
                 f"{test}: the strategy {self.strategy!r} has no bound", remedy=f"leave the strategy out: {EXHAUSTIVE}"
             )
@@ -73,10 +74,10 @@ class Wanted:
         """What is going to be done."""
         profile = options.profile
         if self.bound is not None:
-            name, values = parse(self.strategy or EXHAUSTIVE)
+            name, values = parse_strategy(self.strategy or EXHAUSTIVE)
             values = {**values, "bound": self.bound if isinstance(self.bound, int) else None}
         else:
-            name, values = parse(self.strategy or profile.strategy or DEFAULT_STRATEGY)
+            name, values = parse_strategy(self.strategy or profile.strategy or DEFAULT_STRATEGY)
         seed = _first(options.seed, self.seed, profile.seed, 0)
         assert seed is not None
         # The exhaustive search ends by itself, and is cut short only if that is asked for.
@@ -102,13 +103,6 @@ class Plan:
     def budget(self) -> Budget:
         """When to stop."""
         return Budget(self.schedules)
-
-
-def parse(strategy: str) -> tuple[str, dict[str, int | float | None]]:
-    """A strategy as it is written: ``pct`` or ``pct:depth=3``."""
-    from kemu.cli.options import strategy as parsed
-
-    return parsed(strategy)
 
 
 def _first(*values: int | None) -> int | None:

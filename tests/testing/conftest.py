@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import warnings
@@ -14,8 +15,8 @@ import pytest
 import _kemu_pytest
 
 # What is imported here stays: otherwise each inner session would import it again, and have classes of its own.
-import kemu.testing.explored
-import kemu.testing.scripted  # noqa: F401
+for _name in ("kemu.testing.explored", "kemu.testing.scripted", "kemu.cli.app", "kemu.log.render", "structlog.dev"):
+    importlib.import_module(_name)
 
 FOLDER = str(Path(__file__).resolve().parents[1])
 if FOLDER not in sys.path:

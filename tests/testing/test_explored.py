@@ -83,9 +83,7 @@ def test_what_has_no_race_passes_and_says_what_was_done(pytests: Run) -> None:
     session = pytests(kit.SAFE, "--kemu-stats", "--kemu-schedules", "50", "--kemu-seed", "0x10")
     assert session.outcomes == {"passed": 1}
     (line,) = session.section("kemu")
-    assert re.fullmatch(
-        r"test_it.py::test_lost: 50 schedules \(\d+ distinct\) of alternating, seed 16: budget", line
-    )
+    assert re.fullmatch(r"test_it.py::test_lost: 50 schedules \(\d+ distinct\) of alternating, seed 16: budget", line)
     assert session.kept == []
 
 
@@ -107,12 +105,16 @@ def test_after():
 
 def test_beside_pytest_trio_with_all_its_tests_marked(pytests: Run, pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\ntrio_mode = true\n")
-    session = pytests(f"""{kit.SAFE}
+    session = pytests(
+        f"""{kit.SAFE}
 import trio
 
 async def test_trio():
     await trio.sleep(0)
-""", "-p", "pytest_trio.plugin")
+""",
+        "-p",
+        "pytest_trio.plugin",
+    )
     assert session.outcomes == {"passed": 2}
 
 
@@ -463,7 +465,7 @@ def test_what_failed_before_is_tried_first(pytests: Run, monkeypatch: pytest.Mon
         ["passes now; fixed? 2 of 3 clean replays"],
         ["passes: fixed, 3 of 3 clean replays; removed"],
     ]
-    assert fixed.kept == []
+    assert pytests(None).kept == []
 
 
 def test_without_the_corpus_nothing_is_kept(pytests: Run) -> None:
@@ -553,9 +555,7 @@ def test_events_of_the_run_in_the_report(pytests: Run) -> None:
     assert "kemu trace" not in pytests(kit.SAFE, "--kemu-trace", "fail", "-rP").out
     passed = pytests(None, "--kemu-trace", "all", "-rP")
     assert sum("actor.exit" in line for line in passed.section("kemu trace")) == 3
-    expected = pytests(
-        kit.LOST.replace("@explore", '@explore(expect="expectation")'), "--kemu-trace", "all", "-rP"
-    )
+    expected = pytests(kit.LOST.replace("@explore", '@explore(expect="expectation")'), "--kemu-trace", "all", "-rP")
     assert any("check.violation" in line for line in expected.section("kemu trace"))
     token = token_of(pytests(kit.LOST, "--kemu-no-corpus").out)
     one = pytests(kit.SAFE.replace(kit.FEW, f'@explore(token="{token}")'), "--kemu-trace", "all", "-rP")

@@ -15,21 +15,21 @@ from kemu.testing.settings import Options, Profile, Wanted, load_profile
 pytest_plugins = ["pytester"]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "options", "plan"),
-    [
-        (Wanted(), Options(), ("alternating", {}, 0, 500)),
-        (Wanted(7, "pct:depth=2", 3), Options(), ("pct", {"depth": 2}, 3, 7)),
-        (Wanted(), Options(profile=Profile("p", 9, "pos", 4)), ("pos", {}, 4, 9)),
-        (Wanted(7, "pct", 3), Options(profile=Profile("p", 9, "pos", 4)), ("pct", {}, 3, 7)),
-        (Wanted(7, "pct", 3), Options(5, 0, profile=Profile("p", 9, "pos", 4)), ("pct", {}, 0, 5)),
-        # What is exhaustive ends by itself.
-        (Wanted(bound=2), Options(profile=Profile("p", 9, "pos", 4)), ("dfs", {"bound": 2}, 4, None)),
-        (Wanted(bound="none"), Options(), ("dfs", {"bound": None}, 0, None)),
-        (Wanted(bound=1, strategy="dfs", schedules=3), Options(), ("dfs", {"bound": 1}, 0, 3)),
-        (Wanted(strategy="dfs:bound=1"), Options(schedules=5), ("dfs", {"bound": 1}, 0, 5)),
-    ],
-)
+PLANS: list[tuple[Wanted, Options, tuple[Any, ...]]] = [
+    (Wanted(), Options(), ("alternating", {}, 0, 500)),
+    (Wanted(7, "pct:depth=2", 3), Options(), ("pct", {"depth": 2}, 3, 7)),
+    (Wanted(), Options(profile=Profile("p", 9, "pos", 4)), ("pos", {}, 4, 9)),
+    (Wanted(7, "pct", 3), Options(profile=Profile("p", 9, "pos", 4)), ("pct", {}, 3, 7)),
+    (Wanted(7, "pct", 3), Options(5, 0, profile=Profile("p", 9, "pos", 4)), ("pct", {}, 0, 5)),
+    # What is exhaustive ends by itself.
+    (Wanted(bound=2), Options(profile=Profile("p", 9, "pos", 4)), ("dfs", {"bound": 2}, 4, None)),
+    (Wanted(bound="none"), Options(), ("dfs", {"bound": None}, 0, None)),
+    (Wanted(bound=1, strategy="dfs", schedules=3), Options(), ("dfs", {"bound": 1}, 0, 3)),
+    (Wanted(strategy="dfs:bound=1"), Options(schedules=5), ("dfs", {"bound": 1}, 0, 5)),
+]
+
+
+@pytest.mark.parametrize(("wanted", "options", "plan"), PLANS)
 def test_who_wins(wanted: Wanted, options: Options, plan: tuple[Any, ...]) -> None:
     made = wanted.plan(options)
     assert (made.name, made.values, made.seed, made.schedules) == plan
@@ -160,9 +160,10 @@ def test_a_random_seed_is_drawn_once_and_told(pytests: Run) -> None:
 def test_the_header_says_what_was_asked_for(pytests: Run) -> None:
     assert not any(line.startswith("kemu:") for line in pytests(kit.SAFE).lines)
     assert "kemu: no options" in pytests(None, "-v").lines
-    assert "kemu: schedules=3, trace=fail, no-corpus=True" in pytests(
-        None, "--kemu-no-corpus", "--kemu-schedules", "3", "--kemu-trace", "fail"
-    ).lines
+    assert (
+        "kemu: schedules=3, trace=fail, no-corpus=True"
+        in pytests(None, "--kemu-no-corpus", "--kemu-schedules", "3", "--kemu-trace", "fail").lines
+    )
 
 
 def test_a_token_is_of_one_test(pytests: Run) -> None:
