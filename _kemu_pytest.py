@@ -296,5 +296,7 @@ def statistics(values: dict[str, Any], outcome: str) -> str:
     distinct = f" ({get('kemu.distinct'):,} distinct)" if "kemu.distinct" in values else ""
     drawn = f", seed {get('kemu.seed')}" if "kemu.seed" in values else ""
     how = f" of {get('kemu.strategy')}{drawn}" if "kemu.strategy" in values else ""
-    end = get("kemu.code") or get("kemu.verdict") or outcome
+    end = get("kemu.code") or outcome
+    if "kemu.verdict" in values:
+        end = f"nothing found ({get('kemu.verdict')})"
     return f"{made:,} schedule{'' if made == 1 else 's'}{distinct}{how}: {end}"

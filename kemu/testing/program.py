@@ -93,7 +93,8 @@ class TestedProgram(ScenarioProgram):
         if frame is None:
             return None
         frame_line = linecache.getline(frame.f_code.co_filename, line_of(error, frame)).strip()
-        text = str(error)
+        # pytest adds lines with the values; it shows them itself.
+        text = str(error).partition("\n")[0]
         if not isinstance(error, (AssertionError, *outcome_classes("Failed"))):
             text = f"{type(error).__name__}: {text}" if text else type(error).__name__
         subject = frame_line or f"{frame.f_code.co_qualname}:{line_of(error, frame)}"

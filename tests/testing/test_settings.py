@@ -123,10 +123,10 @@ def test_the_profile_of_a_session(pytests: Run, pytester: pytest.Pytester, monke
     text = kit.SAFE.replace(kit.FEW, "@explore")
     monkeypatch.setenv("CI", "true")
     (line,) = pytests(text, "--kemu-stats").section("kemu")
-    assert line.endswith("of alternating, seed 7: budget")
+    assert line.endswith("of alternating, seed 7: nothing found (budget)")
     assert ": 15 schedules" in line
     (line,) = pytests(None, "--kemu-stats", "--kemu-profile", "deep", "--kemu-schedules", "5").section("kemu")
-    assert "of pct(depth=5), seed 0: budget" in line
+    assert "of pct(depth=5), seed 0: nothing found (budget)" in line
     wrong = pytests(None, "--kemu-profile", "depe")
     assert wrong.code == pytest.ExitCode.USAGE_ERROR
     assert "has no profile 'depe'; did you mean 'deep'?" in wrong.err
@@ -154,7 +154,7 @@ def test_a_random_seed_is_drawn_once_and_told(pytests: Run) -> None:
     session = pytests(kit.SAFE, "--kemu-seed", "random", "--kemu-stats")
     (header,) = [line for line in session.lines if line.startswith("kemu: seed=")]
     drawn = header.removeprefix("kemu: seed=").partition(",")[0]
-    assert session.section("kemu")[0].endswith(f", seed {drawn}: budget")
+    assert session.section("kemu")[0].endswith(f", seed {drawn}: nothing found (budget)")
 
 
 def test_the_header_says_what_was_asked_for(pytests: Run) -> None:
