@@ -35,6 +35,7 @@ OPTIONS = {
 """The options and what they are if not given."""
 
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
+MISTAKE: pytest.StashKey[str] = pytest.StashKey()
 SETTINGS: pytest.StashKey[Options] = pytest.StashKey()
 
 
@@ -49,7 +50,7 @@ def schedules(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A seed: a number, in hexadecimal too, or random. It is drawn once, for all workers of a session."""
+    """A seed: a number, in hexadecimal too, or random."""
     if text == "random":
         import secrets
 
@@ -91,6 +92,20 @@ def pytest_configure(config: pytest.Config) -> None:
         "kemu(live=False): a test that kemu runs; set by itself, and to be written only to let a test with"
         " kemu_world run live, on its event loop",
     )
+    worker = worker_of(config)
+    if worker is not None:
+        config.option.kemu_seed = worker["kemu_seed"]
+
+
+def worker_of(config: pytest.Config) -> dict[str, Any] | None:
+    """In a process that pytest-xdist has started, what the first process has told it."""
+    return getattr(config, "workerinput", None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker the seed: it reads the command line again, and random is to be drawn once."""
+    node.workerinput["kemu_seed"] = node.config.getoption("kemu_seed")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -134,7 +149,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     ours = [item for item in session.items if is_ours(item)]
     token = config.getoption("kemu_token")
-    if token is not None and len(ours) != 1 and not hasattr(config, "workerinput"):
+    if token is not None and len(ours) != 1 and worker_of(config) is None:
         raise pytest.UsageError(f"--kemu-token is of one test, and {len(ours)} of kemu's are selected: name one")
     if not ours:
         return
@@ -144,7 +159,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         profile = load_profile(config.rootpath, config.getoption("kemu_profile"), is_ci=bool(os.environ.get("CI")))
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+        if worker_of(config) is None:
+            raise pytest.UsageError(str(error)) from None
+        # A worker that ends before it has begun looks like a bug of pytest-xdist: every test is going to say so.
+        config.stash[MISTAKE] = str(error)
+        return
     given: dict[str, Any] = {name: config.getoption(f"kemu_{name}") for name in ("schedules", "seed", "token", "trace")}
     config.stash[SETTINGS] = Options(**given, corpus=not config.getoption("kemu_no_corpus"), profile=profile)
 
@@ -164,6 +183,8 @@ def kemu_world() -> Any:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Say what is wrong with a test before pytest does, who would say that there is no fixture called world."""
     test = getattr(item, "obj", None)
+    if is_ours(item) and MISTAKE in item.config.stash:
+        pytest.fail(item.config.stash[MISTAKE], pytrace=False)
     if hasattr(test, TOKENS) and not is_explored(item):
         pytest.fail("replay() stands without explore(): put kemu.testing.explore above the test", pytrace=False)
     if is_explored(item) and is_scripted(item):
@@ -297,6 +318,8 @@ def statistics(values: dict[str, Any], outcome: str) -> str:
     drawn = f", seed {get('kemu.seed')}" if "kemu.seed" in values else ""
     how = f" of {get('kemu.strategy')}{drawn}" if "kemu.strategy" in values else ""
     end = get("kemu.code") or outcome
+    if get("kemu.known"):
+        return f"a run of the corpus still fails: {end}"
     if "kemu.verdict" in values:
         end = f"nothing found ({get('kemu.verdict')})"
     return f"{made:,} schedule{'' if made == 1 else 's'}{distinct}{how}: {end}"

@@ -155,6 +155,7 @@ class Call:
         memory = Memory(corpus, Key(self.identity.name, tool="pytest")) if corpus is not None else None
         if memory is not None and (memory.recall(self.program) or memory.interrupted):
             exploration = memory.nothing_more(self.program, strategy)
+            self._note(known=True)
         else:
             exploration = explore(self.program, strategy, plan.budget())
         verdict = verdict_of(self.program, strategy, exploration)

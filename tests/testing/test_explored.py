@@ -54,6 +54,9 @@ def test_the_command_of_the_report_makes_the_run_again(pytests: Run) -> None:
     assert "shrunk" not in again.out
     assert token_of(again.out) == words[2]
     assert "test_it.py::test_lost: 1 schedule of replay: expectation" in again.lines
+    passing = pytests(None, words[0], "--kemu-token", words[2].rpartition(".")[0] + ".AA", "--kemu-stats")
+    assert passing.outcomes == {"passed": 1}
+    assert "test_it.py::test_lost: 1 schedule of replay: passed" in passing.lines
     # The token is of this code.
     pytests(kit.LOST + "\n# changed\n", name="test_it.py")
     stale = pytests(None, *words)
@@ -189,6 +192,44 @@ async def test_it(world):
     (entry,) = session.kept
     assert entry["signature"] == ["expectation", "assert [object(), answer] == [] or answer == 0"]
     assert decode(entry["token"]) == (1,)
+
+
+def test_a_group_of_several_is_one_finding(pytests: Run) -> None:
+    session = pytests(f"""{kit.HEAD}
+@explore
+async def test_it(world):
+    if world.choose(2, "which"):
+        raise ExceptionGroup("both", [ValueError("x"), ValueError("y")])
+""")
+    assert session.outcomes == {"failed": 1}
+    assert "  ExceptionGroup: both (2 sub-exceptions)" in session.section("kemu")
+
+
+def test_misuse_of_kemu_is_told_with_the_remedy(pytests: Run) -> None:
+    session = pytests(f"""{kit.HEAD}
+from kemu.nt.driver import Driver
+
+Made = type("Made", (Driver,), {{"__module__": __name__}})
+
+@explore
+async def test_it(world):
+    world.choose(0, "nothing")
+""")
+    assert session.outcomes == {"failed": 1}
+    error, remedy = session.section("test_it")
+    assert error.startswith("kemu: error: choose(0, 'nothing'): there is nothing to choose from, at ")
+    assert remedy == "  remedy: give n >= 1"
+
+
+def test_an_exception_out_of_kemus_own_code_is_not_the_tests(pytests: Run) -> None:
+    session = pytests(f"""{kit.HEAD}
+@explore
+async def test_it(world):
+    world.file(5)
+""")
+    assert session.outcomes == {"failed": 1}
+    assert "this is a bug in kemu" in session.out
+    assert "expectation" not in session.out
 
 
 def test_a_skip_is_a_skip(pytests: Run) -> None:
@@ -363,6 +404,14 @@ def test_other():
     assert accepted.outcomes == {"passed": 2}
 
 
+@pytest.mark.parametrize("function", ["@explore\nasync def test_it(tmp_path, world)", "async def test_it(kemu_world)"])
+def test_a_script_is_checked_without_an_annotation(pytests: Run, function: str) -> None:
+    name = "kemu_world" if "kemu_world" in function else "world"
+    session = pytests(f"{kit.HEAD}\n{function}:\n    {name}.together(lose({name}))\n")
+    assert session.outcomes == {"failed": 1}
+    assert f"{name}.together(...) is not awaited" in session.out
+
+
 def test_suspicious_source_is_a_warning(pytests: Run) -> None:
     session = pytests(f"""{kit.HEAD}
 import random
@@ -412,6 +461,8 @@ async def test_it(world):
     # (5): the only decisions before the question are the plain ones.
     found = pytests(text, "--kemu-no-corpus")
     token = token_of(found.out)
+    expected = text.replace("KS1.00000000.NgE", token).replace("@explore", '@explore(expect="expectation")')
+    assert pytests(expected).outcomes == {"passed": 1}
     longer = text.replace("KS1.00000000.NgE", token).replace("assert answer", "assert True or answer")
     assert pytests(longer).outcomes == {"passed": 1}
     session = pytests(text.replace("KS1.00000000.NgE", token), "--kemu-stats")
@@ -457,6 +508,7 @@ def test_what_failed_before_is_tried_first(pytests: Run, monkeypatch: pytest.Mon
     session = pytests(moved, "--kemu-schedules", "1", "--kemu-stats")
     assert session.outcomes == {"failed": 1}
     assert any("found in the corpus, known since schedule" in line for line in session.section("kemu"))
+    assert "test_it.py::test_lost: a run of the corpus still fails: expectation" in session.lines
     assert len(session.kept) == 1
     assert session.kept[0]["token"] != entry["token"]
     told: list[list[str]] = []

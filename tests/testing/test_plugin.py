@@ -8,6 +8,7 @@ import sys
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from testing import kit
@@ -157,3 +158,39 @@ class TestOld(unittest.TestCase):
         "--doctest-modules",
     )
     assert session.outcomes == {"passed": 2}
+
+
+# As a worker of pytest-xdist.
+
+
+WORKER = """
+def pytest_cmdline_main(config):
+    config.workerinput = {"kemu_seed": 77}
+"""
+
+
+def test_a_worker_is_told_the_seed(pytests: Run, pytester: pytest.Pytester) -> None:
+    class Node:
+        """What pytest-xdist gives to the hook."""
+
+        config = pytester.parseconfig("-p", "_kemu_pytest", "--kemu-seed", "77")
+        workerinput: ClassVar[dict[str, object]] = {}
+
+    node = Node()
+    _kemu_pytest.pytest_configure_node(node)
+    assert node.workerinput == {"kemu_seed": 77}
+    pytester.makeconftest(WORKER)
+    session = pytests(kit.SAFE, "--kemu-stats", "--kemu-seed", "random")
+    assert "seed 77: nothing found" in session.section("kemu")[0]
+
+
+def test_in_a_worker_a_mistake_fails_the_tests(pytests: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(WORKER)
+    pytester.makepyprojecttoml("[tool.kemu.profile.ci]\nschedule = 5\n")
+    session = pytests(kit.SAFE + "\ndef test_other(): pass\n")
+    assert session.outcomes == {"errors": 1, "passed": 1}
+    assert "profile 'ci': there is no 'schedule'; did you mean 'schedules'?" in session.out
+    # A token is refused by all tests but the one that it is of.
+    (pytester.path / "pyproject.toml").unlink()
+    token = pytests(kit.SAFE + "\n@explore\ndef test_two(world): pass\n", "--kemu-token", kit.TOKEN_OF_ANOTHER)
+    assert token.outcomes == {"failed": 2}
