@@ -139,6 +139,8 @@ def _explore(
 
 def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -> Verdict:
     """What *exploration* comes to if it has found nothing."""
+    reduction = exploration.reduction
+    doubt = reduction.doubt if reduction is not None else ""
     return Verdict(
         program=program.name,
         strategy=exploration.strategy,
@@ -148,10 +150,13 @@ def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -
         distinct_is_exact=exploration.distinct_is_exact,
         seconds=exploration.seconds,
         exhausted=exploration.exhausted,
-        complete=bool(getattr(strategy, "exhausted", False)),
+        complete=bool(getattr(strategy, "exhausted", False)) and not doubt,
         bound=exploration.bound,
         interrupted=exploration.interrupted,
         expected=program.expected or "",
+        traces=reduction.traces if reduction is not None else None,
+        blocked=reduction.blocked if reduction is not None else 0,
+        doubt=doubt,
     )
 
 

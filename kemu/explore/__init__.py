@@ -10,6 +10,8 @@
 - ``where``        the line of the user's code at which a thread stands
 - ``explain``      the two events, the context switches and the change that matter
 - ``determinism``  the check that nothing but decisions makes runs differ
+- ``dependence``   events, what each touched, and which happen before which: for strategies that reduce
+- ``guards``       what was possible when, for the same
 - ``corpus``       failing runs that were found, kept in a directory
 - ``memory``       what is done with them: tried first, and forgotten once they pass
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
@@ -28,6 +30,7 @@ from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
 from kemu.explore.strategies import (
     DEFAULT_STRATEGY,
+    DPOR,
     PCT,
     POS,
     STRATEGIES,
@@ -35,8 +38,11 @@ from kemu.explore.strategies import (
     URW,
     Alternating,
     BoundedDFS,
+    Portfolio,
     RandomDelay,
     RandomWalk,
+    Reducing,
+    Reduction,
     Replay,
     Sampler,
     StickyRandomWalk,
@@ -50,6 +56,7 @@ from kemu.explore.where import Place, where
 
 __all__ = [
     "DEFAULT_STRATEGY",
+    "DPOR",
     "MAX_REPLAYS",
     "PCT",
     "POS",
@@ -73,12 +80,15 @@ __all__ = [
     "Key",
     "Memory",
     "Place",
+    "Portfolio",
     "Program",
     "Progress",
     "RandomDelay",
     "RandomWalk",
     "Recorder",
     "Recording",
+    "Reducing",
+    "Reduction",
     "Replay",
     "Replayed",
     "Sampler",
