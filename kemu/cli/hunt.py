@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from kemu.cli.report import Cost, EventLine, Report, SwitchLine, Verdict, how
+from kemu.cli.report import COST, Cost, EventLine, Report, SwitchLine, Verdict, how
 from kemu.cli.targets import Program, corpus_key, replay_command, short_path, source_warnings
 from kemu.errors import KemuError, NonDeterminism, UsageError
 from kemu.explore import (
@@ -153,10 +153,12 @@ def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -
         complete=bool(getattr(strategy, "exhausted", False)) and not doubt,
         bound=exploration.bound,
         interrupted=exploration.interrupted,
+        cost=getattr(strategy, "cost", COST),
         expected=program.expected or "",
         traces=reduction.traces if reduction is not None else None,
         blocked=reduction.blocked if reduction is not None else 0,
         doubt=doubt,
+        estimates=exploration.estimates,
     )
 
 

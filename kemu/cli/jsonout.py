@@ -11,6 +11,7 @@
         exhausted    whether the strategy had nothing left
         bound        the largest bound within which every schedule was made, or null
         failing_share_below   with 95 % confidence (rule of three), or null
+        estimates    [{sampler, runs, distinct, once, twice, exact, unseen, least}], of samplers with full support
         findings     [FINDING]
         warnings     [text]
         corpus       runs of earlier explorations: [{code, token, state, clean}], state being failing | other
@@ -78,6 +79,7 @@ def hunt_object(hunt: Hunt) -> dict[str, Any]:
         "exhausted": verdict.exhausted,
         "bound": verdict.bound,
         "failing_share_below": min(1.0, 3 / verdict.schedules) if drawn else None,
+        "estimates": [{**asdict(one), "unseen": one.unseen, "least": one.least} for one in verdict.estimates],
         "findings": [found_object(found) for found in hunt.found],
         "warnings": list(hunt.warnings),
         "corpus": [replayed_object(one) for one in hunt.memory.replayed] if hunt.memory is not None else [],

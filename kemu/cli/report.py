@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from kemu.explore import Estimate
 
 WIDTH: Final = 118
+COST: Final = "preemptions plus answers that are not plain"
 LIMIT: Final = 25
 """The most lines of a report of a failure."""
 
@@ -175,6 +179,8 @@ class Verdict:
     bound: int | None
     """The largest bound within which everything was made."""
     interrupted: bool = False
+    cost: str = COST
+    """What the bound counts."""
     expected: str = ""
     """The finding that the scenario says this variant has."""
     traces: int | None = None
@@ -183,6 +189,8 @@ class Verdict:
     """How many schedules were given up because they were going to repeat a class."""
     doubt: str = ""
     """Why having explored all classes is no proof."""
+    estimates: tuple[Estimate, ...] = ()
+    """What samplers that can make every schedule are likely not to have seen."""
 
     @property
     def kind(self) -> str:
@@ -208,9 +216,7 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
             lines.append(f"  proof: all {_classes(verdict)} were explored:")
             lines.append(f"  {made}")
     elif verdict.bound is not None:
-        lines.append(
-            f"  bound: every schedule with at most {verdict.bound} preemptions plus answers that are not plain was"
-        )
+        lines.append(f"  bound: every schedule with at most {verdict.bound} {verdict.cost} was")
         lines.append(f"  made, which proves nothing beyond that bound: {made}")
     else:
         lines.append(f"  budget: no proof: {made}")
@@ -219,6 +225,7 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
             lines.append(f"  the reduced search has explored {_classes(verdict)}; {why}")
     if verdict.bound is None and verdict.kind != "proof" and verdict.schedules and verdict.seed is not None:
         lines.append(f"  {chance(verdict.schedules)}")
+        lines += [f"  {unseen(estimate)}" for estimate in verdict.estimates[:1]]
     if verdict.interrupted:
         lines.append("  interrupted: this is what there was until then")
     if verdict.expected:
@@ -242,6 +249,16 @@ def chance(schedules: int) -> str:
     return (
         f"with 95 % confidence less than {share:.2g} (3/{schedules:,}) of the schedules that this strategy draws fail"
     )
+
+
+def unseen(estimate: Estimate) -> str:
+    """How much a sampler has not seen, as far as its own runs tell."""
+    about = f"{estimate.runs:,} runs of {estimate.sampler}"
+    if estimate.once:
+        share = f"about {100 * estimate.unseen:.2g} % of this sampler's mass is unseen"
+    else:
+        share = f"less than about {100 * estimate.failing_below:.2g} % of this sampler's mass is unseen"
+    return f"{share} ({about}); not a bound on bugs"
 
 
 def how(strategy: str, seed: int | None) -> str:

@@ -12,6 +12,8 @@
 - ``determinism``  the check that nothing but decisions makes runs differ
 - ``dependence``   events, what each touched, and which happen before which: for strategies that reduce
 - ``guards``       what was possible when, for the same
+- ``estimate``     what a sampler is likely not to have seen
+- ``contract``     what every strategy promises, checked; on the programs of ``exercise``
 - ``corpus``       failing runs that were found, kept in a directory
 - ``memory``       what is done with them: tried first, and forgotten once they pass
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
@@ -20,8 +22,10 @@ Knows the runtime and kemu's errors, and no framework. The scenario layer, the c
 strategies import it.
 """
 
+from kemu.explore.contract import check_strategy
 from kemu.explore.corpus import Corpus, Entry, Key
 from kemu.explore.determinism import check_determinism
+from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
 from kemu.explore.memory import Memory, Replayed
@@ -31,12 +35,14 @@ from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
 from kemu.explore.strategies import (
     DEFAULT_STRATEGY,
     DPOR,
+    EXHAUSTIVE,
     PCT,
     POS,
     STRATEGIES,
     SURW,
     URW,
     Alternating,
+    BoundedDelays,
     BoundedDFS,
     Portfolio,
     RandomDelay,
@@ -57,6 +63,7 @@ from kemu.explore.where import Place, where
 __all__ = [
     "DEFAULT_STRATEGY",
     "DPOR",
+    "EXHAUSTIVE",
     "MAX_REPLAYS",
     "PCT",
     "POS",
@@ -65,11 +72,13 @@ __all__ = [
     "URW",
     "Alternating",
     "BoundedDFS",
+    "BoundedDelays",
     "Budget",
     "Conflict",
     "Corpus",
     "Cost",
     "Decision",
+    "Estimate",
     "Entry",
     "Event",
     "Exploration",
@@ -90,6 +99,7 @@ __all__ = [
     "Reducing",
     "Reduction",
     "Replay",
+    "SampleCounter",
     "Replayed",
     "Sampler",
     "Shrunk",
@@ -98,6 +108,7 @@ __all__ = [
     "Switch",
     "Watcher",
     "check_determinism",
+    "check_strategy",
     "decode",
     "encode",
     "explain",

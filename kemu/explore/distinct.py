@@ -32,6 +32,14 @@ class DistinctCounter:
                 self._shift += 1
                 self._seen = {one for one in self._seen if one < self._limit}
 
+    def merge(self, other: DistinctCounter) -> None:
+        """Take note of all that *other* has taken note of."""
+        if other._shift > self._shift:
+            self._limit, self._shift = other._limit, other._shift
+            self._seen = {one for one in self._seen if one < self._limit}
+        for fingerprint in other._seen:
+            self.add(fingerprint)
+
     @property
     def count(self) -> int:
         """How many different ones there were."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from kemu.errors import KemuError, UsageError
 from kemu.explore.collection import BatchedCollection
 from kemu.explore.distinct import DistinctCounter
+from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.program import Failure, failure_of
 from kemu.explore.strategies.base import Reducing, Reduction
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from kemu.explore.program import Program
     from kemu.explore.strategies import Strategy
     from kemu.runtime import Outcome
+
+WHOLE: Final = frozenset({"finished", "stuck"})
+"""How a run ends that was not cut short."""
 
 PROGRESS_INTERVAL: Final = 0.1
 """Seconds between two calls for progress."""
@@ -105,6 +109,14 @@ class Exploration:
     reported."""
     reduction: Reduction | None = None
     """What came of leaving out equivalent runs, if the strategy does."""
+    samples: Mapping[str, SampleCounter] = field(default_factory=dict[str, SampleCounter])
+    """How often what came up, by sampler: for those that can make every run. Two explorations' can be merged."""
+
+    @property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """What each of those samplers is likely not to have seen, the one with the most runs first."""
+        made = (counter.estimate(name) for name, counter in self.samples.items())
+        return tuple(sorted(made, key=lambda one: -one.runs))
 
     @property
     def mean_steps(self) -> float:
@@ -122,6 +134,7 @@ class _Collector:
         self.longest = 0
         self.distinct = DistinctCounter()
         self.found: dict[tuple[str, ...], Finding] = {}
+        self.samples: dict[str, SampleCounter] = {}
 
     def add(self, outcome: Outcome) -> None:
         steps = outcome.steps
@@ -138,6 +151,13 @@ class _Collector:
         if outcome.failure is not None:
             self._find(outcome)
         self.schedules += 1
+
+    def sample(self, sampler: str, fingerprint: int) -> None:
+        """Count a run that was made in full by a sampler that can make every run."""
+        counter = self.samples.get(sampler)
+        if counter is None:
+            self.samples[sampler] = counter = SampleCounter()
+        counter.add(fingerprint)
 
     def _find(self, outcome: Outcome) -> None:
         failure = failure_of(outcome)
@@ -173,6 +193,7 @@ def explore(
     end = strategy.end
     run = program.run
     reducing = strategy if isinstance(strategy, Reducing) else None
+    samples = hasattr(strategy, "sampler")
     clock = time.perf_counter
     schedules = budget.schedules
     most_steps = budget.steps
@@ -193,6 +214,10 @@ def explore(
                     break
                 outcome = run(strategy) if reducing is None else run(strategy, reducing.observer)
                 add(outcome)
+                if samples and outcome.end in WHOLE:
+                    sampler: str | None = getattr(strategy, "sampler", None)
+                    if sampler is not None:
+                        collected.sample(sampler, outcome.fingerprint)
                 end(outcome)
                 if outcome.failure is not None and not keep_going:
                     break
@@ -235,4 +260,5 @@ def explore(
         interrupted=interrupted,
         error=error,
         reduction=reducing.reduction if reducing is not None else None,
+        samples=collected.samples,
     )

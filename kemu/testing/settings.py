@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from kemu.errors import UsageError
-from kemu.explore import DEFAULT_STRATEGY, Budget, Strategy, strategy_from_name
+from kemu.explore import DEFAULT_STRATEGY, EXHAUSTIVE, Budget, Strategy, strategy_from_name
 from kemu.explore.strategies import parse_strategy
 from kemu.scenario.declare import nearest
 
 DEFAULT_SCHEDULES: Final = 500
 """A test is one of many: fewer than what ``kemu explore`` makes of a scenario."""
 
-EXHAUSTIVE: Final = "dfs"
+BOUNDED: Final = "dfs"
 NO_BOUND: Final = "none"
 CI: Final = "ci"
 FILE: Final = "pyproject.toml"
@@ -64,24 +64,20 @@ class Wanted:
         _check("seed", self.seed, f"{test}: ", least=0)
         if self.bound is not None and self.bound != NO_BOUND:
             _check("bound", self.bound, f"{test}: ", least=0)
-        if self.bound is not None and self.strategy is not None and parse_strategy(self.strategy)[0] != EXHAUSTIVE:
-            raise UsageError(
-                f"{test}: the strategy {self.strategy!r} has no bound", remedy=f"leave the strategy out: {EXHAUSTIVE}"
-            )
         self.plan(Options())
 
     def plan(self, options: Options) -> Plan:
         """What is going to be done."""
         profile = options.profile
         if self.bound is not None:
-            name, values = parse_strategy(self.strategy or EXHAUSTIVE)
+            name, values = parse_strategy(self.strategy or BOUNDED)
             values = {**values, "bound": self.bound if isinstance(self.bound, int) else None}
         else:
             name, values = parse_strategy(self.strategy or profile.strategy or DEFAULT_STRATEGY)
         seed = _first(options.seed, self.seed, profile.seed, 0)
         assert seed is not None
-        # The exhaustive search ends by itself, and is cut short only if that is asked for.
-        by_itself = None if name == EXHAUSTIVE else _first(profile.schedules, DEFAULT_SCHEDULES)
+        # An exhaustive search ends by itself, and is cut short only if that is asked for.
+        by_itself = None if name in EXHAUSTIVE else _first(profile.schedules, DEFAULT_SCHEDULES)
         schedules = _first(options.schedules, self.schedules, by_itself)
         strategy_from_name(name, seed, **values)
         return Plan(name, values, seed, schedules)

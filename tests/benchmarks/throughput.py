@@ -5,7 +5,8 @@
     python tests/benchmarks/throughput.py --memory   and the memory before, in and after 200,000 schedules
 
 Three threads take k steps each; a step reads and writes one shared cell and its result is used. The first
-thread starts the other two. All three sides draw the schedule at random. They are measured in turns, a short
+thread starts the other two. All three sides draw the schedule at random; then every other strategy of kemu's is
+measured beside the bare loop. They are measured in turns, a short
 round each, and the ratios are medians over the rounds: on a busy machine nothing else means anything. Times
 are processor times; garbage is collected between rounds, as an exploration does between batches.
 """
@@ -26,7 +27,7 @@ from statistics import median
 from time import process_time
 from typing import Any
 
-from kemu.explore.strategies import RandomWalk
+from kemu.explore.strategies import STRATEGIES, RandomWalk, Strategy, strategy_from_name
 from kemu.runtime import (
     BlockingOperation,
     Cell,
@@ -72,6 +73,9 @@ class Add(Operation[int]):
         thread.write(cell)
         cell.value = value = cell.value + 1
         return value
+
+    def target(self) -> Cell:
+        return self.cell
 
 
 class Lock(Waitable):
@@ -160,6 +164,26 @@ def kemu_batch(main: Callable[[int], Coroutine[Operation[Any], Any, Any]], size:
             oracle.begin()
             outcome = ControlledRuntime(oracle).run("main", main(size))
             check(outcome)
+            steps += outcome.steps
+        return steps
+
+    return run
+
+
+def strategy_batch(strategy: Strategy, size: int) -> Batch:
+    """As `kemu_batch`, with `end`, which a strategy may learn in. An exhaustive one starts again when it is done."""
+    made = strategy
+
+    def run(schedules: int) -> int:
+        nonlocal made
+        steps = 0
+        for _ in range(schedules):
+            if not made.begin():
+                made = strategy_from_name(strategy.name.partition("(")[0], SEED)
+                made.begin()
+            outcome = ControlledRuntime(made).run("main", rw_main(size))
+            check(outcome)
+            made.end(outcome)
             steps += outcome.steps
         return steps
 
@@ -300,6 +324,27 @@ def compare(size: int, rounds: int, schedules: int) -> dict[str, float | None]:
     return {name: round(median(values), 2) if values else None for name, values in figures.items()}
 
 
+def strategies(size: int, rounds: int, schedules: int) -> dict[str, dict[str, float]]:
+    """Every strategy beside the bare loop in the same round: schedules a second, and how many times fewer than its."""
+    batches = {name: strategy_batch(strategy_from_name(name, SEED), size) for name in STRATEGIES}
+    bare = bare_batch(size)
+    for batch in (*batches.values(), bare):
+        batch(20)
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in batches}
+    for _ in range(rounds):
+        theirs, _ = rate(bare, schedules)
+        for name, batch in batches.items():
+            ours, _ = rate(batch, schedules)
+            figures[name].append((ours, theirs / ours))
+    return {
+        name: {
+            "schedules": round(median(ours for ours, _ in values)),
+            "ratio_bare": round(median(ratio for _, ratio in values), 2),
+        }
+        for name, values in figures.items()
+    }
+
+
 def locks(size: int, rounds: int, schedules: int) -> dict[str, float | None]:
     """Three threads that take one lock in turns, with an open question inside; no bar."""
     batch = kemu_batch(locks_main, size)
@@ -348,6 +393,7 @@ def main(arguments: list[str] | None = None) -> int:
         "rw_3x4": compare(4, options.rounds, 1_600),
         "rw_3x100": compare(100, options.rounds, 160),
         "locks_3x20": locks(20, options.rounds, 40),
+        "strategies_3x4": strategies(4, options.rounds, 400),
     }
     if options.memory:
         result["memory"] = memory()
@@ -357,7 +403,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, figures in result.items():
         print(name)
         for figure, value in figures.items():
-            print(f"  {figure:<16} {value if isinstance(value, list) or value is None else format(value, ',')}")
+            print(f"  {figure:<16} {value if isinstance(value, (list, dict)) or value is None else format(value, ',')}")
     return 0
 
 

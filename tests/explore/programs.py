@@ -433,6 +433,22 @@ async def forever() -> None:
     spawn("stopper", stopper())
 
 
+async def spin_in_turns() -> None:
+    """Two threads that spin until a third one has run."""
+    stop = Variable("stop")
+
+    async def spinner() -> None:
+        while not await Load(stop):
+            pass
+
+    async def stopper() -> None:
+        await Store(stop, 1)
+
+    spawn("one", spinner())
+    spawn("two", spinner())
+    spawn("stopper", stopper())
+
+
 async def periodic() -> None:
     """A timer that sets itself again, beside a thread with something to do."""
     thread = current_thread()

@@ -5,7 +5,8 @@ An operation consists of cells, and what two of them share is little: the direct
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 from fltmgr.kit import LOWER, UPPER, Lab, Script, all_runs, queue, resumes, run
@@ -14,7 +15,7 @@ from kemu.explore import DPOR
 from kemu.io.constants import IRP_MJ_CLOSE, IRP_MJ_CREATE, IRP_MJ_READ
 from kemu.wdk.fltkernel import FLT_CALLBACK_DATA, FLT_PREOP_PENDING, FLT_RELATED_OBJECTS
 
-User = Callable[[Lab, str], Awaitable[None]]
+User = Callable[[Lab, str], Coroutine[Any, Any, None]]
 
 
 async def create(lab: Lab, path: str) -> None:
@@ -56,7 +57,7 @@ ONE = (r"\a",)
 TWO = (r"\a", r"\b")
 EXPLORE = {"completion": "explore"}
 
-CLASSES: dict[str, tuple[Script, dict[str, str], int]] = {
+CLASSES: dict[str, tuple[Script, dict[str, Any], int]] = {
     "create": (users(create, ONE), {}, 1),
     "create, completed inline or later": (users(create, ONE), EXPLORE, 3),
     "pended create": (users(create, ONE, pends=True), {}, 4),
@@ -101,7 +102,7 @@ def test_filters_that_let_everything_pass_add_no_class(filters: int) -> None:
     assert count(script) == 2
 
 
-def count(script: Script, **options: str) -> int:
+def count(script: Script, **options: Any) -> int:
     """One complete run of each class; none fails."""
     search = DPOR()
     while search.begin():

@@ -280,7 +280,7 @@ async def test_other(world):
     ]
     # What is expected has to be found each time: it is neither kept nor tried first.
     assert session.kept == []
-    assert any(re.match(r"test_it.py::test_found: \d+ schedules .*: expectation$", line) for line in session.lines)
+    assert any(re.match(r"test_it.py::test_found: \d+ schedules? .*: expectation$", line) for line in session.lines)
 
 
 def test_a_bound_is_a_proof_within_it(pytests: Run) -> None:

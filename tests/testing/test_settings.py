@@ -45,7 +45,7 @@ def test_who_wins(wanted: Wanted, options: Options, plan: tuple[Any, ...]) -> No
         (Wanted(seed=True), "test_it: seed is True", "0 or more"),
         (Wanted(bound=-1), "test_it: bound is -1", "0 or more"),
         (Wanted(bound="all"), "test_it: bound is 'all'", "0 or more"),
-        (Wanted(bound=1, strategy="pct"), "test_it: the strategy 'pct' has no bound", "dfs"),
+        (Wanted(bound=1, strategy="pct"), "the strategy 'pct' has no option 'bound'", "choose from depth"),
         (Wanted(strategy="ptc"), "there is no strategy 'ptc'", "did you mean 'pct'?"),
         (Wanted(strategy="pct:dept=3"), "the strategy 'pct' has no option 'dept'", "did you mean 'depth'?"),
         (Wanted(strategy="pct:depth"), "'depth' in 'pct:depth' is not option=number", "pct:depth=3"),

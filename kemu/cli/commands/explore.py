@@ -21,7 +21,7 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
     "--strategy",
     type=opt.strategy,
     metavar="NAME[:K=V,...]",
-    help="alternating, sticky, pct, random, pos, urw, surw, delay, dfs.",
+    help="alternating, sticky, pct, random, pos, urw, surw, delay, dfs (ipb), idb.",
 )
 @click.option("--bound", type=opt.bound, metavar="N", help="Most preemptions and answers that are not plain, or none.")
 @click.option("--keep-going", is_flag=True, help="Go on after a finding, and report each kind once.")
@@ -50,20 +50,20 @@ def command(
     """Run scenarios under many schedules, and report what breaks them.
 
     What failed in earlier explorations is tried first. Each program stops at its first finding unless told
-    otherwise. Without -n or -t it gets 10,000 schedules; the
-    exhaustive strategy, dfs, which --bound asks for too, ends by itself.
+    otherwise. Without -n or -t it gets 10,000 schedules; the exhaustive strategies, dfs, which --bound asks for
+    too, and idb, end by themselves.
     """
     from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, corpus_of, hunt, memory_lines, output_directory
     from kemu.cli.jsonout import dump, hunt_object
     from kemu.cli.report import clean_lines, failure_lines, warning_lines
     from kemu.cli.targets import select
-    from kemu.explore import DEFAULT_STRATEGY, Budget, Progress
+    from kemu.explore import DEFAULT_STRATEGY, EXHAUSTIVE, Budget, Progress
 
     console = Console(as_json=as_json, **printing)
     name, values = strategy or (DEFAULT_STRATEGY if bound is None else "dfs", {})
     if bound is not None:
         values = {**values, "bound": None if bound == opt.NO_BOUND else bound}
-    if schedules is None and seconds is None and name != "dfs":
+    if schedules is None and seconds is None and name not in EXHAUSTIVE:
         schedules = DEFAULT_SCHEDULES
     kept = corpus_of(corpus, without=no_corpus)
     plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), kept)

@@ -12,6 +12,7 @@
 - ``dpor``         one run for each class of equivalent runs
 - ``portfolio``    dpor and the samplers in turn
 - ``dfs``          exhaustive, with a bound on preemptions and answers that are not plain
+- ``delays``       exhaustive, with a bound on delays
 - ``replay``       a list of choices
 - ``follow``       a plan of who runs, for shrinking
 
@@ -30,6 +31,7 @@ from kemu.errors import UsageError
 from kemu.explore.strategies.alternate import Alternating
 from kemu.explore.strategies.base import Reducing, Reduction, Sampler, Strategy
 from kemu.explore.strategies.delay import RandomDelay
+from kemu.explore.strategies.delays import BoundedDelays
 from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.explore.strategies.dpor import DPOR
 from kemu.explore.strategies.follow import Follow, Plan, Slice
@@ -58,7 +60,13 @@ STRATEGIES: Final[Mapping[str, Factory]] = {
     "dfs": BoundedDFS,
     "dpor": DPOR,
     "portfolio": Portfolio,
+    # As the literature calls the iterative searches by number of preemptions and of delays.
+    "ipb": BoundedDFS,
+    "idb": BoundedDelays,
 }
+
+EXHAUSTIVE: Final = frozenset({"dfs", "dpor", "ipb", "idb"})
+"""Those that end by themselves."""
 
 
 def strategy_from_name(name: str, seed: int, **options: Any) -> Strategy:
@@ -101,6 +109,7 @@ def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:
 __all__ = [
     "DEFAULT_STRATEGY",
     "DPOR",
+    "EXHAUSTIVE",
     "PCT",
     "POS",
     "STRATEGIES",
@@ -108,6 +117,7 @@ __all__ = [
     "URW",
     "Alternating",
     "BoundedDFS",
+    "BoundedDelays",
     "Follow",
     "Plan",
     "Portfolio",

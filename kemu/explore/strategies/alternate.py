@@ -45,6 +45,11 @@ class Alternating:
         self._decisions = 0
         self._current: StickyRandomWalk | PCT = self._walks[0]
 
+    @property
+    def sampler(self) -> str | None:
+        """The walk that made the last run; None for PCT, which cannot make every run."""
+        return self._current.sampler
+
     def begin(self) -> bool:
         if self.run == 0:
             self._horizon = max(LEAST_HORIZON, self._decisions)

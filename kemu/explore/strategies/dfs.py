@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kemu.errors import ScenarioNotDeterministic
 from kemu.explore.strategies.base import check_number, steps_before
@@ -31,12 +31,15 @@ class BoundedDFS:
     """
 
     seed: None = None
+    kind: ClassVar[str] = "dfs"
+    cost: ClassVar[str] = "preemptions plus answers that are not plain"
+    """What the bound counts, for reports."""
 
     def __init__(self, bound: int | None = 2) -> None:
         if bound is not None:
             check_number("bound", bound, least=0)
         self.bound = bound
-        self.name = "dfs" if bound is None else f"dfs(bound={bound})"
+        self.name = self.kind if bound is None else f"{self.kind}(bound={bound})"
         self.level = 0
         """The cost of the runs that are being made."""
         self.completed: int | None = None
@@ -139,10 +142,14 @@ class BoundedDFS:
         self._path = [*path[:length], values.start]
         self._ends = list(ends[: length + 1])
         if len(values) > 1:
-            self._work[0] = (path, ends, length, values[1:])
+            self._keep_rest(path, ends, length, values[1:])
         else:
             self._work.popleft()
         return True
+
+    def _keep_rest(self, path: Sequence[int], ends: Sequence[int], length: int, values: range) -> None:
+        """Keep the alternatives after the one that is taken now: they cost as much."""
+        self._work[0] = (path, ends, length, values)
 
 
 def _packed(numbers: list[int]) -> Sequence[int]:

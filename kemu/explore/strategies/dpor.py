@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from kemu.errors import ScenarioNotDeterministic, UsageError
 from kemu.explore.dependence import THREADS, CellNumbers, Dependence, Footprint, dependent, members
 from kemu.explore.guards import Guards, Wait, declared
-from kemu.explore.strategies.base import CLOCK, Path, Reduction, steps_before
+from kemu.explore.strategies.base import CLOCK, Path, Reduction, check_number, steps_before
 from kemu.runtime import READ, WRITE, ControlledRuntime
 
 if TYPE_CHECKING:
@@ -107,14 +107,17 @@ class DPOR:
     the number of classes (Mazurkiewicz traces), if every run comes to an end: a run that a failure cuts short hides
     what would have come after it.
 
-    Exhaustion is a proof as far as the footprints are complete and `doubt` is empty. Runs have to be finite.
+    Exhaustion is a proof as far as the footprints are complete and `doubt` is empty. Runs have to be finite: one that
+    has more than *depth* steps is given up, too, and leaves a doubt.
     """
 
     name = "dpor"
     seed: None = None
     completed: None = None
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 2_000) -> None:
+        check_number("depth", depth, least=1)
+        self.depth = depth
         self.exhausted = False
         """Whether every class has been explored."""
         self.traces = 0
@@ -192,7 +195,7 @@ class DPOR:
         else:
             self.traces += 1
             if outcome.end in ("stopped", "step-limit") and not self.doubt:
-                self.doubt = "a run was cut short" if outcome.end == "stopped" else "a run has no end"
+                self.doubt = "a run was cut short"
         self._race_with_those_who_wait()
 
     # Decisions.
@@ -268,6 +271,10 @@ class DPOR:
             self._catch_up(thread)
         runtime = self._runtime
         assert runtime is not None
+        if at == self.depth:
+            self.doubt = f"a run has more than {self.depth:,} steps"
+            del self._frames[at:]
+            runtime.abandon()
         acting = runtime.clock.thread(runtime) if thread is None else thread
         party = self._number(acting.path)
         if at == len(self._frames):

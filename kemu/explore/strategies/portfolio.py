@@ -41,8 +41,8 @@ class Member:
 class Portfolio:
     """Takes the runs of several strategies in turn, so that it does nearly as well as the best of them.
 
-    Every other run belongs to the reduced search (`DPOR`) until that has made *reduced* runs or has explored
-    everything, which proves that there is nothing more to find. The rest goes to samplers: sticky walks and PCT,
+    Every other run belongs to the reduced search (`DPOR`) until that has made *reduced* runs, or cannot prove anything
+    any more, or has explored everything, which proves that there is nothing more to find. The rest goes to samplers: sticky walks and PCT,
     POS, SURW and URW. Those that come upon more runs that were not seen before get more turns, but none goes without.
 
     All follows from the program and the seed.
@@ -77,9 +77,14 @@ class Portfolio:
         """How far the reduced search has come."""
         return self._search.reduction
 
+    @property
+    def sampler(self) -> str | None:
+        """Who made the last run, for estimates: none but samplers that can make every run there is."""
+        return None if self._member is None else getattr(self._current, "sampler", None)
+
     def begin(self) -> bool:
         self._run += 1
-        if self._left and self._run % 2 == 0:
+        if self._left and self._run % 2 == 0 and not self._search.doubt:
             self._left -= 1
             self._member = None
             self._current = self._search

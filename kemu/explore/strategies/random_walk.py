@@ -18,9 +18,14 @@ class RandomWalk(Sampler):
     """
 
     name = "random"
+    full_support = True
 
     def pick(self, n: int, point: DecisionPoint) -> int:
-        # `below`, written out: this is called for every step.
+        # `starting` and `below`, written out: this is called for every step.
+        if self._eager:
+            for thread in point.ready:
+                if not thread.steps:
+                    return (point.ready.index(thread) - point.index) % len(point.ready)
         try:
             return self._byte() * n >> 8 if n <= 64 else self.below(n)
         except StopIteration:

@@ -20,6 +20,8 @@ class StickyRandomWalk(Sampler):
     follow `Sampler.answer`.
     """
 
+    full_support = True
+
     def __init__(self, seed: int, switch: float = 1 / 8, *, start: int = 0) -> None:
         super().__init__(seed, start=start)
         if not 1 / 256 <= switch < 1:
@@ -29,6 +31,14 @@ class StickyRandomWalk(Sampler):
         self._stay = min(256 - round(256 * switch), 255)
 
     def pick(self, n: int, point: DecisionPoint) -> int:
+        if self._eager:
+            start = self.starting(point)
+            if start >= 0:
+                return start
+            running = point.running
+            if running is not None and running.steps == 1:
+                # It was this thread that started last, but not by its turn.
+                return self.below(n)
         if not continues(point):
             return self.below(n)
         try:

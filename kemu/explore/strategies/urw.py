@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.explore.strategies.base import CLOCK, Path, Sampler
+from kemu.explore.strategies.base import Path, Sampler
 
 if TYPE_CHECKING:
     from kemu.runtime import DecisionPoint, Outcome, Thread
@@ -27,22 +27,27 @@ class URW(Sampler):
     """
 
     name = "urw"
+    full_support = True
 
     def __init__(self, seed: int, *, start: int = 0) -> None:
         super().__init__(seed, start=start)
         self._lengths: dict[Path, int] = {}
-        self._seen: dict[Path, int] = {}
+        self._threads: dict[Path, Thread] = {}
         self._to_come: dict[Path, list[int]] = {}
 
     def begin_run(self, run: int) -> None:
         super().begin_run(run)
-        self._seen.clear()
+        self._threads.clear()
 
     def pick(self, n: int, point: DecisionPoint) -> int:
+        if self._eager:
+            start = self.starting(point)
+            if start >= 0:
+                return start
         weights = [self._weight(thread) for thread in point.ready]
         if n > len(weights):
             ticker = point.ready[0].runtime.clock.ticker
-            weights.append(self._left(CLOCK, 0 if ticker is None else ticker.steps))
+            weights.append(1 if ticker is None else self._weight(ticker))
         drawn = self.below(sum(weights))
         place = 0
         while drawn >= weights[place]:
@@ -51,22 +56,23 @@ class URW(Sampler):
         return place if place == len(point.ready) else (place - point.index) % len(point.ready)
 
     def _weight(self, thread: Thread) -> int:
-        left = self._left(thread.path, thread.steps)
-        to_come = self._to_come.get(thread.path)
+        path = thread.path
+        self._threads[path] = thread
+        left = self._lengths.get(path, 0) - thread.steps
+        if left < 1:
+            left = 1
+        to_come = self._to_come.get(path)
         if to_come is not None and thread.children < len(to_come):
             left += to_come[thread.children]
         return left
 
-    def _left(self, path: Path, steps: int) -> int:
-        self._seen[path] = steps + 1
-        return max(1, self._lengths.get(path, 0) - steps)
-
     def end(self, outcome: Outcome) -> None:
+        # What a thread did once no other could go on counts as well, which no decision shows.
         lengths = self._lengths
         grown = False
-        for path, length in self._seen.items():
-            if length > lengths.get(path, 0):
-                lengths[path] = length
+        for path, thread in self._threads.items():
+            if thread.steps > lengths.get(path, 0):
+                lengths[path] = thread.steps
                 grown = True
         if grown:
             self._sum_up()

@@ -266,9 +266,16 @@ def test_a_failure_that_cuts_a_run_short_leaves_a_doubt() -> None:
 
 
 def test_a_run_without_end_leaves_a_doubt() -> None:
+    search = DPOR(depth=40)
+    found = explore(TestProgram(forever), search, Budget(schedules=30), keep_going=True)
+    assert search.doubt == "a run has more than 40 steps"
+    assert not found.findings
     search = DPOR()
-    explore(TestProgram(forever, max_steps=40), search, Budget(schedules=30), keep_going=True)
-    assert search.doubt == "a run has no end"
+    found = explore(TestProgram(forever, max_steps=40), search, Budget(schedules=30), keep_going=True)
+    assert [finding.failure.code for finding in found.findings] == ["STEPS"]
+    assert search.doubt == "a run was cut short"
+    with pytest.raises(UsageError, match="depth is 0"):
+        DPOR(depth=0)
 
 
 def test_set_up_takes_no_part() -> None:
