@@ -2,18 +2,20 @@
 
 In a page, a Python block whose first line is a comment with a file name is that file, a ``diff`` block changes one,
 and a ``console`` block holds commands after ``$`` with their output. All are taken in order, in a directory of the
-page's own with a copy of ``scenarios/``. Commands of kemu are run, and so is ``echo $?`` after one; others are only
-shown. A line of output that is ``...`` stands for any number of lines, times in seconds are not compared, and a command
-without output must only succeed or find something. What README shows after its marker is the output of its first
-command.
+page's own with a copy of ``scenarios/``. Commands of kemu are run, of pytest with no plugin but kemu's, and so is
+``echo $?`` after one; others are only shown. A line of output that is ``...`` stands for any number of lines, times in
+seconds are not compared, and a command without output must only succeed or find something. What README shows after its
+marker is the output of its first command.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
@@ -24,6 +26,7 @@ from typing import Final
 
 from click.testing import CliRunner
 
+import _kemu_pytest
 from kemu.cli.app import cli
 from kemu.errors import EXIT_FINDING, EXIT_OK
 
@@ -33,7 +36,7 @@ WILDCARD: Final = "..."
 
 _FENCE: Final = re.compile(r"^```(\w*)\s*$")
 _FILE: Final = re.compile(r"^# ([\w./-]+\.py)(, continued)?$")
-_SECONDS: Final = re.compile(r"\b\d+(?:\.\d+)? s\b")
+_SECONDS: Final = re.compile(r"\b\d+(?:\.\d+)? ?s\b")
 _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 _TOKEN: Final = re.compile(r"\bKS1\.[0-9a-f]{8}\.[A-Za-z0-9_-]+")
 
@@ -94,11 +97,25 @@ class Shell:
         words = shlex.split(text)
         if words == ["echo", "$?"]:
             return [str(self.exit_code)]
+        if words[0] == "pytest":
+            return self.run_pytest(words[1:])
         if words[0] != "kemu":
             return None
         result = self.runner.invoke(cli, words[1:])
         self.exit_code = result.exit_code
         return [line.rstrip() for line in result.output.splitlines()]
+
+    def run_pytest(self, words: list[str]) -> list[str]:
+        """The lines that pytest prints, in a process of its own."""
+        paths = [str(Path(_kemu_pytest.__file__).parent), os.environ.get("PYTHONPATH", "")]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        env |= {"COLUMNS": "100", "NO_COLOR": "1"}
+        for name in ("CI", "FORCE_COLOR", "PYTEST_ADDOPTS"):
+            env.pop(name, None)
+        command = [sys.executable, "-m", "pytest", "-p", "_kemu_pytest", "-p", "no:cacheprovider", *words]
+        result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        self.exit_code = result.returncode
+        return [line.rstrip() for line in result.stdout.splitlines()]
 
 
 def pages() -> list[Path]:

@@ -13,14 +13,15 @@ What lives where, from the bottom up:
 - ``kemu.explore``   strategies, replay, shrinking, explanation
 - ``kemu.scenario``  declaring, loading and checking scenarios; the world that a script talks to
 - ``kemu.cli``       parses arguments and prints, nothing else
+- ``kemu.testing``   tests with pytest; beside the package the plugin, ``_kemu_pytest``, which every pytest imports
 
 Who may import whom: ``runtime <- nt <- io <- fltmgr <- wdk``, and no framework imports another. ``explore``
 knows only ``runtime``; ``verifier`` and ``log`` know what the layers publish; ``scenario`` puts it together;
-``cli`` is on top and ``errors`` below everything. The contracts in ``pyproject.toml`` hold every import to
-this.
+``cli`` and ``testing`` are on top and ``errors`` below everything. The contracts in ``pyproject.toml`` hold
+every import to this.
 
 A driver author imports ``kemu.wdk``, and ``get_logger`` from here; the author of a scenario,
-``kemu.scenario``; of a strategy, ``kemu.explore``.
+``kemu.scenario``; of a test, ``kemu.testing``; of a strategy, ``kemu.explore``.
 """
 
 from __future__ import annotations

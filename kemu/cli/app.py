@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "shrink": "Find the simplest run that fails as a token's run does.",
     "blame": "Find the decision after which a token's run was likely to fail.",
     "trace": "Show recorded runs.",
+    "corpus": "Show, remove and merge the failing runs that explorations have kept.",
 }
 """Every command and its line of help; the module of the same name is loaded when the command runs."""
 

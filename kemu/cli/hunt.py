@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from kemu.cli.report import COST, Cost, EventLine, OrderLine, Report, SwitchLine, Verdict, how
-from kemu.cli.targets import Program, replay_command, short_path, source_warnings
-from kemu.errors import KemuError, UsageError
+from kemu.cli.targets import Program, corpus_key, replay_command, short_path, source_warnings
+from kemu.errors import KemuError, NonDeterminism, UsageError
 from kemu.explore import (
     DEFAULT_STRATEGY,
     Budget,
+    Corpus,
     Event,
     Explanation,
     Exploration,
     Finding,
+    Memory,
     Order,
     Place,
     Progress,
@@ -54,6 +56,7 @@ class Plan:
     output: Path | None = None
     engine: Callable[..., Exploration] | None = None
     """What explores, called as `kemu.explore.explore` is; None for that itself."""
+    corpus: Corpus | None = None
 
     def make_strategy(self) -> Strategy:
         """A new strategy. Raises `UsageError` for a name or an option that there is not."""
@@ -84,6 +87,8 @@ class Hunt:
     interrupted: bool
     error: KemuError | None = None
     """What went wrong after something had been found, or while it was worked out."""
+    memory: Memory | None = None
+    """What the corpus knew of the program."""
 
 
 def hunt(
@@ -98,15 +103,16 @@ def hunt(
     plain = check_determinism(program)
     check_determinism(program, StickyRandomWalk(plan.seed))
     strategy = plan.make_strategy()
-    engine = plan.engine or explore
-    exploration = engine(program, strategy, plan.budget, keep_going=plan.keep_going, progress=progress, stop=stop)
+    memory = Memory(plan.corpus, corpus_key(program)) if plan.corpus is not None else None
+    exploration = _explore(program, plan, strategy, memory, progress, stop)
     result = Hunt(
         program=program.name,
-        verdict=_verdict(program, strategy, exploration),
+        verdict=verdict_of(program, strategy, exploration),
         found=[],
         warnings=(*source_warnings([program]), *warnings_of(plain.advisories)),
         interrupted=exploration.interrupted,
         error=exploration.error,
+        memory=memory,
     )
     for finding in exploration.findings:
         if note is not None:
@@ -115,7 +121,30 @@ def hunt(
     return result
 
 
-def _verdict(program: Program, strategy: Strategy, exploration: Exploration) -> Verdict:
+def _explore(
+    program: Program,
+    plan: Plan,
+    strategy: Strategy,
+    memory: Memory | None,
+    progress: Callable[[Progress], None] | None,
+    stop: Callable[[], bool] | None,
+) -> Exploration:
+    """What is known first, then what is new, unless something known still fails and that is enough."""
+    if memory is not None and ((memory.recall(program, stop) and not plan.keep_going) or memory.interrupted):
+        return memory.nothing_more(program, strategy)
+    try:
+        engine = plan.engine or explore
+        exploration = engine(program, strategy, plan.budget, keep_going=plan.keep_going, progress=progress, stop=stop)
+    except KemuError as error:
+        if memory is None or not memory.findings:
+            raise
+        exploration = memory.nothing_more(program, strategy)
+        return replace(exploration, findings=tuple(memory.findings), error=error)
+    return exploration if memory is None else memory.together_with(exploration)
+
+
+def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -> Verdict:
+    """What *exploration* comes to if it has found nothing."""
     reduction = exploration.reduction
     doubt = reduction.doubt if reduction is not None else ""
     return Verdict(
@@ -151,7 +180,8 @@ def _work_out(
     """Shrink, explain and trace *finding*; on an interrupt or an error, with what there is."""
     # With shards, or after an interrupt, it may have a larger number than there were runs.
     out_of = f" of {exploration.schedules:,}" if finding.run < exploration.schedules else ""
-    origin = (
+    known = result.memory.origin(finding) if result.memory is not None else ""
+    origin = known or (
         f"schedule {finding.run + 1:,}{out_of}"
         f" ({how(exploration.strategy, exploration.seed)}, {exploration.seconds:.1f} s)"
     )
@@ -159,21 +189,27 @@ def _work_out(
     if stop is not None and stop():
         # Who has had enough of the exploration still wants to know what it found.
         stop = None
+    cost = None
+    is_lasting = True
     try:
         shrunk = shrink(program, finding.choices, signature=finding.signature, second=finding.second)
         found = describe(program, shrunk.recording.choices, shrunk, about=about, output=plan.output, stop=stop)
         result.interrupted = result.interrupted or found.interrupted
         report = found.report
+        cost = shrunk.recording.cost
     except KeyboardInterrupt:
         result.interrupted = True
         found = bare(program, finding, "not shrunk: interrupted")
         report = found.report
     except KemuError as error:
         result.error = result.error or error
+        is_lasting = not isinstance(error, NonDeterminism)
         found = bare(program, finding, f"not shrunk: {error}")
         report = found.report
     found.report = replace(report, found=origin, count=finding.count)
-    found.run = finding.run
+    found.run = finding.run if not known else None
+    if result.memory is not None and is_lasting:
+        result.memory.keep(finding, found.token, cost, exploration)
     return found
 
 
@@ -250,6 +286,19 @@ def trace_path(directory: Path, program: Program, what: str) -> Path:
     return path
 
 
+def corpus_of(directory: str | None, *, without: bool = False) -> Corpus | None:
+    """The corpus in *directory*, or the one of the working directory; none if it is to be done *without*."""
+    if without and directory is not None:
+        raise UsageError("--corpus and --no-corpus contradict each other", remedy="give one of them")
+    if without:
+        return None
+    if directory is None:
+        return Corpus.beside(Path())
+    if Path(directory).exists() and not Path(directory).is_dir():
+        raise UsageError(f"the corpus {directory} is not a directory", remedy="give a directory; it is made if need be")
+    return Corpus(Path(directory))
+
+
 def output_directory(text: str | None) -> Path | None:
     """The directory that traces go to, made and tried out. Raises `UsageError` if it cannot be written."""
     if text is None:
@@ -266,6 +315,18 @@ def output_directory(text: str | None) -> Path | None:
             remedy="give a directory in which you may create files",
         ) from None
     return directory
+
+
+def memory_lines(result: Hunt, *, is_over: bool) -> list[str]:
+    """What has become of the runs in the corpus; *is_over* if one that still fails ends the exploration."""
+    if result.memory is None:
+        return []
+    lines = result.memory.lines(found.signature for found in result.found)
+    if is_over and result.memory.findings and not result.interrupted:
+        lines.append(
+            "corpus: a known failure comes before anything new: --keep-going explores as well, --no-corpus instead"
+        )
+    return lines
 
 
 def warnings_of(advisories: Sequence[Any]) -> tuple[str, ...]:

@@ -14,12 +14,15 @@
         estimates    [{sampler, runs, distinct, once, twice, exact, unseen, least}], of samplers with full support
         findings     [FINDING]
         warnings     [text]
+        corpus       runs of earlier explorations: [{code, token, state, clean}], state being failing | other
+                     (fails otherwise) | clean | fixed (and removed), clean the replays in a row without a failure
         error        what went wrong after something was found, or null
     ]
     error        what ended the command early, or null
 
 ``kemu replay`` and ``kemu shrink``: kemu, command, program, exit_code, finding (FINDING or null), warnings.
 ``kemu run``: the same, and token, end, steps, vt (ticks of 100 ns), result (as text), trace.
+``kemu corpus ls``: kemu, command, entries: [ENTRY]; ``kemu corpus show``: kemu, command, entry (ENTRY).
 ``kemu list``: kemu, command, scenarios: [{target, path, line, name, variants: [{name, expects}], doc}].
 
 ``kemu campaign show``::
@@ -31,6 +34,12 @@
                 findings: [{code, signature, summary, run, count, token}]}]
 
 ``kemu campaign merge``: kemu, command, exit_code, missing (shards), programs (as for ``kemu explore``), error.
+ENTRY::
+
+    id, file, program, options, tool (kemu or pytest), code, signature, token, replay
+    cost         [preemptions, answers, switches, length], or null if the run was not shrunk
+    strategy, seed, schedule (from 0)   of the exploration that found it first
+    clean
 
 FINDING::
 
@@ -59,6 +68,9 @@ from typing import Any
 
 from kemu import __version__
 from kemu.cli.hunt import Found, Hunt
+from kemu.cli.targets import entry_command
+from kemu.explore import Entry, Replayed
+from kemu.explore.corpus import as_object
 
 
 def dump(command: str, fields: dict[str, Any]) -> str:
@@ -86,8 +98,20 @@ def hunt_object(hunt: Hunt) -> dict[str, Any]:
         "estimates": [{**asdict(one), "unseen": one.unseen, "least": one.least} for one in verdict.estimates],
         "findings": [found_object(found) for found in hunt.found],
         "warnings": list(hunt.warnings),
+        "corpus": [replayed_object(one) for one in hunt.memory.replayed] if hunt.memory is not None else [],
         "error": str(hunt.error) if hunt.error is not None else None,
     }
+
+
+def replayed_object(one: Replayed) -> dict[str, Any]:
+    """A run of the corpus, and what has become of it."""
+    return {"code": one.entry.code, "token": one.entry.token, "state": one.state, "clean": one.entry.clean}
+
+
+def entry_object(entry: Entry) -> dict[str, Any]:
+    """A run of the corpus, as it is kept."""
+    replay = entry_command(entry)
+    return {"id": entry.id, "file": str(entry.path), **as_object(entry), "replay": replay}
 
 
 def found_object(found: Found) -> dict[str, Any]:

@@ -57,14 +57,9 @@ def bound(value: object) -> int:
 
 def strategy(value: str) -> tuple[str, dict[str, int | float | None]]:
     """A name, or ``name:option=number,...``; which there are is for the strategies to know."""
-    name, colon, rest = value.partition(":")
-    options: dict[str, int | float | None] = {}
-    for part in rest.split(",") if colon else ():
-        key, equals, number = part.partition("=")
-        if not equals or not re.fullmatch(r"\d+(\.\d+)?|none", number):
-            raise UsageError(f"{part!r} in {value!r} is not option=number", remedy="write for example pct:depth=3")
-        options[key] = None if number == "none" else float(number) if "." in number else int(number)
-    return name, options
+    from kemu.explore.strategies import parse_strategy
+
+    return parse_strategy(value)
 
 
 def jobs(value: object) -> int:
@@ -92,6 +87,16 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     return value
 
 
+def quiet_option(text: str) -> Callable[[F], F]:
+    """``-q`` of a command that prints no run: *text* says what is left. The command takes ``quiet``."""
+
+    def put(function: F) -> F:
+        function = click.option("--debug", is_flag=True, expose_value=False, callback=_debug, hidden=True)(function)
+        return click.option("-q", "--quiet", is_flag=True, help=text)(function)
+
+    return put
+
+
 def output_options(function: F) -> F:
     """How much is printed, and how. The command takes the values as keywords and makes a `Console` of them."""
     for option in (
@@ -109,6 +114,19 @@ def output_options(function: F) -> F:
     return function
 
 
+def corpus_options(function: F) -> F:
+    """Whether failing runs are kept, and where. The command takes ``corpus`` and ``no_corpus``."""
+    for option in (
+        click.option("--no-corpus", is_flag=True, help="Neither replay failures of earlier explorations nor keep any."),
+        corpus_option,
+    ):
+        function = option(function)
+    return function
+
+
+corpus_option = click.option(
+    "--corpus", metavar="DIR", help="The directory that failing runs are kept in; .kemu/corpus unless given."
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, and nothing else there."
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kemu.errors import UsageError
+from kemu.explore import Entry, Key
 from kemu.runtime import LogSink, Observer, Oracle, Outcome, Runtime
 
 LogFactory = Callable[[Runtime], LogSink]
@@ -122,6 +123,21 @@ def replay_command(program: Program, token: str) -> str:
     """The command that replays *token*."""
     limit = ("--max-steps", program.max_steps) if isinstance(program, Limited) else ()
     return command_line("kemu", "replay", *limit, program.name, token)
+
+
+def corpus_key(program: Program) -> Key:
+    """What the corpus knows *program* by: its name as seen from here, and what makes it another program."""
+    path, separator, rest = program.name.partition("::")
+    options = ("--max-steps", str(program.max_steps)) if isinstance(program, Limited) else ()
+    return Key(f"{short_path(str(Path(path).resolve()))}{separator}{rest}", options)
+
+
+def entry_command(entry: Entry) -> str:
+    """The command that replays the run of the corpus that *entry* is."""
+    key = entry.key
+    if key.tool == "pytest":
+        return command_line("pytest", *key.options, key.program, "--kemu-token", entry.token)
+    return command_line(key.tool, "replay", *key.options, key.program, entry.token)
 
 
 def short_path(file: str) -> str:

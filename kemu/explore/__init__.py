@@ -17,6 +17,8 @@
 - ``guards``       what was possible when, for the same
 - ``estimate``     what a sampler is likely not to have seen
 - ``contract``     what every strategy promises, checked; on the programs of ``exercise``
+- ``corpus``       failing runs that were found, kept in a directory
+- ``memory``       what is done with them: tried first, and forgotten once they pass
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
 Knows the runtime and kemu's errors, and no framework. The scenario layer, the command line and authors of
@@ -25,10 +27,12 @@ strategies import it.
 
 from kemu.explore.blame import Blame, blame
 from kemu.explore.contract import check_strategy
+from kemu.explore.corpus import Corpus, Entry, Key
 from kemu.explore.determinism import check_determinism
 from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
+from kemu.explore.memory import Memory, Replayed
 from kemu.explore.orderings import Order, Orderings
 from kemu.explore.program import Failure, Program, failure_of
 from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
@@ -77,9 +81,11 @@ __all__ = [
     "BoundedDelays",
     "Budget",
     "Conflict",
+    "Corpus",
     "Cost",
     "Decision",
     "Estimate",
+    "Entry",
     "Event",
     "Exploration",
     "Explanation",
@@ -88,6 +94,8 @@ __all__ = [
     "Flip",
     "Order",
     "Orderings",
+    "Key",
+    "Memory",
     "Place",
     "Portfolio",
     "Program",
@@ -100,6 +108,7 @@ __all__ = [
     "Reduction",
     "Replay",
     "SampleCounter",
+    "Replayed",
     "Sampler",
     "Shrunk",
     "StickyRandomWalk",

@@ -17,6 +17,8 @@ from typing import Any
 from kemu.scenario.check_names import FunctionNode, Names, SourceFile, functions, kemu_object, own_nodes
 
 SCENARIO = ("kemu.scenario.scenario", "kemu.scenario.declare.scenario")
+TEST = ("kemu.testing.explore", "kemu.testing.declare.explore")
+"""In a test the world may stand anywhere, and is called ``world``; or ``kemu_world``, if it is a fixture."""
 
 
 def script_coroutines(source: SourceFile) -> Iterator[ast.Call]:
@@ -30,8 +32,12 @@ def script_coroutines(source: SourceFile) -> Iterator[ast.Call]:
 
 def is_script(function: FunctionNode, names: Names) -> bool:
     """Whether *function* is declared as a scenario."""
+    return _has_mark(function, names, SCENARIO)
+
+
+def _has_mark(function: FunctionNode, names: Names, known: tuple[str, ...]) -> bool:
     marks = [mark.func if isinstance(mark, ast.Call) else mark for mark in function.decorator_list]
-    return any(names.origin(mark) in SCENARIO for mark in marks)
+    return any(names.origin(mark) in known for mark in marks)
 
 
 def _parameters(function: FunctionNode, names: Names) -> dict[str, Any]:
@@ -45,6 +51,10 @@ def _parameters(function: FunctionNode, names: Names) -> dict[str, Any]:
             types[parameter.arg] = kemu_object(module, name)
     if parameters and parameters[0].annotation is None and is_script(function, names):
         types[parameters[0].arg] = kemu_object("kemu.scenario", "World")
+    is_test = _has_mark(function, names, TEST)
+    for parameter in parameters:
+        if parameter.annotation is None and (parameter.arg == "kemu_world" or (is_test and parameter.arg == "world")):
+            types[parameter.arg] = kemu_object("kemu.scenario", "World")
     return {name: cls for name, cls in types.items() if inspect.isclass(cls)}
 
 

@@ -71,6 +71,10 @@ class _Text:
         """For each file of the family its name and digest."""
         return {text.real.name: text.digest for text in self.family()}
 
+    def family_digest(self) -> str:
+        """32 hexadecimal digits that stand for the content of all of them."""
+        return hashlib.blake2b(repr(sorted(self.digests().items())).encode(), digest_size=16).hexdigest()
+
 
 @dataclass(slots=True)
 class _Executed:
@@ -93,6 +97,16 @@ def load_file(path: str) -> LoadedFile:
     two with one name, and `DriverSourceError` for source that the static checks refuse.
     """
     return _load(_read_family(path))
+
+
+def read_source(path: str) -> tuple[SourceFile, str]:
+    """The file *path*, read but not executed, and its digest, as `LoadedFile.source_digest`.
+
+    For files that somebody else executes, such as a module of tests. Raises `ScenarioError` for a file that cannot be
+    read or is not Python.
+    """
+    text = _read_family(path)
+    return text.source, text.family_digest()
 
 
 def has_scenarios(path: str) -> bool:
@@ -218,8 +232,8 @@ def _load(text: _Text) -> LoadedFile:
     warnings = [warning for one in text.family() for warning in _check(one)]
     executed = _execute(text, {})
     _check_declared(text, executed.declared)
-    digest = hashlib.blake2b(repr(sorted(text.digests().items())).encode(), digest_size=16).hexdigest()
     scenarios = tuple(executed.declared)
+    digest = text.family_digest()
     loaded = _loaded[text.real] = LoadedFile(text.shown, executed.module, scenarios, digest, tuple(warnings))
     return loaded
 

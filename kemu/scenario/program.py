@@ -63,13 +63,22 @@ class ScenarioProgram:
         return self._finish(runtime.run("script", self._main(runtime, cell)), cell)
 
     def run_live(self, backend: str = "trio", log: LogFactory | None = None) -> Outcome:
-        """Run once on the event loop of *backend*, with a real clock."""
+        """Run once on an event loop of its own of *backend*, with a real clock."""
+        runtime, cell = self._live(log)
+        return self._finish(run_live(self._main(runtime, cell), "script", runtime, backend), cell)
+
+    async def run_here(self, log: LogFactory | None = None) -> Outcome:
+        """Run once on the event loop that is running, with a real clock."""
+        runtime, cell = self._live(log)
+        return self._finish(await runtime.run("script", self._main(runtime, cell)), cell)
+
+    def _live(self, log: LogFactory | None) -> tuple[LiveRuntime, list[World]]:
         runtime = LiveRuntime(thread_class=KThread)
         if log is not None:
             runtime.log = log(runtime)
         cell: list[World] = []
         runtime.conclude = lambda outcome: self._judge(cell, outcome)
-        return self._finish(run_live(self._main(runtime, cell), "script", runtime, backend), cell)
+        return runtime, cell
 
     async def _main(self, runtime: Runtime, cell: list[World]) -> Any:
         world = World(runtime, self._options, explore_setup=self.scenario.explore_setup, bystanders=self.bystanders)

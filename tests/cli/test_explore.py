@@ -126,7 +126,7 @@ def test_the_trace_is_written_where_asked(here: Path) -> None:
     assert trace.header["failure"]["check"] == "expectation"
     assert trace.header["strategy"] == "alternating"
     # What is there is not overwritten.
-    again = kit.kemu("explore", scene, "--output", "new/folder")
+    again = kit.kemu("explore", scene, "--output", "new/folder", "--no-corpus")
     assert again.lines[-1].endswith("lost_update-racy-expectation-2.trace.jsonl")
     assert path.with_name("lost_update-racy-expectation-2.trace.jsonl").read_bytes() == path.read_bytes()
 
@@ -274,7 +274,7 @@ def test_an_error_after_a_finding_comes_with_it(here: Path, monkeypatch: pytest.
     result = kit.kemu("explore", scene)
     assert (result.code, result.lines[0].split(":")[0]) == (3, "FAIL scene.py")
     assert "kemu: error: it broke later; this is a bug in kemu" in result.err
-    answer = kit.kemu("explore", scene, "--json").json
+    answer = kit.kemu("explore", scene, "--json", "--no-corpus").json
     assert (answer["exit_code"], answer["error"]) == (3, str(error))
     assert answer["programs"][0]["error"] == str(error)
 

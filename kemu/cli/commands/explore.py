@@ -33,6 +33,7 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 )
 @click.option("--campaign", metavar="DIR", help="Keep what is done in DIR, and go on from what is there.")
 @click.option("--cluster", metavar="ADDRESS", help="Use the workers of this dask scheduler, such as tcp://host:8786.")
+@opt.corpus_options
 @opt.variant_option
 @opt.max_steps_option
 @opt.directory_option
@@ -50,6 +51,8 @@ def command(
     shard: tuple[int, int] | None,
     campaign: str | None,
     cluster: str | None,
+    corpus: str | None,
+    no_corpus: bool,
     variant: str | None,
     max_steps: int | None,
     output: str | None,
@@ -58,11 +61,12 @@ def command(
 ) -> int:
     """Run scenarios under many schedules, and report what breaks them.
 
-    Each program stops at its first finding unless told otherwise. Without -n or -t it gets 10,000 schedules; the
-    exhaustive strategies, dfs, which --bound asks for too, idb and dpor, end by themselves. With --shard, -n counts
-    for all shards together; with --campaign, for all calls together, while -t counts for this one.
+    What failed in earlier explorations is tried first. Each program stops at its first finding unless told
+    otherwise. Without -n or -t it gets 10,000 schedules; the exhaustive strategies, dfs, which --bound asks for
+    too, idb and dpor, end by themselves. With --shard, -n counts for all shards together; with --campaign, for all
+    calls together, while -t counts for this one.
     """
-    from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, hunt, output_directory
+    from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, corpus_of, hunt, memory_lines, output_directory
     from kemu.cli.jsonout import dump, hunt_object
     from kemu.cli.report import clean_lines, failure_lines, warning_lines
     from kemu.cli.targets import select
@@ -80,7 +84,8 @@ def command(
         values = {**values, "bound": None if bound == opt.NO_BOUND else bound}
     if schedules is None and seconds is None and name not in EXHAUSTIVE:
         schedules = DEFAULT_SCHEDULES
-    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output))
+    kept = corpus_of(corpus, without=no_corpus)
+    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), kept)
     # Whatever is wrong with what was typed has to come out before anything is explored.
     made = plan.make_strategy()
     programs = select(targets, variant, max_steps)
@@ -121,6 +126,10 @@ def command(
                 console.print(lines[:1] if console.quiet else lines)
             elif not console.quiet:
                 console.print(warning_lines(one.warnings))
+            if not console.quiet:
+                console.print(memory_lines(one, is_over=not keep_going))
+            for problem in kept.take_problems() if kept is not None else ():
+                console.note(f"kemu: warning: {problem}")
             interrupted = interrupted or one.interrupted
             error = error or one.error
             if interrupted or error is not None:

@@ -22,6 +22,7 @@ The table below is what the command line can ask for: a new strategy gets a line
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from inspect import signature
@@ -86,6 +87,21 @@ def strategy_from_name(name: str, seed: int, **options: Any) -> Strategy:
     return factory(*((seed,) if "seed" in parameters else ()), **options)
 
 
+def parse_strategy(text: str) -> tuple[str, dict[str, int | float | None]]:
+    """Take ``name`` or ``name:option=number,...`` apart, without looking whether there are such.
+
+    Raises `UsageError` for what is not written like this.
+    """
+    name, colon, rest = text.partition(":")
+    options: dict[str, int | float | None] = {}
+    for part in rest.split(",") if colon else ():
+        key, equals, number = part.partition("=")
+        if not equals or not re.fullmatch(r"\d+(\.\d+)?|none", number):
+            raise UsageError(f"{part!r} in {text!r} is not option=number", remedy="write for example pct:depth=3")
+        options[key] = None if number == "none" else float(number) if "." in number else int(number)
+    return name, options
+
+
 def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:
     nearest = get_close_matches(word, known, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
@@ -119,6 +135,7 @@ __all__ = [
     "Slice",
     "StickyRandomWalk",
     "Strategy",
+    "parse_strategy",
     "replay",
     "strategy_from_name",
 ]
