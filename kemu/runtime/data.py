@@ -1,0 +1,60 @@
+"""Cells of a driver's own state, and the fields of it whose races are meant to be.
+
+Whoever follows a driver's accesses makes one `DataCell` for each field of each object and calls `Thread.load` and
+`Thread.store` with it.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
+
+from kemu.errors import UsageError
+from kemu.runtime.footprint import Cell
+
+if TYPE_CHECKING:
+    from kemu.runtime.thread import Thread
+
+_BENIGN: Final = "__kemu_benign__"
+"""Where a class or module keeps the names of its fields that were declared benign."""
+
+
+class DataCell(Cell):
+    """One field, element or global variable of a driver's."""
+
+    __slots__ = ("benign", "lifetime")
+
+    def __init__(self, creator: Thread, label: str, *, benign: bool = False, lifetime: Cell | None = None) -> None:
+        super().__init__(creator, label)
+        self.benign = benign
+        """Whether races on it are meant to be: see `benign`."""
+        self.lifetime = lifetime
+        """The object that the field is part of, if that can be freed: freeing it changes all its fields."""
+
+
+def benign(owner: type | ModuleType, *fields: str) -> None:
+    """Declare that races on *fields* of the class or module *owner* are meant to be, and no findings.
+
+    It holds for objects of derived classes as well, and for nothing else: not for what a field refers to. Raises
+    `UsageError` for an *owner* that is neither, and for what is no name.
+    """
+    if not isinstance(owner, type | ModuleType):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"benign() was given {owner!r}, which is neither a class nor a module",
+            remedy='write benign(Scanner, "Stopping") below the class',
+        )
+    if not fields:
+        raise UsageError(
+            f"benign() names no field of {owner.__name__}", remedy='write benign(Scanner, "Stopping"): one name or more'
+        )
+    for field in fields:
+        if not isinstance(field, str) or not field.isidentifier():  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"{field!r} is not the name of a field", remedy='write the name alone, such as "Stopping"')
+    known: frozenset[str] = vars(owner).get(_BENIGN, frozenset())
+    setattr(owner, _BENIGN, known | set(fields))
+
+
+def is_benign(owner: type | ModuleType, field: str) -> bool:
+    """Whether *field* of objects of the class *owner*, or of the module, was declared benign."""
+    owners = owner.__mro__ if isinstance(owner, type) else (owner,)
+    return any(field in vars(one).get(_BENIGN, ()) for one in owners)
