@@ -111,6 +111,8 @@ class Pipeline:
             if pre is None:
                 thread.write(frame)
                 if frame.state == NOT_CALLED:
+                    thread.acquire(frame.instance)
+                    thread.release(frame)
                     frame.state = AWAIT_POST
                     frame.may_be_drained(thread)
                 continue
@@ -167,6 +169,7 @@ class Pipeline:
             frame.state = PASSED
             frame.leave(thread)
             return True
+        thread.release(frame)
         frame.state = AWAIT_POST
         frame.context = context
         frame.may_be_drained(thread)
@@ -193,6 +196,7 @@ class Pipeline:
             if owner is not None and owner is not drive:
                 # Only the owner's thread may go on from here.
                 thread.write(operation)
+                thread.release(operation)
                 operation.handoff = owner
                 operation.changed()
                 return
