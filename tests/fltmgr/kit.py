@@ -163,8 +163,8 @@ class Minifilter(Driver):
 class Lab(World):
     """A world with notes and short ways to common things."""
 
-    def __init__(self, runtime: ControlledRuntime, options: Options) -> None:
-        super().__init__(runtime, options)
+    def __init__(self, runtime: ControlledRuntime, options: Options, *, races: bool = False) -> None:
+        super().__init__(runtime, options, races=races)
         self.notes: list[Note] = []
         self.app = self.process("app")
         self.file(r"\a", b"0123456789")
@@ -306,17 +306,20 @@ async def resumes_post(Data: FLT_CALLBACK_DATA) -> None:
     await FltCompletePendedPostOperation(Data)
 
 
-def run(script: Script, oracle: Oracle | None = None, *, max_steps: int = 5_000, **options: Any) -> Run:
+def run(
+    script: Script, oracle: Oracle | None = None, *, max_steps: int = 5_000, races: bool = False, **options: Any
+) -> Run:
     """Make one run of *script* under *oracle* (the plain run without one); *options* are those of `Options`.
 
-    The file system completes inline unless ``completion`` says otherwise. What the script raises is raised.
+    With *races*, data races are findings. The file system completes inline unless ``completion`` says otherwise. What
+    the script raises is raised.
     """
     options.setdefault("completion", "inline")
     runtime = ControlledRuntime(oracle if oracle is not None else First(), thread_class=KThread, max_steps=max_steps)
     labs: list[Lab] = []
 
     async def main() -> Any:
-        lab = Lab(runtime, Options(**options))
+        lab = Lab(runtime, Options(**options), races=races)
         labs.append(lab)
         return await script(lab)
 
