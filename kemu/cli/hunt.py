@@ -123,6 +123,7 @@ def _verdict(program: Program, strategy: Strategy, exploration: Exploration) -> 
         bound=exploration.bound,
         interrupted=exploration.interrupted,
         expected=program.expected or "",
+        races=program.races,
     )
 
 

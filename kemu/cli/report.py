@@ -177,6 +177,8 @@ class Verdict:
     interrupted: bool = False
     expected: str = ""
     """The finding that the scenario says this variant has."""
+    races: bool = False
+    """Whether data races were looked for."""
 
     @property
     def kind(self) -> str:
@@ -206,6 +208,8 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
         lines.append(f"  budget: no proof: {made}")
     if verdict.bound is None and verdict.kind != "proof" and verdict.schedules:
         lines.append(f"  {chance(verdict.schedules)}")
+    if verdict.races:
+        lines.append("  races: none in these schedules")
     if verdict.interrupted:
         lines.append("  interrupted: this is what there was until then")
     if verdict.expected:
