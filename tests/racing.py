@@ -14,7 +14,6 @@ from kemu.runtime import (
     BlockingOperation,
     Cell,
     ControlledRuntime,
-    DataCell,
     Join,
     Operation,
     Oracle,
@@ -30,11 +29,22 @@ from kemu.runtime.oracle import First
 Main = Callable[[], Coroutine[Any, Any, Any]]
 
 
+class FieldCell(Cell):
+    """The cell of a field, which says more about itself than others do."""
+
+    __slots__ = ("benign", "lifetime")
+
+    def __init__(self, label: str, benign: bool, lifetime: Cell | None) -> None:
+        super().__init__(current_thread(), label)
+        self.benign = benign
+        self.lifetime = lifetime
+
+
 class Field:
     """A field of a driver's own."""
 
     def __init__(self, label: str = "Driver.Field", *, benign: bool = False, lifetime: Cell | None = None) -> None:
-        self.cell = DataCell(current_thread(), label, benign=benign, lifetime=lifetime)
+        self.cell = FieldCell(label, benign, lifetime)
 
     def load(self) -> None:
         current_thread().load(self.cell)

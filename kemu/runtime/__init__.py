@@ -6,10 +6,10 @@ Imports nothing of kemu but its errors. `controlled` runs a program under an ora
 """
 
 from kemu.runtime.actor import Actor, Deliver, Mailbox, Message, ServingActor, ask, tell
+from kemu.runtime.benign import benign, is_benign
 from kemu.runtime.clock import TICKS_PER_SECOND, Clock, Timer
 from kemu.runtime.controlled import DEFAULT_MAX_STEPS, ControlledRuntime
 from kemu.runtime.core import DataAccesses, LogSink, Observer, Races, Runtime
-from kemu.runtime.data import DataCell, benign, is_benign
 from kemu.runtime.footprint import READ, UPDATE, WRITE, Cell, Waitable
 from kemu.runtime.operation import BlockingOperation, Operation, Point
 from kemu.runtime.oracle import DecisionPoint, First, Oracle, continues, is_preemption, party
@@ -31,7 +31,6 @@ __all__ = [
     "Clock",
     "ControlledRuntime",
     "DataAccesses",
-    "DataCell",
     "DecisionPoint",
     "Deliver",
     "Failure",

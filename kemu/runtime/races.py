@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kemu.runtime.data import DataCell
 from kemu.runtime.happens_before import HappensBefore, Task
 from kemu.runtime.site import Site, here, line_of
 
@@ -108,10 +107,7 @@ class RaceDetector(HappensBefore):
         try:
             return self._histories[cell]
         except KeyError:
-            history: History | None = History(None)
-            if isinstance(cell, DataCell):
-                history = None if cell.benign else History(cell.lifetime)
-            self._histories[cell] = history
+            history = self._histories[cell] = None if cell.benign else History(cell.lifetime)
             return history
 
     def _load(self, thread: Thread, cell: Cell, what: str) -> None:

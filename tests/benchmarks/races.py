@@ -17,7 +17,7 @@ from statistics import median
 
 from kemu.explore.collection import BatchedCollection
 from kemu.explore.strategies.random_walk import RandomWalk
-from kemu.runtime import DataCell, current_thread
+from kemu.runtime import Cell, current_thread
 from kemu.wdk.fltkernel import FLT_CALLBACK_DATA, FLT_DEFERRED_IO_WORKITEM, FLT_RELATED_OBJECTS
 from kemu.wdk.wdm import DRIVER_OBJECT, Driver
 
@@ -32,11 +32,11 @@ class Stateful(Pender):
     """Looks at what is shared, and changes what belongs to one operation, in every callback."""
 
     def __init__(self) -> None:
-        self.settings: list[DataCell] = []
+        self.settings: list[Cell] = []
 
     async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
         thread = current_thread()
-        self.settings = [DataCell(thread, f"Stateful.Setting{number}") for number in range(5)]
+        self.settings = [Cell(thread, f"Stateful.Setting{number}") for number in range(5)]
         for cell in self.settings:
             thread.store(cell)
         return await super().DriverEntry(DriverObject, RegistryPath)
@@ -46,7 +46,7 @@ class Stateful(Pender):
         thread = current_thread()
         for number in range(LOADS):
             thread.load(self.settings[number % 5])
-        own = DataCell(thread, "CONTEXT.Field")
+        own = Cell(thread, "CONTEXT.Field")
         for _ in range(STORES):
             thread.store(own)
 

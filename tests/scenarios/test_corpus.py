@@ -101,6 +101,7 @@ def test_the_repaired_twin_has_no_race(name: str, bystanders: int) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", names("fixed"))
 def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> None:
     found = explore(program(name, "fixed", races=True), BoundedDFS(2), Budget())

@@ -1,35 +1,18 @@
-"""Cells of a driver's own state, and the fields of it whose races are meant to be.
+"""Fields of a driver's own whose races are meant to be.
 
-Whoever follows a driver's accesses makes one `DataCell` for each field of each object and calls `Thread.load` and
-`Thread.store` with it.
+A driver's author declares them with `benign`. Whoever follows the driver's accesses asks `is_benign` when it makes the
+cell of a field, and marks the cell (`Cell.benign`).
 """
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from kemu.errors import UsageError
-from kemu.runtime.footprint import Cell
-
-if TYPE_CHECKING:
-    from kemu.runtime.thread import Thread
 
 _BENIGN: Final = "__kemu_benign__"
 """Where a class or module keeps the names of its fields that were declared benign."""
-
-
-class DataCell(Cell):
-    """One field, element or global variable of a driver's."""
-
-    __slots__ = ("benign", "lifetime")
-
-    def __init__(self, creator: Thread, label: str, *, benign: bool = False, lifetime: Cell | None = None) -> None:
-        super().__init__(creator, label)
-        self.benign = benign
-        """Whether races on it are meant to be: see `benign`."""
-        self.lifetime = lifetime
-        """The object that the field is part of, if that can be freed: freeing it changes all its fields."""
 
 
 def benign(owner: type | ModuleType, *fields: str) -> None:
