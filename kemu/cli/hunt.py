@@ -110,6 +110,8 @@ def hunt(
 
 
 def _verdict(program: Program, strategy: Strategy, exploration: Exploration) -> Verdict:
+    reduction = exploration.reduction
+    doubt = reduction.doubt if reduction is not None else ""
     return Verdict(
         program=program.name,
         strategy=exploration.strategy,
@@ -119,10 +121,13 @@ def _verdict(program: Program, strategy: Strategy, exploration: Exploration) -> 
         distinct_is_exact=exploration.distinct_is_exact,
         seconds=exploration.seconds,
         exhausted=exploration.exhausted,
-        complete=bool(getattr(strategy, "exhausted", False)),
+        complete=bool(getattr(strategy, "exhausted", False)) and not doubt,
         bound=exploration.bound,
         interrupted=exploration.interrupted,
         expected=program.expected or "",
+        traces=reduction.traces if reduction is not None else None,
+        blocked=reduction.blocked if reduction is not None else 0,
+        doubt=doubt,
         races=program.races,
     )
 

@@ -177,6 +177,12 @@ class Verdict:
     interrupted: bool = False
     expected: str = ""
     """The finding that the scenario says this variant has."""
+    traces: int | None = None
+    """How many classes of equivalent schedules were explored, if the strategy goes by them."""
+    blocked: int = 0
+    """How many schedules were given up because they were going to repeat a class."""
+    doubt: str = ""
+    """Why having explored all classes is no proof."""
     races: bool = False
     """Whether data races were looked for."""
 
@@ -198,7 +204,11 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
     made = f"{_schedules(verdict.schedules)} ({distinct}) of {how(verdict.strategy, verdict.seed)}"
     made = f"{made} in {verdict.seconds:.1f} s"
     if verdict.kind == "proof":
-        lines.append(f"  proof: every schedule there is was made, without a bound: {made}")
+        if verdict.traces is None:
+            lines.append(f"  proof: every schedule there is was made, without a bound: {made}")
+        else:
+            lines.append(f"  proof: all {_classes(verdict)} were explored:")
+            lines.append(f"  {made}")
     elif verdict.bound is not None:
         lines.append(
             f"  bound: every schedule with at most {verdict.bound} preemptions plus answers that are not plain was"
@@ -206,7 +216,10 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
         lines.append(f"  made, which proves nothing beyond that bound: {made}")
     else:
         lines.append(f"  budget: no proof: {made}")
-    if verdict.bound is None and verdict.kind != "proof" and verdict.schedules:
+        if verdict.traces is not None:
+            why = f"all there are, but {verdict.doubt}" if verdict.doubt and verdict.exhausted else "there are more"
+            lines.append(f"  the reduced search has explored {_classes(verdict)}; {why}")
+    if verdict.bound is None and verdict.kind != "proof" and verdict.schedules and verdict.seed is not None:
         lines.append(f"  {chance(verdict.schedules)}")
     if verdict.races:
         lines.append("  races: none in these schedules")
@@ -238,6 +251,13 @@ def chance(schedules: int) -> str:
 def how(strategy: str, seed: int | None) -> str:
     """The strategy and its seed, if it has one."""
     return strategy if seed is None else f"{strategy}, seed {seed}"
+
+
+def _classes(verdict: Verdict) -> str:
+    assert verdict.traces is not None
+    many = "class" if verdict.traces == 1 else "classes"
+    given_up = f" ({verdict.blocked:,} schedules given up as repetitions)" if verdict.blocked else ""
+    return f"{verdict.traces:,} {many} of schedules that differ by more than the order of independent steps{given_up}"
 
 
 def _schedules(number: int) -> str:

@@ -10,6 +10,8 @@
 - ``where``        the line of the user's code at which a thread stands
 - ``explain``      the two events, the context switches and the change that matter
 - ``determinism``  the check that nothing but decisions makes runs differ
+- ``dependence``   events, what each touched, and which happen before which: for strategies that reduce
+- ``guards``       what was possible when, for the same
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
 Knows the runtime and kemu's errors, and no framework. The scenario layer, the command line and authors of
@@ -24,6 +26,7 @@ from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
 from kemu.explore.strategies import (
     DEFAULT_STRATEGY,
+    DPOR,
     PCT,
     POS,
     STRATEGIES,
@@ -31,8 +34,11 @@ from kemu.explore.strategies import (
     URW,
     Alternating,
     BoundedDFS,
+    Portfolio,
     RandomDelay,
     RandomWalk,
+    Reducing,
+    Reduction,
     Replay,
     Sampler,
     StickyRandomWalk,
@@ -46,6 +52,7 @@ from kemu.explore.where import Place, where
 
 __all__ = [
     "DEFAULT_STRATEGY",
+    "DPOR",
     "MAX_REPLAYS",
     "PCT",
     "POS",
@@ -65,12 +72,15 @@ __all__ = [
     "Finding",
     "Flip",
     "Place",
+    "Portfolio",
     "Program",
     "Progress",
     "RandomDelay",
     "RandomWalk",
     "Recorder",
     "Recording",
+    "Reducing",
+    "Reduction",
     "Replay",
     "Sampler",
     "Shrunk",

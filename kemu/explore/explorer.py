@@ -11,6 +11,7 @@ from kemu.errors import KemuError, UsageError
 from kemu.explore.collection import BatchedCollection
 from kemu.explore.distinct import DistinctCounter
 from kemu.explore.program import Failure, failure_of
+from kemu.explore.strategies.base import Reducing, Reduction
 
 if TYPE_CHECKING:
     from kemu.explore.program import Program
@@ -102,6 +103,8 @@ class Exploration:
     error: KemuError | None = None
     """Misuse of kemu, or a bug of it, that ended the exploration after something had been found. To be
     reported."""
+    reduction: Reduction | None = None
+    """What came of leaving out equivalent runs, if the strategy does."""
 
     @property
     def mean_steps(self) -> float:
@@ -123,9 +126,13 @@ class _Collector:
     def add(self, outcome: Outcome) -> None:
         steps = outcome.steps
         self.steps += steps
+        if outcome.end == "abandoned":
+            # Only the beginning of a run: it counts as work and as nothing else.
+            self.schedules += 1
+            return
         if steps > self.longest:
             self.longest = steps
-        if steps < self.shortest or not self.schedules:
+        if steps < self.shortest or not self.shortest:
             self.shortest = steps
         self.distinct.add(outcome.fingerprint)
         if outcome.failure is not None:
@@ -165,6 +172,7 @@ def explore(
     begin = strategy.begin
     end = strategy.end
     run = program.run
+    reducing = strategy if isinstance(strategy, Reducing) else None
     clock = time.perf_counter
     schedules = budget.schedules
     most_steps = budget.steps
@@ -183,7 +191,7 @@ def explore(
                 if not begin():
                     exhausted = True
                     break
-                outcome = run(strategy)
+                outcome = run(strategy) if reducing is None else run(strategy, reducing.observer)
                 add(outcome)
                 end(outcome)
                 if outcome.failure is not None and not keep_going:
@@ -226,4 +234,5 @@ def explore(
         seconds=clock() - started,
         interrupted=interrupted,
         error=error,
+        reduction=reducing.reduction if reducing is not None else None,
     )

@@ -323,10 +323,13 @@ class IrpCtrl(Waitable):
     """One operation on its way through the filter manager (IRP_CTRL).
 
     `down` is the next frame that has not been called, `up` the number of frames whose post phase is not over.
-    `handoff` is the drive that has to go on, when completion has reached a frame that only its thread may finish.
+    `handoff` is the name of the drive that has to go on, when completion has reached a frame that only its thread may
+    finish.
     """
 
     __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "request", "up")
+
+    guards = ("handoff",)
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.creator, request.label)
@@ -336,7 +339,7 @@ class IrpCtrl(Waitable):
         self.frames: list[Frame] = []
         self.down = 0
         self.up = 0
-        self.handoff: object = None
+        self.handoff: tuple[int, ...] | None = None
         self.is_create = request.major == IRP_MJ_CREATE
         self.origin: object = None
         """The drive of the originator, which runs all post-create callbacks."""

@@ -71,6 +71,8 @@ class RundownObject(Waitable):
 
     __slots__ = ("deleting", "holds", "references")
 
+    guards = ("holds", "references")
+
     def __init__(self, creator: Thread, label: str) -> None:
         super().__init__(creator, label)
         self.references: list[str] = []
@@ -134,6 +136,8 @@ class Instance(RundownObject):
         "state",
         "volume",
     )
+
+    guards = ("holds", "references", "state")
 
     def __init__(self, filter_: Filter, volume: FltVolume, altitude: str, key: AltitudeKey, name: str) -> None:
         super().__init__(current_thread(), f"instance {name} on {volume.label}")

@@ -65,9 +65,13 @@ if TYPE_CHECKING:
 class Drive:
     """One thread's turn at moving an operation. Its identity is what a frame's `waiter` remembers."""
 
-    __slots__ = ("synchronised",)
+    __slots__ = ("name", "synchronised")
 
     def __init__(self) -> None:
+        thread = current_thread()
+        self.name = (*thread.path, thread.ordinals)
+        """The same in every run that has it."""
+        thread.ordinals += 1
         self.synchronised = 0
         """How many frames wait for this drive's thread to run their post-operation callback."""
 
@@ -197,7 +201,8 @@ class Pipeline:
                 # Only the owner's thread may go on from here.
                 thread.write(operation)
                 thread.release(operation)
-                operation.handoff = owner
+                assert isinstance(owner, Drive)
+                operation.handoff = owner.name
                 operation.changed()
                 return
             if frame.waiter is not None:

@@ -158,17 +158,18 @@ class AwaitCompletion(BlockingOperation[bool]):
     kind = "see the completion of"
 
     def __init__(self, operation: IrpCtrl, drive: Drive) -> None:
-        super().__init__(operation)
+        super().__init__(operation, operation.request)
         self.operation = operation
         self.drive = drive
 
     def available(self, thread: Thread) -> bool:
-        return self.operation.handoff is self.drive or self.operation.request.done
+        return self.operation.handoff == self.drive.name or self.operation.request.done
 
     def take(self, thread: Thread) -> bool:
         operation = self.operation
+        thread.read(operation.request)
         thread.write(operation)
-        if operation.handoff is not self.drive:
+        if operation.handoff != self.drive.name:
             return False
         thread.acquire(operation)
         operation.handoff = None

@@ -118,6 +118,7 @@ class WaitOutstanding(BlockingOperation[bool]):
 
     __slots__ = ("instance",)
     kind = "see the operations finished of"
+    opaque = True
 
     def __init__(self, instance: Instance) -> None:
         super().__init__(instance)

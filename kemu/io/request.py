@@ -108,6 +108,8 @@ class Request(Waitable):
         "volume",
     )
 
+    guards = ("done",)
+
     def __init__(
         self,
         volume: Volume,

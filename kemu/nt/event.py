@@ -23,6 +23,8 @@ class KEVENT(Waitable):
 
     __slots__ = ("initialised", "signalled", "type")
 
+    guards = ("signalled",)
+
     def __init__(self, label: str = "event") -> None:
         super().__init__(current_thread(), label)
         self.type = NotificationEvent

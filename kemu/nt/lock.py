@@ -12,6 +12,8 @@ class OwnedLock(Waitable):
 
     __slots__ = ("initialised", "old_irql", "owner")
 
+    guards = ("owner",)
+
     def __init__(self, label: str) -> None:
         super().__init__(current_thread(), label)
         self.owner: KThread | None = None

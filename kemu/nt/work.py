@@ -48,6 +48,18 @@ class WorkItem(Cell):
         self.run: Callable[[], Awaitable[None]] | None = None
 
 
+class Inbox(Waitable):
+    """Where an idle worker is handed an item that no other is to take."""
+
+    __slots__ = ("item",)
+
+    guards = ("item",)
+
+    def __init__(self, creator: Thread, label: str) -> None:
+        super().__init__(creator, label)
+        self.item: WorkItem | None = None
+
+
 class Worker(Actor):
     """One system worker thread."""
 
@@ -56,9 +68,8 @@ class Worker(Actor):
     def __init__(self, runtime: Runtime, queue: WorkQueue, number: int) -> None:
         super().__init__(runtime, f"wk:{queue.queue_name}#{number}")
         self.queue = queue
-        self.inbox: WorkItem | None = None
         self.idle = False
-        self.bell = Waitable(current_thread(), self.label)
+        self.inbox = Inbox(current_thread(), self.label)
         self.thread = runtime.spawn(self.label, self._serve(), service=True)
 
     async def _serve(self) -> None:
@@ -80,6 +91,8 @@ class WorkQueue(Waitable):
 
     __slots__ = ("items", "limit", "queue_name", "system_process", "workers")
 
+    guards = ("items",)
+
     def __init__(self, name: str, limit: int, system_process: Any) -> None:
         super().__init__(current_thread(), f"{name} work queue")
         self.queue_name = name
@@ -97,21 +110,22 @@ class TakeWork(BlockingOperation[WorkItem]):
     idle = True
 
     def __init__(self, worker: Worker) -> None:
-        super().__init__(worker.queue, worker.bell)
+        super().__init__(worker.queue, worker.inbox)
         self.worker = worker
         worker.idle = True
 
     def available(self, thread: Thread) -> bool:
-        return self.worker.inbox is not None or bool(self.worker.queue.items)
+        return self.worker.inbox.item is not None or bool(self.worker.queue.items)
 
     def take(self, thread: Thread) -> WorkItem:
         worker = self.worker
         thread.write(worker.queue)
-        item = worker.inbox
+        thread.write(worker.inbox)
+        item = worker.inbox.item
         if item is None:
             item = worker.queue.items.popleft()
             worker.queue.changed()
-        worker.inbox = None
+        worker.inbox.item = None
         worker.idle = False
         # The item leaves the queue before its routine runs: from now on it may be queued again or freed.
         thread.write(item)
@@ -153,13 +167,14 @@ class WorkerPool:
         if not queue.items:
             # Otherwise an idle worker is about to take an older item, and the new one must not overtake it.
             for worker in queue.workers:
-                if worker.idle and worker.inbox is None:
-                    worker.inbox = item
-                    worker.bell.changed()
+                if worker.idle and worker.inbox.item is None:
+                    thread.write(worker.inbox)
+                    worker.inbox.item = item
+                    worker.inbox.changed()
                     return
         if len(queue.workers) < queue.limit:
             worker = Worker(thread.runtime, queue, len(queue.workers))
-            worker.inbox = item
+            worker.inbox.item = item
             queue.workers.append(worker)
             return
         queue.items.append(item)

@@ -99,6 +99,8 @@ class Mailbox(Waitable):
 
     __slots__ = ("queue",)
 
+    guards = ("queue",)
+
     def __init__(self, creator: Thread, label: str) -> None:
         super().__init__(creator, label)
         self.queue: deque[Envelope] = deque()

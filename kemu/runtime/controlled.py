@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Coroutine
-from operator import attrgetter
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from kemu.runtime.clock import Timer
-from kemu.runtime.core import Observer, Runtime
+from kemu.runtime.core import Observer, Runtime, path_of
 from kemu.runtime.footprint import mix
 from kemu.runtime.foreign import foreign_await, foreign_call
 from kemu.runtime.operation import BlockingOperation, Operation
@@ -22,8 +21,6 @@ from kemu.runtime.outcome import Outcome, explain_stuck
 from kemu.runtime.thread import Thread, Unwind, host
 
 DEFAULT_MAX_STEPS = 20_000
-
-path_of = attrgetter("path")
 
 
 class ControlledRuntime(Runtime):
@@ -46,6 +43,11 @@ class ControlledRuntime(Runtime):
         self.running: Thread | None = None
         self._changed = False
         self._decides = True
+
+    @property
+    def decides(self) -> bool:
+        """Whether there are decisions at the moment; in set-up that is not explored, there are none."""
+        return self._decides
 
     @property
     def clock_is_enabled(self) -> bool:
@@ -103,6 +105,15 @@ class ControlledRuntime(Runtime):
         self.clock.armed = 0
         self._changed = True
 
+    def abandon(self) -> NoReturn:
+        """End the run here, because whoever decides has no use for the rest of it. Does not return.
+
+        To be called by an oracle or an observer, between steps.
+        """
+        self.outcome.end = "abandoned"
+        self.kill()
+        raise Unwind
+
     # The run.
 
     def run(self, label: str, main: Coroutine[Operation[Any], Any, Any]) -> Outcome:
@@ -121,7 +132,8 @@ class ControlledRuntime(Runtime):
                 outcome.stuck = explain_stuck([thread for thread in self.threads if thread.alive])
                 if outcome.stuck is not None:
                     outcome.end = "stuck"
-            if self.conclude is not None and self.failure is None and outcome.crash is None:
+            judged = outcome.end != "abandoned" and outcome.crash is None
+            if self.conclude is not None and self.failure is None and judged:
                 outcome.failure = self.conclude(outcome)
         finally:
             # Also when the user interrupts: what is suspended must not end in the middle of a later run.

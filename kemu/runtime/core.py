@@ -11,10 +11,11 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from operator import attrgetter
 from typing import Any, NoReturn, Protocol
 
 from kemu.runtime.clock import Clock
-from kemu.runtime.footprint import MASK, Cell
+from kemu.runtime.footprint import MASK, Cell, Waitable
 from kemu.runtime.foreign import foreign_call, is_library_file
 from kemu.runtime.happens_before import Labelled
 from kemu.runtime.operation import BlockingOperation, Operation
@@ -22,6 +23,8 @@ from kemu.runtime.outcome import Outcome
 from kemu.runtime.thread import EMPTY, STARTING, Thread, Unwind
 
 __all__ = ["KEMU_PACKAGE", "LogSink", "Observer", "Runtime", "foreign_call", "is_library_file"]
+
+path_of = attrgetter("path")
 
 KEMU_PACKAGE = __name__.partition(".")[0]
 
@@ -108,6 +111,8 @@ class Runtime(ABC):
         self.outcome = Outcome(choices=self.choices, advisories=[])
         self.observer: Observer | None = None
         self.races: Races | None = None
+        self.born: list[Waitable] | None = None
+        """Collects the objects that threads can wait for, as they are made, for an observer that asks for it."""
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
         self.conclude: Callable[[Outcome], Any] | None = None
@@ -186,15 +191,18 @@ class Runtime(ABC):
 
         Fingerprints are equal for runs that differ only in the order of independent events.
         """
-        total = steps = 0
-        for thread in self.threads:
-            total += thread.hash
+        hashes: list[int] = []
+        steps = 0
+        # In order, not as a sum: the hash of a tuple is nearly linear in its parts, and two threads that see one
+        # thing each would be told from the same two with what they saw exchanged in three cases of four only.
+        for thread in sorted(self.threads, key=path_of):
+            hashes.append(thread.hash)
             steps += thread.steps
         ticker = self.clock.ticker
         if ticker is not None:
-            total += ticker.hash
+            hashes.append(ticker.hash)
             steps += ticker.steps
-        return total & MASK, steps
+        return hash(tuple(hashes)) & MASK, steps
 
     def dispose(self) -> tuple[str, ...]:
         """Take the run apart; return the labels of threads whose code refuses to end.

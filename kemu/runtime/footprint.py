@@ -13,7 +13,7 @@ hashes exactly when they perform the same events in the same order up to swaps o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from kemu.runtime.thread import Thread
@@ -82,9 +82,18 @@ class Waitable(Cell):
 
     __slots__ = ("watchers",)
 
+    guards: ClassVar[tuple[str, ...] | None] = None
+    """The attributes that decide whether an operation on the object can go on. A reduced search asks operations whether
+    they are available with these put back to what they were: plain values and tuples to themselves, lists and deques to
+    a range of that length, None to None, and anything else to an object of no consequence. None if it takes more than
+    that to know; the search then takes it that the operation could have gone on, and makes more runs."""
+
     def __init__(self, creator: Thread, label: str) -> None:
         super().__init__(creator, label)
         self.watchers: list[Thread] = []
+        born = creator.runtime.born
+        if born is not None:
+            born.append(self)
 
     def changed(self) -> None:
         """Look again at who can go on. To be called when a watcher may have been enabled or disabled."""

@@ -60,6 +60,9 @@ class BlockingOperation(Operation[R]):
     __slots__ = ("deadline", "expired", "sources", "timeout", "timer")
 
     blocks: ClassVar[bool] = True
+    opaque: ClassVar[bool] = False
+    """Whether `available` depends on more than the `Waitable.guards` of the sources. A reduced search then does not
+    know when the operation could have gone on, and makes more runs."""
     idle: ClassVar[bool] = False
     """Whether a service thread that waits here is at rest, so that the run may end."""
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from kemu.runtime.thread import Thread
 
-End = Literal["finished", "stopped", "stuck", "step-limit"]
+End = Literal["finished", "stopped", "stuck", "step-limit", "abandoned"]
+"""How a run ended; *abandoned* if the oracle had no use for the rest of it."""
 
 
 class Failure(Protocol):

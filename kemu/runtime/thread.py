@@ -80,6 +80,8 @@ class Thread(Waitable):
         "steps",
     )
 
+    guards = ("alive",)
+
     def __init__(
         self,
         runtime: Runtime,
@@ -121,6 +123,8 @@ class Thread(Waitable):
         self.service = service
         self.steps = 0
         self.footprint: list[tuple[Cell, int]] | None = None
+        if runtime.born is not None:
+            runtime.born.append(self)
 
     # The three functions below are the inner loop of every run: `mix` is written out in them on purpose.
 

@@ -52,9 +52,11 @@ class TestProgram:
 
     __test__ = False
 
-    def __init__(self, main: Main, *, max_steps: int = 2_000) -> None:
+    def __init__(self, main: Main, *, max_steps: int = 2_000, stops: bool = True) -> None:
         self.main = main
         self.max_steps = max_steps
+        self.stops = stops
+        """Whether `fail` ends the run. Otherwise it goes on, so that all runs are whole and can be counted."""
         self.name = main.__name__
         self.identity = sha256(self.name.encode()).hexdigest()[:16]
         self.runs = 0
@@ -62,9 +64,13 @@ class TestProgram:
     def run(self, oracle: Oracle, observer: Observer | None = None) -> Outcome:
         self.runs += 1
         runtime = ControlledRuntime(oracle, max_steps=self.max_steps, observer=observer)
+        failures: list[Broken] = []
+        runtime.system = None if self.stops else failures
         outcome = runtime.run("main", self.main())
         if outcome.crash is not None:
             raise outcome.crash
+        if failures:
+            outcome.failure = failures[0]
         if outcome.end == "stuck":
             assert outcome.stuck is not None
             outcome.failure = Broken("DEADLOCK" if outcome.stuck.is_deadlock else "HANG", "")
@@ -74,7 +80,10 @@ class TestProgram:
 
 
 def fail(what: str) -> None:
-    current_thread().runtime.stop(Broken("WRONG", what))
+    runtime = current_thread().runtime
+    if runtime.system is None:
+        runtime.stop(Broken("WRONG", what))
+    runtime.system.append(Broken("WRONG", what))
 
 
 def spawn(label: str, coroutine: Coroutine[Operation[Any], Any, Any]) -> Thread:
@@ -130,6 +139,8 @@ class Mutex(Waitable):
 
     __slots__ = ("owner",)
 
+    guards = ("owner",)
+
     def __init__(self, label: str) -> None:
         super().__init__(current_thread(), label)
         self.owner: Thread | None = None
@@ -182,6 +193,8 @@ class Flag(Waitable):
     """An event that stays set."""
 
     __slots__ = ("is_set",)
+
+    guards = ("is_set",)
 
     def __init__(self, label: str) -> None:
         super().__init__(current_thread(), label)

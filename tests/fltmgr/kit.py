@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kemu.explore import BoundedDFS, RandomWalk
+from kemu.explore import DPOR, BoundedDFS, RandomWalk
 from kemu.fltmgr.objects import Instance
 from kemu.io.constants import IRP_MJ_READ
 from kemu.io.manager import IoManager
@@ -24,7 +24,7 @@ from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.system import Options
-from kemu.runtime import ControlledRuntime, First, Oracle, Outcome
+from kemu.runtime import ControlledRuntime, First, Observer, Oracle, Outcome
 from kemu.scenario.world import File, LoadedDriver, Pending, World
 from kemu.verifier import Finding
 from kemu.verifier.ending import judge
@@ -105,6 +105,15 @@ class Run:
     def result(self) -> Any:
         """What the script returned."""
         return self.outcome.result
+
+    @property
+    def what_came_of_it(self) -> object:
+        """What equivalent runs share: how they end, and what each thread has noted."""
+        threads: dict[str, list[tuple[str, int]]] = {}
+        for note in self.notes:
+            threads.setdefault(note.thread, []).append((note.what, note.irql))
+        seen = tuple(sorted((thread, tuple(notes)) for thread, notes in threads.items()))
+        return self.code, repr(self.outcome.result), self.warnings, seen
 
     def note(self, what: str) -> Note:
         """The only note of *what*."""
@@ -307,7 +316,13 @@ async def resumes_post(Data: FLT_CALLBACK_DATA) -> None:
 
 
 def run(
-    script: Script, oracle: Oracle | None = None, *, max_steps: int = 5_000, races: bool = False, **options: Any
+    script: Script,
+    oracle: Oracle | None = None,
+    *,
+    observer: Observer | None = None,
+    max_steps: int = 5_000,
+    races: bool = False,
+    **options: Any,
 ) -> Run:
     """Make one run of *script* under *oracle* (the plain run without one); *options* are those of `Options`.
 
@@ -315,7 +330,9 @@ def run(
     the script raises is raised.
     """
     options.setdefault("completion", "inline")
-    runtime = ControlledRuntime(oracle if oracle is not None else First(), thread_class=KThread, max_steps=max_steps)
+    runtime = ControlledRuntime(
+        oracle if oracle is not None else First(), thread_class=KThread, max_steps=max_steps, observer=observer
+    )
     labs: list[Lab] = []
 
     async def main() -> Any:
@@ -334,8 +351,14 @@ def run(
     return Run(outcome, tuple(lab.notes), tuple(finding.code for finding in lab.verifier.advisories))
 
 
-def all_runs(script: Script, *, bound: int | None = None, limit: int = 20_000, **options: Any) -> list[Run]:
-    """Make every run of *script* (every one of a cost within *bound*), of which there are at most *limit*."""
+def all_runs(
+    script: Script, *, bound: int | None = None, limit: int = 20_000, unseen: bool = False, **options: Any
+) -> list[Run]:
+    """Make every run of *script* (every one of a cost within *bound*), of which there are at most *limit*.
+
+    Without a bound, and if none of them fails, the reduced search has to come to the same with one run for each class;
+    but not if threads of the *script* share state of their own, which it does not see, and which is thus *unseen*.
+    """
     search = BoundedDFS(bound)
     runs: list[Run] = []
     while search.begin():
@@ -344,7 +367,26 @@ def all_runs(script: Script, *, bound: int | None = None, limit: int = 20_000, *
         runs.append(one)
         assert len(runs) <= limit, f"there are more than {limit} runs"
     assert search.exhausted or bound is not None
+    if bound is None and not unseen and not any(one.code for one in runs):
+        check_reduction(script, runs, **options)
     return runs
+
+
+def check_reduction(script: Script, everything: list[Run], **options: Any) -> int:
+    """Compare the reduced search with *everything* that *script* can do; the number of classes."""
+    search = DPOR()
+    reduced: list[Run] = []
+    while search.begin():
+        one = run(script, search, observer=search, **options)
+        search.end(one.outcome)
+        if one.outcome.end != "abandoned":
+            reduced.append(one)
+    classes = {one.outcome.fingerprint for one in reduced}
+    assert not search.doubt
+    assert {one.what_came_of_it for one in reduced} == {one.what_came_of_it for one in everything}
+    assert classes == {one.outcome.fingerprint for one in everything}
+    assert len(reduced) == len(classes)
+    return len(classes)
 
 
 def sample(script: Script, runs: int = 300, *, seed: int = 1, **options: Any) -> list[Run]:

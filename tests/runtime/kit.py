@@ -102,6 +102,8 @@ class Mutex(Waitable):
 
     __slots__ = ("owner",)
 
+    guards = ("owner",)
+
     def __init__(self, label: str) -> None:
         super().__init__(current_thread(), label)
         self.owner: Thread | None = None
@@ -152,6 +154,8 @@ class Release(Operation[None]):
 
 class Flag(Waitable):
     __slots__ = ("is_set",)
+
+    guards = ("is_set",)
 
     def __init__(self, label: str = "flag") -> None:
         super().__init__(current_thread(), label)

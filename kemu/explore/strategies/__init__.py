@@ -9,6 +9,8 @@
 - ``urw``          who has more left to do goes on more often
 - ``surw``         the same, for the operations on one cell
 - ``delay``        the plain schedule with a few turns put off
+- ``dpor``         one run for each class of equivalent runs
+- ``portfolio``    dpor and the samplers in turn
 - ``dfs``          exhaustive, with a bound on preemptions and answers that are not plain
 - ``replay``       a list of choices
 - ``follow``       a plan of who runs, for shrinking
@@ -25,11 +27,13 @@ from typing import Any, Final
 
 from kemu.errors import UsageError
 from kemu.explore.strategies.alternate import Alternating
-from kemu.explore.strategies.base import Sampler, Strategy
+from kemu.explore.strategies.base import Reducing, Reduction, Sampler, Strategy
 from kemu.explore.strategies.delay import RandomDelay
 from kemu.explore.strategies.dfs import BoundedDFS
+from kemu.explore.strategies.dpor import DPOR
 from kemu.explore.strategies.follow import Follow, Plan, Slice
 from kemu.explore.strategies.pct import PCT
+from kemu.explore.strategies.portfolio import Portfolio
 from kemu.explore.strategies.pos import POS
 from kemu.explore.strategies.random_walk import RandomWalk
 from kemu.explore.strategies.replay import Replay, replay
@@ -39,7 +43,9 @@ from kemu.explore.strategies.urw import URW
 
 DEFAULT_STRATEGY: Final = "alternating"
 
-STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
+Factory = Callable[..., Strategy]
+
+STRATEGIES: Final[Mapping[str, Factory]] = {
     "alternating": Alternating,
     "sticky": StickyRandomWalk,
     "pct": PCT,
@@ -49,6 +55,8 @@ STRATEGIES: Final[Mapping[str, Callable[..., Strategy]]] = {
     "surw": SURW,
     "delay": RandomDelay,
     "dfs": BoundedDFS,
+    "dpor": DPOR,
+    "portfolio": Portfolio,
 }
 
 
@@ -65,7 +73,7 @@ def strategy_from_name(name: str, seed: int, **options: Any) -> Strategy:
     for option in options:
         if option not in allowed:
             raise UsageError(f"the strategy {name!r} has no option {option!r}", remedy=_possibilities(option, allowed))
-    return factory(seed, **options) if "seed" in parameters else factory(**options)
+    return factory(*((seed,) if "seed" in parameters else ()), **options)
 
 
 def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:
@@ -76,6 +84,7 @@ def _possibilities(word: str, known: Mapping[str, object] | list[str]) -> str:
 
 __all__ = [
     "DEFAULT_STRATEGY",
+    "DPOR",
     "PCT",
     "POS",
     "STRATEGIES",
@@ -85,8 +94,11 @@ __all__ = [
     "BoundedDFS",
     "Follow",
     "Plan",
+    "Portfolio",
     "RandomDelay",
     "RandomWalk",
+    "Reducing",
+    "Reduction",
     "Replay",
     "Sampler",
     "Slice",

@@ -7,14 +7,15 @@ own in this folder and give it a line in the table of `kemu.explore.strategies`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from kemu.errors import UsageError
 from kemu.runtime import Oracle, current_thread
 
 if TYPE_CHECKING:
-    from kemu.runtime import DecisionPoint, Outcome
+    from kemu.runtime import DecisionPoint, Observer, Outcome
 
 
 class Strategy(Oracle, Protocol):
@@ -41,6 +42,35 @@ class Strategy(Oracle, Protocol):
 
     def end(self, outcome: Outcome) -> None:
         """Take note of how the run that was begun last came out. May raise `NonDeterminism`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How far a search has come that makes one run of each class of equivalent runs."""
+
+    traces: int
+    """Classes that were explored, each by one complete run (Mazurkiewicz traces)."""
+    blocked: int
+    """Runs that were given up on the way, because they were going to repeat a class."""
+    exhausted: bool
+    """Whether these are all classes."""
+    doubt: str
+    """Why that would be no proof; "" if it is one."""
+
+
+@runtime_checkable
+class Reducing(Strategy, Protocol):
+    """A strategy that leaves out runs which are equivalent to others, for which it has to watch what they touch."""
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who watches the run that was begun last, if anybody has to."""
+        ...
+
+    @property
+    def reduction(self) -> Reduction:
+        """How far it has come."""
         ...
 
 

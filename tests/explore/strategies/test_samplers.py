@@ -34,13 +34,15 @@ from kemu.explore import (
     Budget,
     RandomDelay,
     RandomWalk,
+    Reducing,
+    Reduction,
     Sampler,
     StickyRandomWalk,
     Strategy,
     explore,
     strategy_from_name,
 )
-from kemu.runtime import DecisionPoint, Outcome
+from kemu.runtime import DecisionPoint, Observer, Outcome
 
 SAMPLERS = ("random", "sticky", "pct", "alternating", "pos", "urw", "surw", "delay")
 
@@ -85,6 +87,14 @@ class InRange:
 
     def end(self, outcome: Outcome) -> None:
         self.strategy.end(outcome)
+
+    @property
+    def observer(self) -> Observer | None:
+        return self.strategy.observer if isinstance(self.strategy, Reducing) else None
+
+    @property
+    def reduction(self) -> Reduction:
+        return Reduction(0, 0, exhausted=False, doubt="")
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

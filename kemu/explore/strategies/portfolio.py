@@ -1,0 +1,103 @@
+"""The portfolio: a reduced search and the samplers in turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from kemu.explore.strategies.alternate import Alternating
+from kemu.explore.strategies.base import Reduction, Strategy, check_number
+from kemu.explore.strategies.dpor import DPOR
+from kemu.explore.strategies.pos import POS
+from kemu.explore.strategies.surw import SURW
+from kemu.explore.strategies.urw import URW
+
+if TYPE_CHECKING:
+    from kemu.runtime import DecisionPoint, Outcome
+
+WINDOW: Final = 16
+"""Over how many of its last runs a sampler's share of new ones is measured."""
+
+REMEMBERED: Final = 1 << 16
+"""How many fingerprints are remembered to tell new runs from old ones."""
+
+
+class Member:
+    """A sampler, and how well it does."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        self.strategy = strategy
+        self.turns = 0.0
+        """How much of its due it has had: each run counts the more, the fewer of its runs were new."""
+        self._new: list[bool] = [True] * WINDOW
+        self._at = 0
+
+    def note(self, *, new: bool) -> None:
+        """Take note of whether its run was unlike all before."""
+        self._new[self._at] = new
+        self._at = (self._at + 1) % WINDOW
+        self.turns += WINDOW / (1 + sum(self._new))
+
+
+class Portfolio:
+    """Takes the runs of several strategies in turn, so that it does nearly as well as the best of them.
+
+    Every other run belongs to the reduced search (`DPOR`) until that has made *reduced* runs or has explored
+    everything, which proves that there is nothing more to find. The rest goes to samplers: sticky walks and PCT,
+    POS, SURW and URW. Those that come upon more runs that were not seen before get more turns, but none goes without.
+
+    All follows from the program and the seed.
+    """
+
+    name = "portfolio"
+    completed: None = None
+
+    def __init__(self, seed: int, *, reduced: int = 5_000) -> None:
+        check_number("reduced", reduced, least=0)
+        self.seed = seed
+        self._left = reduced
+        self._search = DPOR()
+        self._members = [Member(Alternating(seed)), Member(POS(seed)), Member(SURW(seed)), Member(URW(seed))]
+        self._seen: set[int] = set()
+        self._run = -1
+        self._member: Member | None = None
+        self._current: Strategy = self._search
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the reduced search has explored everything."""
+        return self._search.exhausted
+
+    @property
+    def observer(self) -> DPOR | None:
+        """The reduced search watches its own runs and no others."""
+        return self._search if self._member is None else None
+
+    @property
+    def reduction(self) -> Reduction:
+        """How far the reduced search has come."""
+        return self._search.reduction
+
+    def begin(self) -> bool:
+        self._run += 1
+        if self._left and self._run % 2 == 0:
+            self._left -= 1
+            self._member = None
+            self._current = self._search
+            return self._search.begin()
+        self._member = min(self._members, key=lambda member: member.turns)
+        self._current = self._member.strategy
+        return self._current.begin()
+
+    def pick(self, n: int, point: DecisionPoint) -> int:
+        return self._current.pick(n, point)
+
+    def choose(self, n: int, label: str) -> int:
+        return self._current.choose(n, label)
+
+    def end(self, outcome: Outcome) -> None:
+        self._current.end(outcome)
+        if self._member is not None:
+            new = outcome.fingerprint not in self._seen
+            if new and len(self._seen) < REMEMBERED:
+                self._seen.add(outcome.fingerprint)
+            self._member.note(new=new)
