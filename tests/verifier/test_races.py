@@ -210,6 +210,10 @@ def test_a_race_is_shrunk_explained_and_replayed_like_any_other_finding() -> Non
     assert again.failure.signature == race.signature
 
 
+def test_a_live_run_looks_for_no_races() -> None:
+    assert program().run_live().failure is None
+
+
 def test_a_token_is_the_same_run_with_and_without_race_detection() -> None:
     with_races, without = program("fixed"), program("fixed", races=False)
     assert with_races.identity == without.identity

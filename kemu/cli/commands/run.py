@@ -56,7 +56,10 @@ def command(
     if live and max_steps is not None:
         raise UsageError("--max-steps is for controlled runs: a live one counts no steps", remedy="leave it out")
     if live and races:
-        raise UsageError("--races is for controlled runs", remedy="leave out --live, or --races")
+        raise UsageError(
+            "--races is for controlled runs: what locks of the event loop order is not known",
+            remedy="leave out --live, or --races",
+        )
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
     program = select_one(target, variant, max_steps, races=races)
