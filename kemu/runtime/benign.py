@@ -18,8 +18,8 @@ _BENIGN: Final = "__kemu_benign__"
 def benign(owner: type | ModuleType, *fields: str) -> None:
     """Declare that races on *fields* of the class or module *owner* are meant to be, and no findings.
 
-    It holds for objects of derived classes as well, and for nothing else: not for what a field refers to. Raises
-    `UsageError` for an *owner* that is neither, and for what is no name.
+    It holds for objects of derived classes as well, and for nothing else: not for what a field refers to, and not for
+    the freeing of the object. Raises `UsageError` for an *owner* that is neither, and for what is no name.
     """
     if not isinstance(owner, type | ModuleType):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(

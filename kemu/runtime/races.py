@@ -65,11 +65,11 @@ Noted = tuple[Task, int, str, Site | None]
 class History:
     """What is remembered of the accesses to one cell."""
 
-    __slots__ = ("lifetime", "load", "loads", "store")
+    __slots__ = ("benign", "lifetime", "load", "loads", "store")
 
-    def __init__(self, lifetime: Cell | None) -> None:
-        self.lifetime = lifetime
-        """The object that the cell is a field of, if that can end."""
+    def __init__(self, cell: Cell) -> None:
+        self.benign = cell.benign
+        self.lifetime = cell.lifetime
         self.store: Noted | None = None
         self.load: Noted | None = None
         """The last load since the store, as long as one is enough."""
@@ -84,8 +84,7 @@ class RaceDetector(HappensBefore):
         super().__init__()
         self._runtime = runtime
         self._report = report
-        self._histories: dict[Cell, History | None] = {}
-        """None for a cell that was declared benign."""
+        self._histories: dict[Cell, History] = {}
 
     def load(self, thread: Thread, cell: Cell) -> None:
         """*thread* observes *cell*."""
@@ -103,19 +102,18 @@ class RaceDetector(HappensBefore):
         """*thread* ends the object behind *cell*, or its own right to use it."""
         self._store(thread, cell, END)
 
-    def _history(self, cell: Cell) -> History | None:
-        try:
-            return self._histories[cell]
-        except KeyError:
-            history = self._histories[cell] = None if cell.benign else History(cell.lifetime)
-            return history
+    def _history(self, cell: Cell) -> History:
+        history = self._histories.get(cell)
+        if history is None:
+            history = self._histories[cell] = History(cell)
+        return history
 
     def _load(self, thread: Thread, cell: Cell, what: str) -> None:
         history = self._history(cell)
-        if history is None:
-            return
         if history.lifetime is not None:
             self._load(thread, history.lifetime, what)
+        if history.benign:
+            return
         task = self.task(thread)
         index = task.index
         epoch = task.clock[index]
@@ -138,10 +136,10 @@ class RaceDetector(HappensBefore):
 
     def _store(self, thread: Thread, cell: Cell, what: str) -> None:
         history = self._history(cell)
-        if history is None:
-            return
         if history.lifetime is not None:
             self._load(thread, history.lifetime, what)
+        if history.benign:
+            return
         task = self.task(thread)
         epoch = task.clock[task.index]
         store = history.store

@@ -572,6 +572,24 @@ def test_freeing_an_object_changes_all_its_fields(access: Callable[[Field], None
     assert {race.first.what, race.second.what} == {f"{access.__name__}s", "ends"}
 
 
+def test_a_benign_field_goes_with_the_object_that_it_is_part_of() -> None:
+    async def main() -> None:
+        block = Cell(current_thread(), "block")
+        field = Field(benign=True, lifetime=block)
+
+        async def uses() -> None:
+            field.store()
+
+        async def frees() -> None:
+            current_thread().end(block)
+
+        await together(uses(), frees())
+
+    race = watch(main)
+    assert race is not None
+    assert race.cell.label == "block"
+
+
 def test_two_uses_do_not_race_and_a_use_races_with_the_end() -> None:
     async def main(ends: bool) -> None:
         block = Cell(current_thread(), "block")
