@@ -10,7 +10,7 @@ Events and cells are recognised in later runs of the same beginning: cells by th
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kemu.runtime import READ, WRITE, Thread
 
@@ -40,6 +40,10 @@ def members(events: int) -> Iterator[int]:
         events ^= low
 
 
+THREADS: Final = -9
+"""What the names of threads begin with here. No other name begins with it."""
+
+
 class CellNumbers:
     """Small numbers for cells, the same in every run of one search."""
 
@@ -48,8 +52,8 @@ class CellNumbers:
 
     def of(self, cell: Cell) -> int:
         """The number of *cell*."""
-        # A thread's creator is forgotten with the run; its path names it as well. No other name ends in -1.
-        name = (*cell.path, -1) if isinstance(cell, Thread) else cell.name
+        # A thread's creator is forgotten with the run; its path names it as well.
+        name = (THREADS, *cell.path) if isinstance(cell, Thread) else cell.name
         numbers = self._numbers
         number = numbers.get(name)
         if number is None:

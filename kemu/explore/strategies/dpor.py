@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from kemu.errors import ScenarioNotDeterministic, UsageError
-from kemu.explore.dependence import CellNumbers, Dependence, Footprint, dependent, members
+from kemu.explore.dependence import THREADS, CellNumbers, Dependence, Footprint, dependent, members
 from kemu.explore.guards import Guards, Wait, declared
 from kemu.explore.strategies.base import CLOCK, Path, Reduction, steps_before
 from kemu.runtime import READ, WRITE, ControlledRuntime
@@ -421,7 +421,7 @@ class DPOR:
         return set() if wait is None else {self._cells.of(cell) for cell in wait.guards()}
 
     def _clock_cell(self) -> int | None:
-        return self._cells.known((*CLOCK, -1))
+        return self._cells.known((THREADS, *CLOCK))
 
     def _possible(self, party: int, wait: Wait | None, event: int, others: int) -> bool | None:
         """Whether *party* could have gone on before *event*, with the *others* done as well; None if it may be."""

@@ -1,0 +1,111 @@
+"""The portfolio: who gets the runs, what it proves, and that it all follows from the seed."""
+
+from __future__ import annotations
+
+import pytest
+from explore import classics
+from explore.programs import TestProgram, abba, answered_badly, lost_update, steps_program
+from explore.searching import reduced
+
+from kemu.errors import UsageError
+from kemu.explore import Budget, Exploration, explore
+from kemu.explore.strategies import DPOR, Portfolio
+from kemu.explore.strategies.portfolio import WINDOW, Member
+from kemu.explore.strategies.random_walk import RandomWalk
+
+
+def explored(program: TestProgram, portfolio: Portfolio, runs: int) -> Exploration:
+    return explore(program, portfolio, Budget(schedules=runs), keep_going=True)
+
+
+def test_every_other_run_is_the_reduced_search_s() -> None:
+    portfolio = Portfolio(1)
+    watched: list[bool] = []
+    program = steps_program(9, 9, 9)
+    for _ in range(10):
+        assert portfolio.begin()
+        watched.append(portfolio.observer is not None)
+        portfolio.end(program.run(portfolio, portfolio.observer))
+    assert watched == [True, False] * 5
+    assert portfolio.reduction.traces == 5
+
+
+def test_it_proves_what_the_reduced_search_does() -> None:
+    program = TestProgram(abba)
+    program.stops = False
+    portfolio = Portfolio(1)
+    found = explored(program, portfolio, 1_000)
+    assert found.exhausted
+    assert portfolio.exhausted
+    assert found.reduction is not None
+    assert found.reduction.traces == reduced(program).made == 3
+    assert found.schedules < 10
+
+
+def test_the_search_is_given_up_after_so_many_runs() -> None:
+    portfolio = Portfolio(1, reduced=3)
+    program = steps_program(9, 9, 9)
+    found = explored(program, portfolio, 40)
+    assert not found.exhausted
+    assert found.reduction is not None
+    assert found.reduction.traces == 3
+
+
+def test_without_the_search_it_only_samples() -> None:
+    found = explored(TestProgram(abba), Portfolio(1, reduced=0), 40)
+    assert not found.exhausted
+    assert found.schedules == 40
+
+
+def test_all_follows_from_the_seed() -> None:
+    def runs(seed: int) -> list[tuple[int, ...]]:
+        portfolio = Portfolio(seed)
+        program = TestProgram(answered_badly, stops=False)
+        made: list[tuple[int, ...]] = []
+        for _ in range(60):
+            portfolio.begin()
+            outcome = program.run(portfolio, portfolio.observer)
+            portfolio.end(outcome)
+            made.append(tuple(outcome.choices))
+        return made
+
+    assert runs(1) == runs(1)
+    assert runs(1) != runs(2)
+
+
+def test_who_finds_new_runs_gets_more_turns() -> None:
+    busy, idle = Member(RandomWalk(1)), Member(RandomWalk(2))
+    turns = {busy: 0, idle: 0}
+    for _ in range(200):
+        member = min((busy, idle), key=lambda one: one.turns)
+        turns[member] += 1
+        member.note(new=member is busy)
+    assert turns[busy] > 5 * turns[idle]
+    assert turns[idle] >= WINDOW
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_finds_what_each_part_alone_would_find(seed: int) -> None:
+    for program, most in (
+        (classics.bluetooth_driver(), 100),
+        (classics.reorder(10), 500),
+        (classics.twostage(), 100),
+        (TestProgram(lost_update), 20),
+    ):
+        found = explore(program, Portfolio(seed), Budget(schedules=most))
+        assert found.findings, program.name
+
+
+def test_bad_parameters() -> None:
+    with pytest.raises(UsageError, match="reduced is -1"):
+        Portfolio(1, reduced=-1)
+    with pytest.raises(UsageError, match="seed is -1"):
+        Portfolio(-1)
+
+
+def test_the_search_of_a_portfolio_is_not_shared() -> None:
+    one, other = Portfolio(1), Portfolio(1)
+    explored(TestProgram(abba), one, 100)
+    assert one.exhausted
+    assert not other.exhausted
+    assert isinstance(other.observer, DPOR)
