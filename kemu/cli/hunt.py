@@ -166,6 +166,7 @@ def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -
         doubt=doubt,
         estimates=exploration.estimates,
         shard=exploration.shard,
+        races=program.races,
     )
 
 

@@ -7,6 +7,7 @@
         program      path.py::name[variant]
         verdict      finding | proof | bound | budget | interrupted | shard
         expected     the finding that the scenario says this variant has, or null
+        races        whether data races were looked for
         strategy, seed, schedules, distinct, distinct_is_exact, seconds
         exhausted    whether the strategy had nothing left
         bound        the largest bound within which every schedule was made, or null
@@ -86,6 +87,7 @@ def hunt_object(hunt: Hunt) -> dict[str, Any]:
         "program": hunt.program,
         "verdict": "finding" if hunt.found else verdict.kind,
         "expected": verdict.expected or None,
+        "races": verdict.races,
         "strategy": verdict.strategy,
         "seed": verdict.seed,
         "schedules": verdict.schedules,

@@ -136,4 +136,7 @@ directory_option = click.option(
 max_steps_option = click.option(
     "--max-steps", type=click.IntRange(min=1), help="End a run after this many steps; a finding if it does."
 )
+races_option = click.option(
+    "--races", is_flag=True, help="Also look for data races: accesses that nothing orders are findings."
+)
 variant_option = click.option("--variant", help="The variant to run where the target names none; all for each of them.")

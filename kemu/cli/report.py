@@ -310,6 +310,8 @@ class Verdict:
     """What samplers that can make every schedule are likely not to have seen."""
     shard: str = ""
     """Which part of the exploration it is about; empty for all of it."""
+    races: bool = False
+    """Whether data races were looked for."""
 
     @property
     def kind(self) -> str:
@@ -349,6 +351,8 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
     if verdict.bound is None and verdict.kind != "proof" and verdict.schedules and verdict.seed is not None:
         lines.append(f"  {chance(verdict.schedules)}")
         lines += [f"  {unseen(estimate)}" for estimate in verdict.estimates[:1]]
+    if verdict.races:
+        lines.append("  races: none in these schedules")
     if verdict.interrupted:
         lines.append("  interrupted: this is what there was until then")
     if verdict.expected:

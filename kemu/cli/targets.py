@@ -33,6 +33,11 @@ class Program(Protocol):
         """The finding that the scenario says this variant has."""
         ...
 
+    @property
+    def races(self) -> bool:
+        """Whether data races are findings."""
+        ...
+
     def run(
         self,
         oracle: Oracle,
@@ -58,6 +63,7 @@ class Limited:
         self.name = program.name
         self.identity = program.identity
         self.expected = program.expected
+        self.races = program.races
 
     def run(
         self,
@@ -74,25 +80,27 @@ class Limited:
         return self.program.run_live(backend, log)
 
 
-def select(targets: Iterable[str], variant: str | None, max_steps: int | None = None) -> list[Program]:
+def select(
+    targets: Iterable[str], variant: str | None, max_steps: int | None = None, *, races: bool = False
+) -> list[Program]:
     """The programs that *targets* mean, in their order, each once.
 
-    *variant* is for targets that name none. Raises `UsageError`.
+    *variant* is for targets that name none; with *races*, data races are findings. Raises `UsageError`.
     """
     from kemu.scenario.target import select as select_programs
 
     found: dict[str, Program] = {}
     for text in targets:
-        for program in select_programs(text, variant=variant):
+        for program in select_programs(text, variant=variant, races=races):
             found.setdefault(program.name, program)
     if max_steps is not None:
         return [Limited(program, max_steps) for program in found.values()]
     return list(found.values())
 
 
-def select_one(target: str, variant: str | None, max_steps: int | None = None) -> Program:
+def select_one(target: str, variant: str | None, max_steps: int | None = None, *, races: bool = False) -> Program:
     """The one program that *target* means. Raises `UsageError` if there are more."""
-    programs = select([target], variant, max_steps)
+    programs = select([target], variant, max_steps, races=races)
     if len(programs) > 1:
         names = ", ".join(program.name for program in programs[:6])
         more = ", ..." if len(programs) > 6 else ""
@@ -122,7 +130,8 @@ def command_line(*words: Any) -> str:
 def replay_command(program: Program, token: str) -> str:
     """The command that replays *token*."""
     limit = ("--max-steps", program.max_steps) if isinstance(program, Limited) else ()
-    return command_line("kemu", "replay", *limit, program.name, token)
+    races = ("--races",) if program.races else ()
+    return command_line("kemu", "replay", *limit, *races, program.name, token)
 
 
 def corpus_key(program: Program) -> Key:

@@ -35,6 +35,7 @@ class SetCancelRoutine(Operation[None]):
         # Setting a routine on an operation that was cancelled before does not make it fire (FLT-CANCEL-07).
         cancel = self.frame.operation.request.cancel
         thread.write(cancel)
+        thread.exchange(cancel)
         cancel.routine = self.routine
         self.frame.cancel_armed = True
 
@@ -56,6 +57,8 @@ class ClearCancelRoutine(Operation[bool]):
         thread.write(cancel)
         if type(self.frame.data) is ReleasedCallbackData:
             report_released(self.frame, "calls FltClearCancelCompletion on the callback data")
+        thread.use(self.frame)
+        thread.exchange(cancel)
         # A routine that a cancel-safe queue has set is not this function's to take.
         if cancel.routine is None or not self.frame.cancel_armed:
             return False

@@ -141,6 +141,7 @@ class Arm(Operation[bool]):
         cancel = frame.operation.request.cancel
         thread.write(cancel)
         thread.write(queue)
+        thread.exchange(cancel)
         frame.handed = True
         frame.queue_failed = None
         if context is not None:
@@ -178,6 +179,7 @@ class Disarm(Operation[bool]):
         cancel = frame.operation.request.cancel
         thread.write(cancel)
         thread.write(queue)
+        thread.exchange(cancel)
         if frame.cbdq is not queue or cancel.routine is None:
             return False
         cancel.routine = None

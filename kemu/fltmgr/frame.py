@@ -23,9 +23,11 @@ from kemu.fltmgr.structures import (
     ReleasedRelatedObjects,
     ReleasedStatusBlock,
 )
+from kemu.fltmgr.watched import watch
 from kemu.io.constants import IRP_MJ_CREATE
 from kemu.io.request import FileObject, Parameters, Request
 from kemu.nt.lists import LIST_ENTRY
+from kemu.nt.status import NTSTATUS
 from kemu.runtime import Cell, Thread, Waitable
 
 if TYPE_CHECKING:
@@ -183,16 +185,19 @@ class Frame(Cell):
         if data is None:
             self.data = data = FLT_CALLBACK_DATA(self)
             self.objects = FLT_RELATED_OBJECTS(self)
-            return data
-        data.__class__ = FLT_CALLBACK_DATA
-        self.objects.__class__ = FLT_RELATED_OBJECTS  # type: ignore[union-attr]
-        if self.iopb is not None:
-            self.iopb.__class__ = FLT_IO_PARAMETER_BLOCK
-            object.__getattribute__(self.iopb, "_parameters").__class__ = FLT_PARAMETERS
+        else:
+            data.__class__ = FLT_CALLBACK_DATA
+            self.objects.__class__ = FLT_RELATED_OBJECTS  # type: ignore[union-attr]
+            if self.iopb is not None:
+                self.iopb.__class__ = FLT_IO_PARAMETER_BLOCK
+                object.__getattribute__(self.iopb, "_parameters").__class__ = FLT_PARAMETERS
+        if self.creator.runtime.races is not None:
+            watch(data, self.objects)
         return data
 
     def release(self, thread: Thread) -> None:
         """Take control back: from here on the driver's views are invalid."""
+        thread.end(self)
         self.released_by = thread.label
         assert self.data is not None
         assert self.objects is not None
@@ -240,6 +245,8 @@ class Frame(Cell):
             self.left = True
             return
         instance = self.instance
+        if self.state != NOT_CALLED:
+            thread.release_to_waiter(instance.operations)
         instance.outstanding.remove(self)
         if instance.deleting:
             thread.write(instance)
@@ -258,9 +265,19 @@ class Frame(Cell):
     def returned(self, thread: Thread) -> None:
         """*thread* has come out of a callback of the driver."""
         self.inside.remove(thread)
+        thread.release_to_waiter(self.instance.operations)
         if self.left and not self.inside:
             self.left = False
             self.leave(thread)
+
+    @property
+    def written_status(self) -> NTSTATUS | None:
+        """The status that the driver wrote to IoStatus, or None. Looking at it here is no use by the driver."""
+        result = self.result
+        if result is None or not object.__getattribute__(result, "written"):
+            return None
+        status: NTSTATUS = object.__getattribute__(result, "Status")
+        return status
 
     def take_result(self) -> None:
         """Make what the driver wrote to IoStatus the operation's result; IoStatus needs no DIRTY (FLT-CBD-07)."""
@@ -276,14 +293,8 @@ class Frame(Cell):
         iopb = self.iopb
         if iopb is None:
             return False
-        given = self.input
-        return (
-            iopb.Parameters != given.parameters
-            or iopb.MinorFunction != given.minor
-            or iopb.IrpFlags != given.flags
-            or iopb.TargetFileObject is not given.file
-            or iopb.TargetInstance is not self.instance
-        )
+        instance = object.__getattribute__(iopb, "TargetInstance")
+        return Input.seen(iopb) != self.input or instance is not self.instance
 
     def take_parameters(self, thread: Thread) -> None:
         """Make declared changes of the parameters effective for everybody below (FLT-CBD-09)."""

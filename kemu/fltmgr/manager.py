@@ -71,6 +71,7 @@ class FilterManager(Actor):
             return STATUS_FLT_FILTER_NOT_READY, None
         thread = current_thread()
         thread.read(filter_)
+        thread.acquire(filter_)
         if filter_.deleting:
             return STATUS_FLT_DELETING_OBJECT, None
         thread.write(volume)
@@ -190,6 +191,7 @@ class Attach(Operation[None]):
         volume = instance.volume
         thread.write(volume)
         thread.write(instance.filter)
+        thread.release(instance)
         volume.arriving.remove(instance)
         volume.instances.append(instance)
         volume.instances.sort(key=lambda other: other.key, reverse=True)

@@ -109,6 +109,15 @@ class Filter(RundownObject):
         """The flags of the unload that is going on."""
 
 
+class Operations:
+    """All operations of one instance: a name for what the end of each is told to, and a teardown waits for."""
+
+    __slots__ = ("label",)
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+
 class Instance(RundownObject):
     """One attachment of one filter to one volume at one altitude (PFLT_INSTANCE).
 
@@ -121,6 +130,7 @@ class Instance(RundownObject):
         "instance_name",
         "key",
         "nodes",
+        "operations",
         "outstanding",
         "queues",
         "state",
@@ -138,6 +148,7 @@ class Instance(RundownObject):
         self.instance_name = name
         self.state = ATTACHED
         self.outstanding: list[Frame] = []
+        self.operations = Operations(f"run-down protection of {self.label}")
         self.queues: list[FLT_CALLBACK_DATA_QUEUE] = []
         """The cancel-safe queues that were initialised for this instance."""
         self.nodes: dict[int, Node] = {}
@@ -179,6 +190,7 @@ class WaitRundown(BlockingOperation[None]):
 
     def take(self, thread: Thread) -> None:
         thread.read(self.object)
+        thread.acquire_as_waiter(self.object)
 
     def describe(self) -> str:
         held = ", ".join(self.object.references + self.object.holds)
@@ -200,6 +212,7 @@ class WaitGone(BlockingOperation[None]):
 
     def take(self, thread: Thread) -> None:
         thread.read(self.instance)
+        thread.acquire(self.instance)
 
 
 class TakeReference(Operation[bool]):
@@ -232,6 +245,7 @@ def hold(thread: Thread, object_: RundownObject, who: str) -> None:
 def let_go(thread: Thread, object_: RundownObject, who: str) -> None:
     """*who* has come out of the driver: undo one `hold`, inside the calling step."""
     _touch(thread, object_)
+    thread.release_to_waiter(object_)
     object_.holds.remove(who)
     if not object_.holds:
         object_.changed()
@@ -258,6 +272,7 @@ class DropReference(Operation[bool]):
         thread.write(self.object)
         if not self.object.references:
             return False
+        thread.release_to_waiter(self.object)
         self.object.references.pop()
         self.object.changed()
         return True

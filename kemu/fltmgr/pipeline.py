@@ -115,6 +115,8 @@ class Pipeline:
             if pre is None:
                 thread.write(frame)
                 if frame.state == NOT_CALLED:
+                    thread.acquire(frame.instance)
+                    thread.release(frame)
                     frame.state = AWAIT_POST
                     frame.may_be_drained(thread)
                 continue
@@ -171,6 +173,7 @@ class Pipeline:
             frame.state = PASSED
             frame.leave(thread)
             return True
+        thread.release(frame)
         frame.state = AWAIT_POST
         frame.context = context
         frame.may_be_drained(thread)
@@ -197,6 +200,7 @@ class Pipeline:
             if owner is not None and owner is not drive:
                 # Only the owner's thread may go on from here.
                 thread.write(operation)
+                thread.release(operation)
                 assert isinstance(owner, Drive)
                 operation.handoff = owner.name
                 operation.changed()

@@ -66,7 +66,9 @@ async def FltStartFiltering(Filter: Filter) -> NTSTATUS:
     if Filter.started:
         return STATUS_INVALID_PARAMETER
     Filter.started = True
-    current_thread().write(Filter)
+    thread = current_thread()
+    thread.write(Filter)
+    thread.release(Filter)
     for volume in manager.volumes:
         await manager.attach(Filter, volume, Filter.altitude, automatic=True)
     # Operations may reach the callbacks before DriverEntry goes on (FLT-REG-17, FLT-RACE-35).

@@ -48,6 +48,7 @@ class DeliverPre(Operation[bool]):
         thread.write(frame)
         if frame.state != NOT_CALLED:
             return False
+        thread.acquire(frame.instance)
         frame.state = IN_PREOP
         frame.late = frame.instance.state == DRAINING
         frame.inside.append(thread)
@@ -104,6 +105,7 @@ class DeliverPost(Operation[bool]):
         thread.write(frame)
         if frame.state != AWAIT_POST:
             return False
+        thread.acquire(frame)
         frame.state = DRAINING_POST if self.draining else IN_POST
         # What the driver did with the operation in its pre-operation phase says nothing about this one.
         frame.handed = False
@@ -169,6 +171,7 @@ class AwaitCompletion(BlockingOperation[bool]):
         thread.write(operation)
         if operation.handoff != self.drive.name:
             return False
+        thread.acquire(operation)
         operation.handoff = None
         return True
 

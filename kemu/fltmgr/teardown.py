@@ -44,6 +44,7 @@ class BeginTeardown(Operation[bool]):
     def perform(self, thread: Thread) -> bool:
         instance = self.instance
         thread.write(instance)
+        thread.acquire(instance)
         # Who begins an operation from now on does not see the instance: that is a change of the volume's stack.
         thread.write(instance.volume)
         if instance.deleting:
@@ -69,6 +70,8 @@ class EndTeardown(Operation[None]):
         instance = self.instance
         thread.write(instance.volume)
         thread.write(instance)
+        thread.release(instance)
+        thread.release_to_waiter(instance.filter)
         instance.state = GONE
         instance.volume.instances.remove(instance)
         instance.filter.instances.remove(instance)
@@ -132,6 +135,7 @@ class WaitOutstanding(BlockingOperation[bool]):
     def take(self, thread: Thread) -> bool:
         instance = self.instance
         thread.write(instance)
+        thread.acquire_as_waiter(instance.operations)
         for frame in instance.outstanding:
             thread.read(frame)
             # The operation may have moved on since this thread was woken: then it looks again.
@@ -178,6 +182,7 @@ async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume) -> 
         return STATUS_FLT_DO_NOT_DETACH
     # An unload that begins meanwhile waits for the driver's answer (FLT-ORD-07).
     hold(thread, filter_, thread.label)
+    thread.acquire(instance)
     await Deliver(filter_.driver, InstanceTeardown, instance)
     returned = await in_driver(filter_.driver, "InstanceQueryTeardown", query, related_objects(instance), 0)
     status = status_of(filter_.driver, "InstanceQueryTeardown", query, returned)

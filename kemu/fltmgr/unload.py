@@ -39,6 +39,7 @@ async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = F
         return STATUS_FLT_FILTER_NOT_FOUND
     thread = current_thread()
     thread.write(filter_)
+    thread.acquire(filter_)
     if filter_.unload_flags is not None or filter_.deleting:
         return STATUS_FLT_DELETING_OBJECT
     filter_.unload_flags = flags = FLTFL_FILTER_UNLOAD_MANDATORY if mandatory else 0

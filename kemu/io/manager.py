@@ -137,9 +137,12 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
 
     def take(self, thread: Thread) -> CancelRoutine | None:
         request = self.request
-        thread.write(self.sources[0])
+        lock = self.sources[0]
+        thread.write(lock)
+        thread.exchange(lock)
         cancel = request.cancel
         thread.write(cancel)
+        thread.exchange(cancel)
         thread.read(request)
         log = thread.runtime.log
         if log is not None:

@@ -170,6 +170,7 @@ class Request(Waitable):
     def finish(self, thread: Thread) -> None:
         """The request is complete; whoever waits for it may go on."""
         thread.write(self)
+        thread.release(self)
         self.done = True
         log = thread.runtime.log
         if log is not None:
@@ -192,6 +193,7 @@ class WaitDone(BlockingOperation[NTSTATUS]):
 
     def take(self, thread: Thread) -> NTSTATUS:
         thread.read(self.request)
+        thread.acquire(self.request)
         return self.request.status
 
 

@@ -48,6 +48,9 @@ class SetEvent(Operation[int]):
         if log is not None:
             log("sync.signal", obj=event)
         previous = int(event.signalled)
+        if not previous:
+            # A set of an event that is signalled changes nothing: no wait is released by it.
+            thread.release(event)
         event.signalled = True
         event.changed()
         return previous
@@ -98,6 +101,7 @@ class WaitForEvent(BlockingOperation[NTSTATUS]):
             event.changed()
         else:
             thread.read(event)
+        thread.acquire(event)
         log = thread.runtime.log
         if log is not None:
             log("sync.wait", obj=event, status=STATUS_SUCCESS)
@@ -134,6 +138,8 @@ def KeInitializeEvent(Event: KEVENT, Type: int, State: bool) -> None:
     if Event.initialised and Event.watchers:
         report("ke.event-reinitialised", f"{Event.label} was initialised again while a thread waits for it")
     thread.write(Event)
+    if State:
+        thread.release(Event)
     Event.type = Type
     Event.signalled = State
     Event.initialised = True
@@ -156,7 +162,14 @@ async def KeSetEvent(Event: KEVENT, Increment: int = 0, Wait: bool = False) -> i
             remedy="set the event with Wait = FALSE, then wait: the pair is not atomic either way",
         )
     checked_event(Event, "KeSetEvent")
-    return await SetEvent(Event)
+    return seen(Event, await SetEvent(Event))
+
+
+def seen(event: KEVENT, previous: int) -> int:
+    """Return *previous*; a caller that is told of a signal is ordered behind it, as one that has waited is."""
+    if previous:
+        current_thread().acquire(event)
+    return previous
 
 
 @routine("wdm", "VOID KeClearEvent(_Inout_ PRKEVENT Event)", max_irql=DISPATCH_LEVEL)
@@ -170,7 +183,7 @@ async def KeClearEvent(Event: KEVENT) -> None:
 async def KeResetEvent(Event: KEVENT) -> int:
     """Make *Event* not signalled and return its previous state (KE-EVENT-02). IRQL: <= DISPATCH_LEVEL."""
     checked_event(Event, "KeResetEvent")
-    return await ClearEvent(Event)
+    return seen(Event, await ClearEvent(Event))
 
 
 def relative_timeout(timeout: int | None) -> int | None:

@@ -41,6 +41,7 @@ class AcquireLock(BlockingOperation[None]):
         assert isinstance(thread, KThread)
         lock = self.lock
         thread.write(lock)
+        thread.acquire(lock)
         lock.owner = thread
         thread.locks.append(lock)
         log = thread.runtime.log
@@ -62,6 +63,7 @@ class ReleaseLock(Operation[None]):
         assert isinstance(thread, KThread)
         lock = self.lock
         thread.write(lock)
+        thread.release(lock)
         lock.owner = None
         thread.locks.remove(lock)
         log = thread.runtime.log

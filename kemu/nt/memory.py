@@ -155,6 +155,7 @@ class FreeBlock(Operation[None]):
                 BugCheck(BAD_POOL_CALLER, (0x07,)),
             )
             return
+        thread.end(allocation)
         allocation.freed_by = thread.label
         block = allocation.block
         block.__dict__["_name"] = type(block).__name__

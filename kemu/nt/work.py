@@ -129,6 +129,8 @@ class TakeWork(BlockingOperation[WorkItem]):
         worker.idle = False
         # The item leaves the queue before its routine runs: from now on it may be queued again or freed.
         thread.write(item)
+        thread.begin(item)
+        thread.use(item)
         item.queued = False
         log = thread.runtime.log
         if log is not None:
@@ -156,6 +158,7 @@ class WorkerPool:
         queue = self.queues[queue_type]
         thread.write(queue)
         thread.write(item)
+        thread.release(item)
         item.queued = True
         item.run = run
         log = thread.runtime.log
@@ -212,7 +215,8 @@ def check_queue_type(queue_type: int, name: str) -> None:
 
 def free_item(item: WorkItem, name: str) -> None:
     """The findings of freeing *item*, and its end."""
-    current_thread().write(item)
+    thread = current_thread()
+    thread.write(item)
     if item.freed:
         report("workitem-double-free", f"{name} of {item.label}, which is free already")
     if item.queued:
@@ -221,6 +225,7 @@ def free_item(item: WorkItem, name: str) -> None:
             f"{name} of {item.label}, which is still on a queue",
             BugCheck(WORKER_INVALID, (2,)),
         )
+    thread.end(item)
     item.freed = True
 
 

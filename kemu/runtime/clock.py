@@ -40,7 +40,9 @@ class Timer(Cell):
         """Set the deadline, in ticks of virtual time; a deadline set before is forgotten."""
         if self.armed:
             self.cancel()
-        self._touch()
+        thread = self._touch()
+        if thread is not None:
+            thread.release(self)
         self.due = due
         self.generation += 1
         self.armed = True
@@ -55,13 +57,15 @@ class Timer(Cell):
         self.clock.forget()
         return True
 
-    def _touch(self) -> None:
-        """Record that the running thread sets or cancels the deadline."""
+    def _touch(self) -> Thread | None:
+        """Record that the running thread, which is returned, sets or cancels the deadline."""
         runtime = self.creator.runtime
         thread = runtime.running
-        if thread is not None and not runtime.dead:
-            thread.read(self.clock.thread(runtime))
-            thread.write(self)
+        if thread is None or runtime.dead:
+            return None
+        thread.read(self.clock.thread(runtime))
+        thread.write(self)
+        return thread
 
 
 class Clock:
@@ -124,6 +128,7 @@ class Clock:
         clock.steps += 1
         clock.write(clock)
         clock.write(timer)
+        clock.begin(timer)
         timer.expire()
 
     def clear(self) -> None:

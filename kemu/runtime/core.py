@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol
 from kemu.runtime.clock import Clock
 from kemu.runtime.footprint import MASK, Cell, Waitable
 from kemu.runtime.foreign import foreign_call, is_library_file
+from kemu.runtime.happens_before import Labelled
 from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.outcome import Outcome
 from kemu.runtime.thread import EMPTY, STARTING, Thread, Unwind
@@ -62,6 +63,34 @@ class DataAccesses(Protocol):
         ...
 
 
+class Races(DataAccesses, Protocol):
+    """Is also told what orders threads, in the words of `Thread`'s methods of the same names."""
+
+    def fork(self, parent: Thread, child: Thread) -> None:
+        """*parent* starts *child*."""
+        ...
+
+    def join(self, thread: Thread, child: Thread) -> None:
+        """*thread* has seen the end of *child*."""
+        ...
+
+    def begin(self, thread: Thread, cell: Cell) -> None: ...
+
+    def release(self, thread: Thread, cell: Labelled) -> None: ...
+
+    def acquire(self, thread: Thread, cell: Labelled) -> None: ...
+
+    def exchange(self, thread: Thread, cell: Labelled) -> None: ...
+
+    def release_to_waiter(self, thread: Thread, cell: Labelled) -> None: ...
+
+    def acquire_as_waiter(self, thread: Thread, cell: Labelled) -> None: ...
+
+    def use(self, thread: Thread, cell: Cell) -> None: ...
+
+    def end(self, thread: Thread, cell: Cell) -> None: ...
+
+
 class Runtime(ABC):
     """One run of one program."""
 
@@ -81,7 +110,7 @@ class Runtime(ABC):
         # The lists are given: a field's factory takes longer than all the rest of the outcome.
         self.outcome = Outcome(choices=self.choices, advisories=[])
         self.observer: Observer | None = None
-        self.races: DataAccesses | None = None
+        self.races: Races | None = None
         self.born: list[Waitable] | None = None
         """Collects the objects that threads can wait for, as they are made, for an observer that asks for it."""
         self.invariants: list[Callable[[], None]] = []
@@ -101,6 +130,9 @@ class Runtime(ABC):
         else:
             parent.write(thread)
             thread.context = parent.context.copy()
+            if self.races is not None and not service:
+                # A service is the emulator's own: when it comes into being has nothing to do with who needs it first.
+                self.races.fork(parent, thread)
         if self.observer is not None:
             thread.footprint = []
         self.threads.append(thread)

@@ -48,6 +48,12 @@ class Cell:
 
     __slots__ = ("creator", "label", "ordinal", "version", "written")
 
+    # What race detection asks of a cell; those of a driver's fields may say otherwise.
+    benign: bool = False
+    """Whether races on it are meant to be."""
+    lifetime: Cell | None = None
+    """The object that the cell is a field of, if that can be freed: freeing it changes all its fields."""
+
     def __init__(self, creator: Thread, label: str) -> None:
         self.creator = creator
         self.ordinal = creator.ordinals

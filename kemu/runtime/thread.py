@@ -17,6 +17,7 @@ from kemu.runtime.operation import BlockingOperation, Operation
 if TYPE_CHECKING:
     from kemu.runtime.actor import Actor
     from kemu.runtime.core import Runtime
+    from kemu.runtime.happens_before import Labelled
 
 host: ContextVar[Runtime] = ContextVar("kemu_runtime")
 """The runtime in whose run this code is. Set once for a run; the contexts of its threads inherit it."""
@@ -160,6 +161,60 @@ class Thread(Waitable):
         if races is not None:
             races.store(self, cell)
 
+    # What orders threads, and what does not, is told where it happens. Nothing of it is in a footprint: without race
+    # detection these do nothing.
+
+    def release(self, cell: Labelled) -> None:
+        """Order what this thread did before whoever acquires *cell* next."""
+        races = self.runtime.races
+        if races is not None:
+            races.release(self, cell)
+
+    def acquire(self, cell: Labelled) -> None:
+        """Order the last release of *cell* before what this thread does from now on."""
+        races = self.runtime.races
+        if races is not None:
+            races.acquire(self, cell)
+
+    def exchange(self, cell: Labelled) -> None:
+        """Acquire and release *cell* by an interlocked operation: those on one cell order each other both ways."""
+        races = self.runtime.races
+        if races is not None:
+            races.exchange(self, cell)
+
+    def release_to_waiter(self, cell: Labelled) -> None:
+        """Order what this thread did before whoever waits for all releases of *cell*, and before nobody else.
+
+        Run-down protection, references and shared locks are released so: their holders do not order each other.
+        """
+        races = self.runtime.races
+        if races is not None:
+            races.release_to_waiter(self, cell)
+
+    def acquire_as_waiter(self, cell: Labelled) -> None:
+        """Order all those releases of *cell* before what this thread does from now on."""
+        races = self.runtime.races
+        if races is not None:
+            races.acquire_as_waiter(self, cell)
+
+    def begin(self, cell: Cell) -> None:
+        """Take up what *cell* was released for, as another thread might: nothing done before orders it."""
+        races = self.runtime.races
+        if races is not None:
+            races.begin(self, cell)
+
+    def use(self, cell: Cell) -> None:
+        """Tell that the object behind *cell* is used, which no other thread may end meanwhile."""
+        races = self.runtime.races
+        if races is not None:
+            races.use(self, cell)
+
+    def end(self, cell: Cell) -> None:
+        """Tell that the object behind *cell* is freed, or given back to whom it belongs."""
+        races = self.runtime.races
+        if races is not None:
+            races.end(self, cell)
+
     @property
     def actor(self) -> Actor | None:
         """The actor in whose code the thread is, or None in a bare thread."""
@@ -197,4 +252,7 @@ class Join(BlockingOperation[Any]):
 
     def take(self, thread: Thread) -> Any:
         thread.read(self.thread)
+        races = thread.runtime.races
+        if races is not None:
+            races.join(thread, self.thread)
         return self.thread.result

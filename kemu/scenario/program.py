@@ -28,8 +28,18 @@ LogFactory = Callable[[Runtime], LogSink]
 class ScenarioProgram:
     """Runs one scenario with one variant, once for each call of `run`."""
 
-    def __init__(self, loaded: LoadedFile, scenario: Scenario, variant: str, *, bystanders: int = 0) -> None:
+    def __init__(
+        self,
+        loaded: LoadedFile,
+        scenario: Scenario,
+        variant: str,
+        *,
+        bystanders: int = 0,
+        races: bool = False,
+    ) -> None:
         self.loaded = loaded
+        self.races = races
+        """Whether data races are findings. That changes no decision, so a token does not depend on it."""
         self.bystanders = bystanders
         """How many pass-through filters share the volume with the drivers under test."""
         self.scenario = scenario
@@ -81,7 +91,14 @@ class ScenarioProgram:
         return runtime, cell
 
     async def _main(self, runtime: Runtime, cell: list[World]) -> Any:
-        world = World(runtime, self._options, explore_setup=self.scenario.explore_setup, bystanders=self.bystanders)
+        world = World(
+            runtime,
+            self._options,
+            explore_setup=self.scenario.explore_setup,
+            bystanders=self.bystanders,
+            # What locks of the event loop order is not known, so that a live run would have false alarms.
+            races=self.races and not isinstance(runtime, LiveRuntime),
+        )
         cell.append(world)
         return await self.scenario.start(world, self.variant)
 
@@ -89,6 +106,8 @@ class ScenarioProgram:
         if not cell:
             return None
         world = cell[0]
+        # What the conditions of the end look at is at rest.
+        world.runtime.races = None
         found = judge(world.system, world.verifier, outcome)
         if found is None:
             for predicate, what in world.at_end_checks:

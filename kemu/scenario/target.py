@@ -52,11 +52,12 @@ def parse_target(text: str) -> Target:
     return Target(path, name, variant[:-1])
 
 
-def select(text: str, *, variant: str | None = None) -> list[ScenarioProgram]:
+def select(text: str, *, variant: str | None = None, races: bool = False) -> list[ScenarioProgram]:
     """What the target *text* stands for, in the order of paths and declarations.
 
     Each scenario comes with the variant that the target names, else with *variant*, else with its default;
-    *variant* may be ``"all"``. Of several scenarios those are left out that do not have *variant*.
+    *variant* may be ``"all"``. Of several scenarios those are left out that do not have *variant*. With *races*, data
+    races are findings.
 
     Raises `NothingMatched` if there is no such scenario or variant, and the errors of `load_file`.
     """
@@ -77,7 +78,9 @@ def select(text: str, *, variant: str | None = None) -> list[ScenarioProgram]:
     if not found:
         raise _no_scenario(target, files)
     programs = [
-        ScenarioProgram(loaded, scenario, one) for loaded, scenario in found for one in _variants(scenario, variant)
+        ScenarioProgram(loaded, scenario, one, races=races)
+        for loaded, scenario in found
+        for one in _variants(scenario, variant)
     ]
     if not programs:
         raise _no_variant(target, variant or "", [scenario for _, scenario in found])

@@ -38,6 +38,7 @@ from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.verifier.fltmgr import FltChecks
+from kemu.verifier.races import detect_races
 from kemu.verifier.verifier import Verifier
 
 T = TypeVar("T")
@@ -184,10 +185,20 @@ class Started(Generic[T]):
 class World:
     """One emulated machine with one volume, ``C:``."""
 
-    def __init__(self, runtime: Runtime, options: Options, *, explore_setup: bool = False, bystanders: int = 0) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        options: Options,
+        *,
+        explore_setup: bool = False,
+        bystanders: int = 0,
+        races: bool = False,
+    ) -> None:
         self.runtime = runtime
         self._bystanders = bystanders
         self.verifier = Verifier(runtime)
+        if races:
+            detect_races(self.verifier)
         self.system = System(runtime, self.verifier, options)
         self._explore_setup = explore_setup
         self._started_threads = False
@@ -321,7 +332,13 @@ class World:
         """State an invariant that must hold after every step; finding ``invariant`` if it does not."""
 
         def invariant() -> None:
-            if not predicate():
+            # It is nobody's code that looks here: nothing it sees is a race with anybody.
+            races, self.runtime.races = self.runtime.races, None
+            try:
+                holds = predicate()
+            finally:
+                self.runtime.races = races
+            if not holds:
                 self.verifier.report("invariant", what, subject=what)
 
         self.runtime.invariants.append(invariant)

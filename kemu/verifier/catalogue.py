@@ -61,6 +61,8 @@ _rule(
 _rule("ke.region-balance", "a critical region is left that was not entered", "KE-APC-06")
 _rule("ke.spin-forbidden-call", "a thread waits while it holds a spin lock", "KE-SPIN-08")
 _rule("ke.use-after-free", "memory was used after it was freed", "KE-POOL-08")
+_rule("ke.data-race", "two threads access the same data, one of them changes it, and nothing orders them",
+      "KE-INTLK-05", "KE-WORK-06", "KE-WORK-15", "FLT-STACK-09")  # fmt: skip
 _rule("ke.double-free", "a block was freed twice", "KE-POOL-07", stop=(BAD_POOL_CALLER, 7))
 _rule("ke.pool-wrong-tag", "a block was freed with another tag", "KE-POOL-07", stop=(BAD_POOL_CALLER, 0xA))
 _rule("ke.pool-wrong-address", "something was freed that pool did not hand out", "KE-POOL-07",
@@ -155,6 +157,8 @@ _rule("cbd-flag-write", "Data->Flags was written", "FLT-CBD-03")
 _rule("cbd-readonly-write", "a read-only member of the callback data was written", "FLT-CBD-04")
 _rule("cbd-use-after-release", "callback data was used after control of the operation was given back",
       "FLT-CBD-18", "FLT-WORK-06", "FLT-RACE-01")  # fmt: skip
+_rule("hand-off-race", "something that was handed over is used, and nothing orders that before its new owner is done",
+      "FLT-WORK-05", "FLT-WORK-06", "FLT-CBD-18", "FLT-RACE-01")  # fmt: skip
 _rule("pend-not-returned", "an operation was handed over, but the callback did not return FLT_PREOP_PENDING",
       "FLT-PEND-10", "FLT-WORK-06", "FLT-CBDQ-07", "FLT-POST-11")  # fmt: skip
 _rule("pend-orphan", "FLT_PREOP_PENDING was returned although the operation could not be queued",

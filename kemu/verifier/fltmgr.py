@@ -153,7 +153,7 @@ class FltChecks(FltObserver):
                 f"{self.who(frame)} returned {PREOP_NAMES[int(status)]} with a completion context",
             )
         request = frame.operation.request
-        written = frame.result is not None and frame.result.written
+        written = frame.written_status is not None
         if status == FLT_PREOP_COMPLETE:
             self._completing(frame, f"{self.who(frame)} returned FLT_PREOP_COMPLETE")
         elif status == FLT_PREOP_SYNCHRONIZE:
@@ -189,10 +189,10 @@ class FltChecks(FltObserver):
     def _completing(self, frame: Frame, what: str) -> None:
         """The rules for the final status of an operation that the driver completes."""
         request = frame.operation.request
-        if frame.result is None or not frame.result.written:
+        status = frame.written_status
+        if status is None:
             self.report("complete-without-status", f"{what} without having set IoStatus.Status")
             return
-        status = frame.result.Status
         if status in {STATUS_PENDING, STATUS_FLT_DISALLOW_FAST_IO} or not is_known(status):
             self.report("complete-bad-status", f"{what} with {NTSTATUS(status)}")
         if request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
@@ -209,7 +209,7 @@ class FltChecks(FltObserver):
 
     def _passing(self, frame: Frame, what: str) -> None:
         """The rules for an operation that goes on downward."""
-        if frame.result is not None and frame.result.written:
+        if frame.written_status is not None:
             self.report("iostatus-wrong-place", f"{what} wrote IoStatus and passed the operation on")
         iopb = frame.iopb
         if iopb is None:
@@ -294,9 +294,9 @@ class FltChecks(FltObserver):
 
     def _finishing(self, frame: Frame, what: str) -> None:
         """The rules for a status that the driver sets in the post-operation phase."""
-        if frame.result is None or not frame.result.written:
+        status = frame.written_status
+        if status is None:
             return
-        status = frame.result.Status
         if status in {STATUS_PENDING, STATUS_FLT_DISALLOW_FAST_IO} or not is_known(status):
             self.report("postop-bad-status", f"{what} set {NTSTATUS(status)}")
         if frame.operation.request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:

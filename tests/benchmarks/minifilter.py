@@ -78,10 +78,10 @@ class Pender(Driver):
 OPTIONS = Options(worker_threads=1)
 
 
-async def script(runtime: Runtime) -> None:
+async def script(runtime: Runtime, driver: type[Driver] = Pender, *, races: bool = False) -> None:
     """The scenario."""
-    world = World(runtime, OPTIONS)
-    await world.load(Pender, "328010")
+    world = World(runtime, OPTIONS, races=races)
+    await world.load(driver, "328010")
     await world.load(PassThrough(1), "140000")
     app = world.process("app")
 
@@ -94,11 +94,11 @@ async def script(runtime: Runtime) -> None:
     await world.together(user(r"\a"), user(r"\b"), process=app)
 
 
-def run(strategy: RandomWalk) -> Outcome:
+def run(strategy: RandomWalk, driver: type[Driver] = Pender, *, races: bool = False) -> Outcome:
     """One schedule."""
     strategy.begin()
     runtime = ControlledRuntime(strategy, thread_class=KThread)
-    outcome = runtime.run("script", script(runtime))
+    outcome = runtime.run("script", script(runtime, driver, races=races))
     if outcome.crash is not None:
         raise outcome.crash
     assert outcome.end == "finished", outcome.end

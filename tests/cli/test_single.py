@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,56 @@ def token(scene: str) -> str:
     assert found.code == 1
     text: str = found.json["token"]
     return text
+
+
+# Races. The scenario is one of those that are shipped: it touches callback data that it has handed over.
+
+
+TOUCHES = Path(__file__).parents[2] / "scenarios" / "minifilter" / "touch_after_hand_off.py"
+
+
+def test_races_are_looked_for_if_asked(here: Path) -> None:
+    (here / "touch.py").write_bytes(TOUCHES.read_bytes())
+    assert kit.kemu("run", "touch.py").code == 0
+    result = kit.kemu("run", "touch.py", "--races", "--json")
+    assert (result.code, result.json["finding"]["code"]) == (1, "hand-off-race")
+    replay = result.json["finding"]["replay"]
+    assert replay.startswith("kemu replay --races 'touch.py::touch_after_hand_off[buggy]' KS1.")
+
+
+def test_a_race_is_replayed_and_shrunk_in_the_same_mode(here: Path) -> None:
+    (here / "touch.py").write_bytes(TOUCHES.read_bytes())
+    found = kit.kemu("explore", "touch.py", "--races", "--json")
+    (finding,) = found.json["programs"][0]["findings"]
+    assert (found.code, finding["code"]) == (1, "hand-off-race")
+    words = shlex.split(finding["replay"])
+    assert words[:3] == ["kemu", "replay", "--races"]
+    again = kit.kemu(*words[1:], "--json")
+    assert (again.code, again.json["finding"]["signature"]) == (1, finding["signature"])
+    shrunk = kit.kemu("shrink", *words[2:], "--json")
+    assert (shrunk.code, shrunk.json["finding"]["code"]) == (1, "hand-off-race")
+    # Without the mode it is the same run, and nothing is wrong with it.
+    assert kit.kemu("replay", *words[3:]).code == 0
+
+
+@pytest.mark.parametrize("races", [True, False])
+def test_a_verdict_says_whether_races_were_looked_for(here: Path, races: bool) -> None:
+    (here / "touch.py").write_bytes(TOUCHES.read_bytes())
+    words = ["explore", "touch.py", "--variant", "fixed", "-n", "5", *(["--races"] if races else [])]
+    assert ("  races: none in these schedules" in kit.kemu(*words).lines) == races
+    assert kit.kemu(*words, "--json").json["programs"][0]["races"] is races
+
+
+def test_the_mode_and_a_limit_of_steps_go_together(here: Path) -> None:
+    (here / "touch.py").write_bytes(TOUCHES.read_bytes())
+    result = kit.kemu("run", "touch.py", "--races", "--max-steps", "500", "--json")
+    assert result.json["finding"]["replay"].startswith("kemu replay --max-steps 500 --races ")
+
+
+def test_a_live_run_looks_for_no_races(scene: str) -> None:
+    result = kit.kemu("run", scene, "--live", "--races")
+    assert result.code == 2
+    assert "--races is for controlled runs" in result.err
 
 
 # run

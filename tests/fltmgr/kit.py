@@ -172,8 +172,8 @@ class Minifilter(Driver):
 class Lab(World):
     """A world with notes and short ways to common things."""
 
-    def __init__(self, runtime: ControlledRuntime, options: Options) -> None:
-        super().__init__(runtime, options)
+    def __init__(self, runtime: ControlledRuntime, options: Options, *, races: bool = False) -> None:
+        super().__init__(runtime, options, races=races)
         self.notes: list[Note] = []
         self.app = self.process("app")
         self.file(r"\a", b"0123456789")
@@ -321,11 +321,13 @@ def run(
     *,
     observer: Observer | None = None,
     max_steps: int = 5_000,
+    races: bool = False,
     **options: Any,
 ) -> Run:
     """Make one run of *script* under *oracle* (the plain run without one); *options* are those of `Options`.
 
-    The file system completes inline unless ``completion`` says otherwise. What the script raises is raised.
+    With *races*, data races are findings. The file system completes inline unless ``completion`` says otherwise. What
+    the script raises is raised.
     """
     options.setdefault("completion", "inline")
     runtime = ControlledRuntime(
@@ -334,7 +336,7 @@ def run(
     labs: list[Lab] = []
 
     async def main() -> Any:
-        lab = Lab(runtime, Options(**options))
+        lab = Lab(runtime, Options(**options), races=races)
         labs.append(lab)
         return await script(lab)
 

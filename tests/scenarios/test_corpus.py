@@ -70,10 +70,10 @@ ORDERS = {
 }
 
 
-def programs(variant: str, bystanders: int = 0) -> list[ScenarioProgram]:
+def programs(variant: str, bystanders: int = 0, *, races: bool = False) -> list[ScenarioProgram]:
     """Every shipped scenario with that variant."""
     return [
-        ScenarioProgram(one.loaded, one.scenario, one.variant, bystanders=bystanders)
+        ScenarioProgram(one.loaded, one.scenario, one.variant, bystanders=bystanders, races=races)
         for one in select(str(FOLDER), variant=variant)
     ]
 
@@ -82,8 +82,8 @@ def names(variant: str) -> list[str]:
     return [one.scenario.name for one in programs(variant)]
 
 
-def program(name: str, variant: str, bystanders: int = 0) -> ScenarioProgram:
-    return next(one for one in programs(variant, bystanders) if one.scenario.name == name)
+def program(name: str, variant: str, bystanders: int = 0, *, races: bool = False) -> ScenarioProgram:
+    return next(one for one in programs(variant, bystanders, races=races) if one.scenario.name == name)
 
 
 def test_every_scenario_has_a_hand_derived_minimum() -> None:
@@ -144,6 +144,30 @@ def test_the_repaired_twin_is_clean(name: str) -> None:
     one = program(name, "fixed")
     found = explore(one, strategy_from_name("alternating", 2), Budget(schedules=500))
     assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.parametrize("bystanders", [0, 3])
+@pytest.mark.parametrize("name", names("fixed"))
+def test_the_repaired_twin_has_no_race(name: str, bystanders: int) -> None:
+    one = program(name, "fixed", bystanders, races=True)
+    found = explore(one, strategy_from_name("alternating", 4), Budget(schedules=400))
+    assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", names("fixed"))
+def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> None:
+    found = explore(program(name, "fixed", races=True), BoundedDFS(2), Budget())
+    assert found.exhausted
+    assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.parametrize("name", names("buggy"))
+def test_the_expected_finding_is_found_with_race_detection_as_well(name: str) -> None:
+    one = program(name, "buggy", races=True)
+    found = explore(one, strategy_from_name("alternating", 1), Budget(schedules=500), keep_going=True)
+    assert one.expected in {finding.failure.code for finding in found.findings}
 
 
 @pytest.mark.parametrize("name", names("fixed"))

@@ -36,6 +36,7 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 @opt.corpus_options
 @opt.variant_option
 @opt.max_steps_option
+@opt.races_option
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -55,6 +56,7 @@ def command(
     no_corpus: bool,
     variant: str | None,
     max_steps: int | None,
+    races: bool,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -85,10 +87,10 @@ def command(
     if schedules is None and seconds is None and name not in EXHAUSTIVE:
         schedules = DEFAULT_SCHEDULES
     kept = corpus_of(corpus, without=no_corpus)
-    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), kept)
+    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), corpus=kept)
     # Whatever is wrong with what was typed has to come out before anything is explored.
     made = plan.make_strategy()
-    programs = select(targets, variant, max_steps)
+    programs = select(targets, variant, max_steps, races=races)
     drawn = "" if made.seed is None else f", seed {made.seed}"
     console.note(
         f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}{division or ''}"

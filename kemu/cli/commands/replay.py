@@ -14,6 +14,7 @@ from kemu.cli import options as opt
 @click.argument("token")
 @opt.variant_option
 @opt.max_steps_option
+@opt.races_option
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -22,6 +23,7 @@ def command(
     token: str,
     variant: str | None,
     max_steps: int | None,
+    races: bool,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -37,5 +39,5 @@ def command(
 
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps)
+    program = select_one(target, variant, max_steps, races=races)
     return report_one(console, "replay", program, *replayed(program, token, directory))

@@ -19,6 +19,7 @@ from kemu.errors import UsageError
 @click.option("--backend", type=click.Choice(["trio", "asyncio"]), help="The event loop of --live; trio unless given.")
 @opt.variant_option
 @opt.max_steps_option
+@opt.races_option
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -31,6 +32,7 @@ def command(
     backend: str | None,
     variant: str | None,
     max_steps: int | None,
+    races: bool,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -53,9 +55,14 @@ def command(
         raise UsageError("--backend is for live runs", remedy="give --live too, or leave it out")
     if live and max_steps is not None:
         raise UsageError("--max-steps is for controlled runs: a live one counts no steps", remedy="leave it out")
+    if live and races:
+        raise UsageError(
+            "--races is for controlled runs: what locks of the event loop order is not known",
+            remedy="leave out --live, or --races",
+        )
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps)
+    program = select_one(target, variant, max_steps, races=races)
     single = Single(program)
     if live:
         single.live(backend or "trio")

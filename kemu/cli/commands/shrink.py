@@ -16,6 +16,7 @@ from kemu.errors import UsageError
 @click.option("--replays", type=click.IntRange(min=1), default=None, help="Most replays to use; 70 unless given.")
 @opt.variant_option
 @opt.max_steps_option
+@opt.races_option
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -25,6 +26,7 @@ def command(
     replays: int | None,
     variant: str | None,
     max_steps: int | None,
+    races: bool,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -38,7 +40,7 @@ def command(
 
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps)
+    program = select_one(target, variant, max_steps, races=races)
     outcome = replay(program, decode(token, program.identity))
     if outcome.failure is None:
         raise UsageError(f"the run of this token passes in {program.name}", remedy="give the token of a failing run")
