@@ -14,6 +14,7 @@
     |- NonDeterminism           exit 4  the same choices gave another run; names the first difference
     |  |- ReplayDiverged                a replay left the recorded run
     |  `- ScenarioNotDeterministic      two runs of one scenario differ
+    |- WorkerDied               exit 3  a worker process was killed, twice; names the runs it was to make
     `- InternalError            exit 3  a bug of kemu itself; asks for the replay token
 
 Exit code 0 means that nothing was found within the budget, 130 that the user interrupted.
@@ -120,6 +121,22 @@ class ScenarioNotDeterministic(NonDeterminism):
 
     Something that kemu does not own decides: the wall clock, ``random``, the order of a set, a real thread.
     """
+
+
+class WorkerDied(KemuError):
+    """Worker processes, two or more, were killed or ended while they made the same runs: ``what``."""
+
+    exit_code: ClassVar[int] = EXIT_INTERNAL
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return (
+            f"one worker after another died while it made {self.what}; the system may have been short of memory, or"
+            " the driver's code ended the process"
+        )
 
 
 class InternalError(KemuError):

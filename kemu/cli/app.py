@@ -26,8 +26,10 @@ COMMANDS: Final = {
     "list": "Show scenarios, their variants and what is expected of them.",
     "run": "Run a scenario once: plainly, by seed, by hand-written order, or live.",
     "explore": "Run scenarios under many schedules, and report what breaks them.",
+    "campaign": "Show or merge what explorations have left in their directories.",
     "replay": "Run a scenario as a token says, and report what happens.",
     "shrink": "Find the simplest run that fails as a token's run does.",
+    "blame": "Find the decision after which a token's run was likely to fail.",
     "trace": "Show recorded runs.",
     "corpus": "Show, remove and merge the failing runs that explorations have kept.",
 }

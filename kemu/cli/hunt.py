@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from kemu.cli.report import COST, Cost, EventLine, Report, SwitchLine, Verdict, how
+from kemu.cli.report import COST, Cost, EventLine, OrderLine, Report, SwitchLine, Verdict, how
 from kemu.cli.targets import Program, corpus_key, replay_command, short_path, source_warnings
 from kemu.errors import KemuError, NonDeterminism, UsageError
 from kemu.explore import (
@@ -24,6 +24,7 @@ from kemu.explore import (
     Exploration,
     Finding,
     Memory,
+    Order,
     Place,
     Progress,
     Recording,
@@ -53,6 +54,8 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     keep_going: bool = False
     output: Path | None = None
+    engine: Callable[..., Exploration] | None = None
+    """What explores, called as `kemu.explore.explore` is; None for that itself."""
     corpus: Corpus | None = None
 
     def make_strategy(self) -> Strategy:
@@ -69,6 +72,8 @@ class Found:
     signature: tuple[str, ...]
     run: int | None = None
     trace: Trace | None = None
+    interrupted: bool = False
+    """Whether the user ended the explanation early."""
 
 
 @dataclass(slots=True)
@@ -112,7 +117,7 @@ def hunt(
     for finding in exploration.findings:
         if note is not None:
             note(f"{finding.failure.code}: shrinking and explaining")
-        result.found.append(_work_out(program, plan, exploration, finding, result))
+        result.found.append(_work_out(program, plan, exploration, finding, result, stop))
     return result
 
 
@@ -128,7 +133,8 @@ def _explore(
     if memory is not None and ((memory.recall(program, stop) and not plan.keep_going) or memory.interrupted):
         return memory.nothing_more(program, strategy)
     try:
-        exploration = explore(program, strategy, plan.budget, keep_going=plan.keep_going, progress=progress, stop=stop)
+        engine = plan.engine or explore
+        exploration = engine(program, strategy, plan.budget, keep_going=plan.keep_going, progress=progress, stop=stop)
     except KemuError as error:
         if memory is None or not memory.findings:
             raise
@@ -159,22 +165,36 @@ def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -
         blocked=reduction.blocked if reduction is not None else 0,
         doubt=doubt,
         estimates=exploration.estimates,
+        shard=exploration.shard,
     )
 
 
-def _work_out(program: Program, plan: Plan, exploration: Exploration, finding: Finding, result: Hunt) -> Found:
+def _work_out(
+    program: Program,
+    plan: Plan,
+    exploration: Exploration,
+    finding: Finding,
+    result: Hunt,
+    stop: Callable[[], bool] | None,
+) -> Found:
     """Shrink, explain and trace *finding*; on an interrupt or an error, with what there is."""
+    # With shards, or after an interrupt, it may have a larger number than there were runs.
+    out_of = f" of {exploration.schedules:,}" if finding.run < exploration.schedules else ""
     known = result.memory.origin(finding) if result.memory is not None else ""
     origin = known or (
-        f"schedule {finding.run + 1:,} of {exploration.schedules:,}"
+        f"schedule {finding.run + 1:,}{out_of}"
         f" ({how(exploration.strategy, exploration.seed)}, {exploration.seconds:.1f} s)"
     )
     about = {"strategy": exploration.strategy, "seed": exploration.seed}
     cost = None
     is_lasting = True
+    if stop is not None and stop():
+        # Who has had enough of the exploration still wants to know what it found.
+        stop = None
     try:
         shrunk = shrink(program, finding.choices, signature=finding.signature, second=finding.second)
-        found = describe(program, shrunk.recording.choices, shrunk, about=about, output=plan.output)
+        found = describe(program, shrunk.recording.choices, shrunk, about=about, output=plan.output, stop=stop)
+        result.interrupted = result.interrupted or found.interrupted
         report = found.report
         cost = shrunk.recording.cost
     except KeyboardInterrupt:
@@ -207,15 +227,16 @@ def describe(
     *,
     about: Mapping[str, Any] | None = None,
     output: Path | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Found:
     """Explain and trace the failing run of *choices*. Raises `UsageError` if it does not fail."""
-    explanation = explain(program, choices)
+    explanation = explain(program, choices, stop=stop)
     if explanation is None:
         raise UsageError(f"this run of {program.name} does not fail", remedy="give the token of a failing run")
     full = explanation.recording.choices
     token = encode(full, program.identity)
     trace, recorder = trace_of(program, full, {**(about or {}), "token": token})
-    events = explanation.conflict
+    events, orderings, cost = explanation.conflict, explanation.orderings, explanation.recording.cost
     report = Report(
         **failure_fields(program, explanation.failure),
         events=None
@@ -223,6 +244,13 @@ def describe(
         else (_event(program, events.first, recorder), _event(program, events.second, recorder)),
         cell=events.cell if events is not None else "",
         reversed=events is not None and events.reversed,
+        orders=None if orderings is None else tuple(_order(program, one, recorder) for one in orderings.orders),
+        checked=0 if orderings is None else orderings.checked,
+        settled=orderings is None or orderings.settled,
+        why_no_orders=explanation.why,
+        preemptions=cost.preemptions,
+        answers=cost.answers,
+        fewest=shrunk is not None and shrunk.fewest,
         passes_if=str(explanation.flip) if explanation.flip is not None else "",
         switches=_switches(program, explanation),
         before=_cost(shrunk.original) if shrunk is not None else None,
@@ -235,7 +263,7 @@ def describe(
         path = trace_path(output, program, explanation.failure.code)
         write_trace(trace, path)
         report = replace(report, trace=short_path(str(path)))
-    return Found(report, token, explanation.failure.signature, trace=trace)
+    return Found(report, token, explanation.failure.signature, trace=trace, interrupted=explanation.interrupted)
 
 
 def trace_of(program: Program, choices: Sequence[int], about: Mapping[str, Any]) -> tuple[Trace, Recorder]:
@@ -326,7 +354,7 @@ def _bug_check(bug_check: Any) -> str:
     return text.removesuffix(f": {bug_check.text}")
 
 
-def _place(program: Program, place: Place | None) -> str:
+def place_text(program: Program, place: Place | None) -> str:
     """The line as ``file:line``; of the scenario's own file, which the report begins with, the name is enough."""
     if place is None:
         return ""
@@ -338,7 +366,12 @@ def _place(program: Program, place: Place | None) -> str:
 def _event(program: Program, event: Event, recorder: Recorder) -> EventLine:
     actors = recorder.actors_of_steps
     actor = actors[event.step] if event.taken and event.step < len(actors) else ""
-    return EventLine(event.step, event.thread, actor, event.what, _place(program, event.place), event.taken)
+    return EventLine(event.step, event.thread, actor, event.what, place_text(program, event.place), event.taken)
+
+
+def _order(program: Program, order: Order, recorder: Recorder) -> OrderLine:
+    first, second = _event(program, order.first, recorder), _event(program, order.second, recorder)
+    return OrderLine(first, second, order.cell, order.reversal)
 
 
 def _switches(program: Program, explanation: Explanation) -> tuple[SwitchLine, ...]:
@@ -348,7 +381,7 @@ def _switches(program: Program, explanation: Explanation) -> tuple[SwitchLine, .
         why = " before:" if switch.preemption else ", waiting to"
         before = f"{why} {switch.before}" if switch.before else ""
         what = f"{switch.leaves} {verb} {switch.enters}{before}"
-        lines.append(SwitchLine(switch.step, what, _place(program, switch.place) if before else ""))
+        lines.append(SwitchLine(switch.step, what, place_text(program, switch.place) if before else ""))
     for decision in explanation.recording.decisions:
         if decision.kind == "data" and decision.value:
             what = f"{decision.label!r} is answered {decision.value} (of 0 to {decision.n - 1})"

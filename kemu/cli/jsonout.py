@@ -5,7 +5,7 @@
     kemu, command, seed, exit_code, interrupted
     programs: [
         program      path.py::name[variant]
-        verdict      finding | proof | bound | budget | interrupted
+        verdict      finding | proof | bound | budget | interrupted | shard
         expected     the finding that the scenario says this variant has, or null
         strategy, seed, schedules, distinct, distinct_is_exact, seconds
         exhausted    whether the strategy had nothing left
@@ -25,6 +25,15 @@
 ``kemu corpus ls``: kemu, command, entries: [ENTRY]; ``kemu corpus show``: kemu, command, entry (ENTRY).
 ``kemu list``: kemu, command, scenarios: [{target, path, line, name, variants: [{name, expects}], doc}].
 
+``kemu campaign show``::
+
+    kemu, command, directory, python, strategy, seed
+    shard        such as 1/4
+    budget       schedules of each program, of all shards together, or null
+    programs: [{program, identity, batches, schedules, distinct, distinct_is_exact, seconds, done,
+                findings: [{code, signature, summary, run, count, token}]}]
+
+``kemu campaign merge``: kemu, command, exit_code, missing (shards), programs (as for ``kemu explore``), error.
 ENTRY::
 
     id, file, program, options, tool (kemu or pytest), code, signature, token, replay
@@ -38,7 +47,14 @@ FINDING::
     token, replay        the run as a token, and the command that replays it
     run, count           the first schedule that showed it (from 0), and how many did
     events               the two that conflict: {step, thread, actor, what, place, taken}, or null
-    cell, passes_if      what they touch; the change with which the run passes
+    cell, reversed       what they touch; whether a run passes in which they come the other way round
+    orders               the orders that make it fail: {first, second (as in events), cell, reversal}, or null
+    checked, settled     how many runs kept them and all failed; whether that were as many as are made
+    why_no_orders        why orders is null
+    depth                the number of orders, or null
+    preemptions, answers how many there are in the run, of the latter those that are not plain
+    fewest               whether every run with fewer of both was made, and none fails in the same way
+    passes_if            the change of one decision with which the run passes
     switches             [{step, what, place}]
     before, after        {decisions, preemptions, switches} of the run as found and as shrunk, or null
     replays, notes, trace
@@ -101,10 +117,11 @@ def entry_object(entry: Entry) -> dict[str, Any]:
 def found_object(found: Found) -> dict[str, Any]:
     """One finding."""
     fields = asdict(found.report)
-    del fields["program"], fields["found"], fields["reversed"]
+    del fields["program"], fields["found"]
     return {
         **fields,
         "signature": list(found.signature),
+        "depth": None if found.report.orders is None else len(found.report.orders),
         "token": found.token,
         "run": found.run,
         "trace": found.report.trace or None,

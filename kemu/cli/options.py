@@ -19,6 +19,9 @@ NO_BOUND: Final = -1
 """What ``--bound none`` gives: None would be an option that was not given."""
 
 
+MOST_JOBS: Final = 512
+
+
 def seed(value: object) -> int:
     """A number in decimal or hexadecimal, or a random one."""
     if value == "random":
@@ -57,6 +60,25 @@ def strategy(value: str) -> tuple[str, dict[str, int | float | None]]:
     from kemu.explore.strategies import parse_strategy
 
     return parse_strategy(value)
+
+
+def jobs(value: object) -> int:
+    """A number of worker processes, or auto for one on each core."""
+    if value == "auto":
+        from kemu.cli.parallel import cores
+
+        return cores()
+    if not re.fullmatch(r"\d+", str(value)) or not 1 <= int(str(value)) <= MOST_JOBS:
+        raise UsageError(f"{value!r} workers", remedy=f"give a number from 1 to {MOST_JOBS}, or auto")
+    return int(str(value))
+
+
+def shard(value: object) -> tuple[int, int]:
+    """``i/n``: which part, and of how many."""
+    match = re.fullmatch(r"(\d+)/(\d+)", str(value))
+    if match is None:
+        raise UsageError(f"{value!r} is not a shard", remedy="give i/n with i from 1 to n, such as 1/4")
+    return int(match[1]), int(match[2])
 
 
 def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -30,6 +30,17 @@ class EventLine:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderLine:
+    """One of the orders of two events that make the run fail."""
+
+    first: EventLine
+    second: EventLine
+    cell: str
+    reversal: str = "passes"
+    """What comes of the other way round, as `kemu.explore.Order` says it."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchLine:
     """A context switch, or an answer that was not plain, that is left in the run."""
 
@@ -63,6 +74,19 @@ class Report:
     cell: str = ""
     reversed: bool = False
     """Whether a run passes in which the two events come the other way round."""
+    orders: tuple[OrderLine, ...] | None = None
+    """The orders that make the run fail, as they come in it; None if they are not known."""
+    checked: int = 0
+    """How many runs kept these orders, with the rest at random. All of them failed."""
+    settled: bool = True
+    """Whether these were as many as were to be made."""
+    why_no_orders: str = ""
+    preemptions: int | None = None
+    """How many there are in the run."""
+    answers: int = 0
+    """How many of its answers are not plain."""
+    fewest: bool = False
+    """Whether no run with fewer of both fails in the same way."""
     passes_if: str = ""
     switches: tuple[SwitchLine, ...] = ()
     found: str = ""
@@ -86,28 +110,112 @@ def failure_lines(report: Report, *, limit: int = LIMIT) -> list[str]:
         head += _wrap("; ".join(part for part in (rules, report.bug_check) if part), most=2)
     if report.detail:
         head += _wrap(report.detail, most=4)
-    if report.events is not None:
-        head += ["", *_event_lines(report)]
-    if report.passes_if:
-        head += _wrap(report.passes_if, most=2)
     tail = _tail(report)
+    flip = _wrap(report.passes_if, most=2) if report.passes_if else []
+    head += _reasons(report, limit - len(head) - len(flip) - len(tail))
+    head += flip
     room = limit - len(head) - len(tail)
     return head + _switch_lines(report.switches, room) + tail
 
 
-def _event_lines(report: Report) -> list[str]:
-    assert report.events is not None
-    order = "; it passes the other way round" if report.reversed else ""
-    heading = f"  two events that touch {report.cell or 'the same state'}, in this order{order}:"
+def _reasons(report: Report, room: int) -> list[str]:
+    """Which events came in which order, and what that has to do with the failure; at most *room* lines."""
+    orders = report.orders
+    if orders is not None and len(orders) > 1:
+        return _order_lines(report, orders, room)
+    kept = f"{report.checked} of {report.checked} runs that kept this order failed, with the rest at random"
+    if orders:
+        (only,) = orders
+        lines = _event_lines((only.first, only.second), only.cell, passes=only.reversal.startswith("passes"))
+        note = _reversals(orders)
+        needed = "is" if report.settled else "seems to be"
+        notes = [_cut(f"  {note}")] if note else []
+        return ["", *lines, *notes, f"  nothing more {needed} needed: {kept}{_unsettled(report)}"]
+    if orders is not None:
+        made = f"{report.checked} of {report.checked} runs failed"
+        given = ", given the answers below" if report.answers else ""
+        return ["", f"  it fails in whatever order{given}: {made}{_unsettled(report)}"]
+    lines = [] if report.events is None else ["", *_event_lines(report.events, report.cell, passes=report.reversed)]
+    if report.why_no_orders:
+        lines.append(f"  which orders of events make it fail is not known: {report.why_no_orders}")
+    return lines
+
+
+def _order_lines(report: Report, orders: tuple[OrderLine, ...], room: int) -> list[str]:
+    number = len(orders)
+    passes = all(order.reversal.startswith("passes") for order in orders)
+    end = f", and passes if {'either' if number == 2 else 'any of them'} is reversed" if passes else ""
+    runs = f"{report.checked} of {report.checked} runs{_unsettled(report)}"
+    note = _reversals(orders)
+    notes = [_cut(f"  {note}")] if note else []
+    lines = ["", f"  it fails whenever these {number} orders are kept ({runs}){end}:"]
+    room -= len(lines) + len(notes)
+    whole = [line for place, order in enumerate(orders, 1) for line in _order_pair(place, order, whole=True)]
+    if len(whole) + len(report.switches) + 2 <= room:
+        return lines + whole + notes
+    shown = orders[: max(1, room // 2)]
+    if len(shown) < number:
+        shown = orders[: max(1, (room - 1) // 2)]
+    lines += [line for place, order in enumerate(shown, 1) for line in _order_pair(place, order, whole=False)]
+    if len(shown) < number:
+        lines.append(f"    ... and {number - len(shown)} more")
+    return lines + notes
+
+
+def _order_pair(place: int, order: OrderLine, *, whole: bool) -> list[str]:
+    """The two events of an order; what does not fit on a line goes to the next one if it is to be *whole*."""
     lines: list[str] = []
-    for event in report.events:
-        inside = f" in {event.actor}" if event.actor and event.actor != event.thread else ""
+    for head, event in ((f"    {place}. ", order.first), ("       before ", order.second)):
+        step = f"step {event.step}" if event.taken else ""
+        lines += _placed(f"{head + step:<22} {_event(event)}", " " * 23 if whole else None)
+    return lines
+
+
+def _placed(line: str, indent: str | None) -> list[str]:
+    """*line*, which may end with a place, on one line, or if that is too long and there is an *indent*, on two."""
+    line = " ".join(line.splitlines())
+    body, at, place = line.rpartition("  at ")
+    if len(line) <= WIDTH or not at or indent is None:
+        return [_cut(line)]
+    return [_cut(body), _cut(f"{indent}at {place}")]
+
+
+def _reversals(orders: tuple[OrderLine, ...]) -> str:
+    """What there is to say about orders that cannot simply be reversed."""
+    words = {
+        "passes with others": "passes, but reverses another one as well",
+        "fails otherwise": "fails in another way",
+        "impossible": "could not be tested: no run was found that can do so",
+        "untested": "was not tested",
+    }
+    which = ("it", *(f"order {place}" for place in range(1, len(orders) + 1)))[1 if len(orders) > 1 else 0 :]
+    parts = [
+        f"reversing {name} {words[order.reversal]}"
+        for name, order in zip(which, orders, strict=False)
+        if order.reversal in words
+    ]
+    return "; ".join(parts)
+
+
+def _unsettled(report: Report) -> str:
+    return "" if report.settled else ", then the search was ended"
+
+
+def _event(event: EventLine) -> str:
+    inside = f" in {event.actor}" if event.actor and event.actor != event.thread else ""
+    at = f"  at {event.place}" if event.place else ""
+    return f"{event.thread}{inside}: {event.what}{at}"
+
+
+def _event_lines(events: tuple[EventLine, EventLine], cell: str, *, passes: bool) -> list[str]:
+    order = "; it passes the other way round" if passes else ""
+    heading = f"  two events that touch {cell or 'the same state'}, in this order{order}:"
+    lines: list[str] = []
+    for event in events:
         step = f"step {event.step}" if event.taken else "never"
-        at = f"  at {event.place}" if event.place else ""
-        line = f"    {step:<9} {event.thread}{inside}: {event.what}"
         # What happens and where are what a reader looks for: rather two lines than a shorter one.
-        lines += [line + at] if len(line + at) <= WIDTH else [line, f"              {at.strip()}"]
-    return [_cut(line) for line in (heading, *lines)]
+        lines += _placed(f"    {step:<9} {_event(event)}", " " * 14)
+    return [_cut(heading), *lines]
 
 
 def _switch_lines(switches: tuple[SwitchLine, ...], room: int) -> list[str]:
@@ -116,6 +224,8 @@ def _switch_lines(switches: tuple[SwitchLine, ...], room: int) -> list[str]:
     shown = switches[: room - 2]
     if len(shown) < len(switches):
         shown = switches[: room - 3]
+    if not shown:
+        return []
     lines = ["", f"  context switches and answers left ({len(switches)}):"]
     for switch in shown:
         at = f"  at {switch.place}" if switch.place else ""
@@ -137,6 +247,13 @@ def _tail(report: Report) -> list[str]:
             f" preemptions {before.preemptions} -> {after.preemptions},"
             f" switches {before.switches} -> {after.switches}"
         )
+    if report.orders is not None and report.preemptions is not None:
+        verb = "is" if report.answers == 1 else "are"
+        answers = f" and {_plural(report.answers, 'answer')} that {verb} not plain" if report.answers else ""
+        depth = _plural(len(report.orders), "order")
+        there = f"{_plural(report.preemptions, 'preemption')}{answers} in this run"
+        fewest = ", and none with fewer fails" if report.fewest and report.preemptions + report.answers else ""
+        tail.append(f"  bug depth: {depth} of events; {there}{fewest}")
     tail += [_cut(f"  {note}") for note in report.notes[:2]]
     if report.replay:
         tail.append(f"  replay: {report.replay}")
@@ -191,10 +308,14 @@ class Verdict:
     """Why having explored all classes is no proof."""
     estimates: tuple[Estimate, ...] = ()
     """What samplers that can make every schedule are likely not to have seen."""
+    shard: str = ""
+    """Which part of the exploration it is about; empty for all of it."""
 
     @property
     def kind(self) -> str:
-        """``proof``, ``bound``, ``budget`` or ``interrupted``."""
+        """``proof``, ``bound``, ``budget``, ``interrupted`` or ``shard``."""
+        if self.shard:
+            return "interrupted" if self.interrupted else "shard"
         if self.exhausted and self.complete:
             return "proof"
         if self.interrupted:
@@ -209,7 +330,9 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
     lines = [f"ok {verdict.program}: nothing found"]
     made = f"{_schedules(verdict.schedules)} ({distinct}) of {how(verdict.strategy, verdict.seed)}"
     made = f"{made} in {verdict.seconds:.1f} s"
-    if verdict.kind == "proof":
+    if verdict.shard:
+        lines.append(f"  shard {verdict.shard}: a part of the exploration, which proves nothing by itself: {made}")
+    elif verdict.kind == "proof":
         if verdict.traces is None:
             lines.append(f"  proof: every schedule there is was made, without a bound: {made}")
         else:
@@ -274,4 +397,8 @@ def _classes(verdict: Verdict) -> str:
 
 
 def _schedules(number: int) -> str:
-    return f"{number:,} schedule{'' if number == 1 else 's'}"
+    return _plural(number, "schedule")
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -77,6 +77,8 @@ def report_one(console: Console, command: str, program: Program, outcome: Outcom
             "warnings": list(warnings),
         }
         console.json(dump(command, fields))
+    if found is not None and found.interrupted:
+        raise KeyboardInterrupt
     return code
 
 
@@ -117,6 +119,8 @@ def report_run(console: Console, single: Single, output: Path | None) -> int:
             "warnings": list(warnings),
         }
         console.json(dump("run", fields))
+    if found is not None and found.interrupted:
+        raise KeyboardInterrupt
     return code
 
 

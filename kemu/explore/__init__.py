@@ -8,7 +8,10 @@
 - ``shrink``       the simplest run that fails in the same way
 - ``watch``        a run with all its events
 - ``where``        the line of the user's code at which a thread stands
-- ``explain``      the two events, the context switches and the change that matter
+- ``races``        the pairs of events of a run whose order nothing else decides
+- ``orderings``    the fewest orders of two events that make a run fail
+- ``explain``      those, the nearest run that passes, the context switches and the decision that matter
+- ``blame``        the decision after which the failure was likely
 - ``determinism``  the check that nothing but decisions makes runs differ
 - ``dependence``   events, what each touched, and which happen before which: for strategies that reduce
 - ``guards``       what was possible when, for the same
@@ -22,6 +25,7 @@ Knows the runtime and kemu's errors, and no framework. The scenario layer, the c
 strategies import it.
 """
 
+from kemu.explore.blame import Blame, blame
 from kemu.explore.contract import check_strategy
 from kemu.explore.corpus import Corpus, Entry, Key
 from kemu.explore.determinism import check_determinism
@@ -29,6 +33,7 @@ from kemu.explore.estimate import Estimate, SampleCounter
 from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
 from kemu.explore.memory import Memory, Replayed
+from kemu.explore.orderings import Order, Orderings
 from kemu.explore.program import Failure, Program, failure_of
 from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
@@ -71,6 +76,7 @@ __all__ = [
     "SURW",
     "URW",
     "Alternating",
+    "Blame",
     "BoundedDFS",
     "BoundedDelays",
     "Budget",
@@ -86,6 +92,8 @@ __all__ = [
     "Failure",
     "Finding",
     "Flip",
+    "Order",
+    "Orderings",
     "Key",
     "Memory",
     "Place",
@@ -107,6 +115,7 @@ __all__ = [
     "Strategy",
     "Switch",
     "Watcher",
+    "blame",
     "check_determinism",
     "check_strategy",
     "decode",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from typing import Final
 
 CAPACITY: Final = 1 << 16
@@ -28,17 +29,39 @@ class DistinctCounter:
         if fingerprint < self._limit:
             self._seen.add(fingerprint)
             if len(self._seen) > self._capacity:
-                self._limit >>= 1
-                self._shift += 1
-                self._seen = {one for one in self._seen if one < self._limit}
+                self._halve()
 
     def merge(self, other: DistinctCounter) -> None:
-        """Take note of all that *other* has taken note of."""
-        if other._shift > self._shift:
-            self._limit, self._shift = other._limit, other._shift
-            self._seen = {one for one in self._seen if one < self._limit}
-        for fingerprint in other._seen:
-            self.add(fingerprint)
+        """Take note of what *other* has seen. The result is the same as if one counter had seen everything."""
+        while self._shift < other._shift:
+            self._halve()
+        self._seen.update(one for one in other._seen if one < self._limit)
+        while len(self._seen) > self._capacity:
+            self._halve()
+
+    @property
+    def shift(self) -> int:
+        """The number of halvings: what is kept is below 2 ** (64 - shift)."""
+        return self._shift
+
+    @property
+    def sample(self) -> Set[int]:
+        """What is kept."""
+        return self._seen
+
+    @classmethod
+    def restored(cls, shift: int, values: Iterable[int], capacity: int = CAPACITY) -> DistinctCounter:
+        """The counter with that `shift` and `sample`."""
+        counter = cls(capacity)
+        counter._shift = shift
+        counter._limit = 1 << (64 - shift)
+        counter._seen = set(values)
+        return counter
+
+    def _halve(self) -> None:
+        self._limit >>= 1
+        self._shift += 1
+        self._seen = {one for one in self._seen if one < self._limit}
 
     @property
     def count(self) -> int:

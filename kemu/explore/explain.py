@@ -1,31 +1,32 @@
-"""The explanation of a failing run, in its first form.
+"""The explanation of a failing run.
 
-What a reader needs of a shrunk run is little: which two events came in the wrong order, which context
-switches brought that about, and what would have to be different for the run to pass. The last is found by
-trying: single decisions are changed, and of the changes that let the run pass the latest is taken, because it
-is the one nearest to the failure. The two events are then the last that touch the same cell, one of them
-changing it, and that come the other way round in the passing run. Without a passing run, they are the last
-that touch the same cell at all.
+What a reader needs of a shrunk run: the orders of events that make it fail, and whether another order lets it pass
+(`orderings`); of these the one pair whose exchange leads to the nearest run that passes, which is the race; which
+context switches brought that about; and which single decision, taken otherwise, lets the run pass. All of it is found
+by trying. Of decisions the latest is named, because it is the one nearest to the failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
+from kemu.explore.orderings import Neighbour, Orderings, find_reasons
+from kemu.explore.races import races
 from kemu.explore.recording import Decision, Recording, record
 from kemu.explore.strategies.replay import Replay
 from kemu.explore.token import trim
 from kemu.explore.watch import Event, watch
-from kemu.runtime import READ, UPDATE, Cell
 
 if TYPE_CHECKING:
     from kemu.explore.program import Failure, Program
     from kemu.explore.where import Place
 
-MAX_REPLAYS: Final = 40
+MAX_REPLAYS: Final = 150
+MOST_FLIPS: Final = 25
+"""Of these, how many may look for the decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Conflict:
     """The label of the cell."""
     reversed: bool
     """Whether a run was seen that passes and in which they come the other way round."""
+    choices: tuple[int, ...] | None = None
+    """That run."""
+    others: int = 0
+    """How many more conflicting pairs come the other way round in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,50 +102,84 @@ class Explanation:
     conflict: Conflict | None
     switches: tuple[Switch, ...]
     flip: Flip | None
+    orderings: Orderings | None
+    """The orders of events that make the run fail; None if none were found, and `why` then says why."""
+    why: str
     replays: int
     """How many runs it took."""
+    interrupted: bool = False
+    """Whether the user ended it early."""
 
 
-def explain(program: Program, choices: Sequence[int], *, max_replays: int = MAX_REPLAYS) -> Explanation | None:
-    """Explain the failing run of *choices*, best a shrunk one. None if the run does not fail."""
+def explain(
+    program: Program,
+    choices: Sequence[int],
+    *,
+    max_replays: int = MAX_REPLAYS,
+    stop: Callable[[], bool] | None = None,
+) -> Explanation | None:
+    """Explain the failing run of *choices*, best a shrunk one. None if the run does not fail.
+
+    It takes at most *max_replays* runs beside that one. It ends early, and keeps what it has, with an interrupt or
+    when *stop*, which is asked before each run, says so.
+    """
     recording, events = watch(program, Replay(choices, strict=False))
     failure = recording.failure
     if failure is None:
         return None
-    flip, replays = find_flip(program, recording, max_replays)
-    conflict = None
-    if flip is not None:
-        _, passing = watch(program, Replay(flip.choices, strict=False))
-        replays += 1
-        conflict = reversed_conflict(events, passing)
+    flips = min(MOST_FLIPS, max_replays // 3)
+    reasons = find_reasons(program, recording, events, max_replays=max_replays - flips, stop=stop)
+    interrupted = reasons.interrupted
+    flip, replays = None, 0
+    if not interrupted:
+        flip, replays, interrupted = find_flip(program, recording, flips, stop)
     return Explanation(
         failure=failure,
         recording=recording,
         events=tuple(events),
-        conflict=conflict or last_conflict(events),
+        conflict=_conflict(reasons.nearest) or last_conflict(events),
         switches=tuple(switches(recording, events)),
         flip=flip,
-        replays=replays + 1,
+        orderings=reasons.orderings,
+        why=reasons.why,
+        replays=reasons.replays + replays + 1,
+        interrupted=interrupted,
     )
 
 
-def find_flip(program: Program, recording: Recording, max_replays: int) -> tuple[Flip | None, int]:
-    """The latest change of one decision found to let the run pass, and the number of replays used."""
+def _conflict(nearest: Neighbour | None) -> Conflict | None:
+    if nearest is None:
+        return None
+    return Conflict(nearest.first, nearest.second, nearest.cell, True, nearest.choices, nearest.others)
+
+
+def find_flip(
+    program: Program, recording: Recording, max_replays: int, stop: Callable[[], bool] | None = None
+) -> tuple[Flip | None, int, bool]:
+    """The latest change of one decision found to let the run pass.
+
+    With it, the number of replays, and whether the user ended the search.
+    """
     replays = 0
     found: Flip | None = None
     choices = recording.choices
-    for at, value in _changes(recording):
-        if replays >= max_replays:
-            break
-        if found is not None and at <= found.decision:
-            continue
-        changed = (*choices[:at], value, *choices[at + 1 :])
-        replays += 1
-        other = record(program, Replay(changed, strict=False))
-        if other.failure is None and at < len(other.decisions):
-            taken = recording.decisions[at]
-            found = Flip(at, taken.step, taken, other.decisions[at], trim(other.choices))
-    return found, replays
+    try:
+        for at, value in _changes(recording):
+            if replays >= max_replays:
+                break
+            if found is not None and at <= found.decision:
+                continue
+            if stop is not None and stop():
+                return found, replays, True
+            changed = (*choices[:at], value, *choices[at + 1 :])
+            replays += 1
+            other = record(program, Replay(changed, strict=False))
+            if other.failure is None and at < len(other.decisions):
+                taken = recording.decisions[at]
+                found = Flip(at, taken.step, taken, other.decisions[at], trim(other.choices))
+    except KeyboardInterrupt:
+        return found, replays, True
+    return found, replays, False
 
 
 def _changes(recording: Recording) -> Iterator[tuple[int, int]]:
@@ -159,41 +198,11 @@ def _changes(recording: Recording) -> Iterator[tuple[int, int]]:
                 yield at, value
 
 
-def reversed_conflict(events: Sequence[Event], passing: Sequence[Event]) -> Conflict | None:
-    """The last two conflicting events of *events* that come the other way round in *passing*."""
-    places = {event.key: place for place, event in enumerate(passing) if event.taken}
-    never = len(passing)
-    for first, second, cell in _conflicts(events):
-        place = places.get(second.key)
-        if place is not None and place < places.get(first.key, never):
-            return Conflict(first, second, cell.label, reversed=True)
-    return None
-
-
 def last_conflict(events: Sequence[Event]) -> Conflict | None:
     """The last two conflicting events, whose order may matter or not."""
-    for first, second, cell in _conflicts(events):
-        return Conflict(first, second, cell.label, reversed=False)
+    for race in races(events, whole_sections=False):
+        return Conflict(events[race.first], events[race.second], race.cell.label, reversed=False)
     return None
-
-
-def _conflicts(events: Sequence[Event]) -> Iterator[tuple[Event, Event, Cell]]:
-    """All pairs of conflicting events of different threads, those with the latest second event first."""
-    touched: dict[Cell, list[tuple[int, int]]] = {}
-    for place, event in enumerate(events):
-        for cell, mode in event.footprint:
-            touched.setdefault(cell, []).append((place, mode))
-    for place in reversed(range(len(events))):
-        second = events[place]
-        pairs: dict[int, Cell] = {}
-        for cell, mode in second.footprint:
-            for earlier, other_mode in touched[cell]:
-                if earlier >= place:
-                    break
-                if events[earlier].path != second.path and not (mode == other_mode and mode in (READ, UPDATE)):
-                    pairs[earlier] = cell
-        for earlier in sorted(pairs, reverse=True):
-            yield events[earlier], second, pairs[earlier]
 
 
 def switches(recording: Recording, events: Sequence[Event]) -> Iterator[Switch]:

@@ -109,6 +109,8 @@ class Exploration:
     reported."""
     reduction: Reduction | None = None
     """What came of leaving out equivalent runs, if the strategy does."""
+    shard: str = ""
+    """Which part of the exploration this is, such as ``1/4``; empty if it is all of it."""
     samples: Mapping[str, SampleCounter] = field(default_factory=dict[str, SampleCounter])
     """How often what came up, by sampler: for those that can make every run. Two explorations' can be merged."""
 
@@ -124,10 +126,14 @@ class Exploration:
         return self.steps / self.schedules if self.schedules else 0.0
 
 
-class _Collector:
-    """Takes the outcomes of runs. Apart from `add` nothing here is called for every run."""
+class Collector:
+    """Takes the outcomes of runs, the first of which has the number *first*.
 
-    def __init__(self) -> None:
+    Apart from `add` nothing here is called for every run.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self.first = first
         self.schedules = 0
         self.steps = 0
         self.shortest = 0
@@ -165,7 +171,7 @@ class _Collector:
         choices = tuple(outcome.choices)
         known = self.found.get(failure.signature)
         if known is None:
-            self.found[failure.signature] = Finding(failure, choices, self.schedules, 1)
+            self.found[failure.signature] = Finding(failure, choices, self.first + self.schedules, 1)
             return
         second = known.second if known.second is not None or choices == known.choices else choices
         self.found[failure.signature] = Finding(known.failure, known.choices, known.run, known.count + 1, second)
@@ -179,15 +185,17 @@ def explore(
     keep_going: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    collected: Collector | None = None,
 ) -> Exploration:
     """Run *program* under *strategy* until something is found, nothing is left, or the *budget* is spent.
 
     With *keep_going*, a failure does not end the exploration. *progress* is called ten times a second or
     less, and once at the end. *stop* is asked between runs; when it returns True, the exploration ends as it
     does on a `KeyboardInterrupt`: with what it has. An exception of `kemu.errors` that a run raises is
-    raised, unless something has been found before; it is in the result then.
+    raised, unless something has been found before; it is in the result then. *collected*, if given, takes the
+    outcomes, for a caller who wants to know more than the result says.
     """
-    collected = _Collector()
+    collected = Collector() if collected is None else collected
     add = collected.add
     begin = strategy.begin
     end = strategy.end
@@ -237,7 +245,9 @@ def explore(
     except KeyboardInterrupt:
         interrupted = True
     except KemuError as raised:
-        raised.add_note(f"in run {collected.schedules} of the strategy {strategy.name}, seed {strategy.seed}")
+        raised.add_note(
+            f"in run {collected.first + collected.schedules} of the strategy {strategy.name}, seed {strategy.seed}"
+        )
         if not collected.found:
             raise
         error = raised

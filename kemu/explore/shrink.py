@@ -7,6 +7,10 @@ sloppy, and two kinds are used:
 * a list of choices with something cut, zeroed, lowered or deleted, replayed leniently;
 * a plan (`strategies.follow`) in which pieces of one thread are merged or answers made plain. Plans keep
   their meaning where a changed list of choices loses it, and do most of the work.
+
+What these passes leave may be a minimum of its neighbourhood alone. Two things lead out of that: a second failing run
+to start from, and at the end a search through the runs with fewer preemptions and answers that are not plain, cheapest
+first, with a share of the replays. Where that search comes to its end, the run is known to have the fewest.
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from kemu.errors import ScenarioNotDeterministic, UsageError
-from kemu.explore.recording import Recording, record
+from kemu.errors import KemuError, ScenarioNotDeterministic, UsageError
+from kemu.explore.recording import Recorder, Recording, record
+from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.explore.strategies.follow import WITHOUT_END, Follow, Plan, Slice
 from kemu.explore.strategies.replay import Replay
 
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
     from kemu.explore.program import Program
 
 MAX_REPLAYS: Final = 70
+
+SHARE_OF_SEARCH: Final = 1 / 3
+"""How much of the replays the search for runs with fewer preemptions and answers may use at most."""
 
 SHARE_OF_FIRST: Final = 0.6
 """How much of the replays the first start may use if there is a second one."""
@@ -41,6 +49,9 @@ class Shrunk:
     """How many runs it took, the first replay of the original included."""
     settled: bool
     """Whether no pass found anything simpler any more; otherwise the replays were used up."""
+    fewest: bool = False
+    """Whether every run with fewer preemptions and answers that are not plain was made, and none of them fails in
+    the same way."""
 
 
 class _OutOfReplays(Exception):
@@ -77,7 +88,7 @@ def shrink(
     allowed = max_replays if second is None else max(1, int(max_replays * SHARE_OF_FIRST))
     shrinker = _Shrinker(program, failure.signature, original, allowed)
     settled = shrinker.shrink()
-    best, replays = shrinker.best, shrinker.replays
+    replays = shrinker.replays
     if second is not None and replays < max_replays:
         start = record(program, Replay(second, strict=False))
         replays += 1
@@ -85,9 +96,12 @@ def shrink(
             again = _Shrinker(program, failure.signature, start, max_replays - replays + 1, shrinker.tried)
             settled = again.shrink() and settled
             replays += again.replays - 1
-            if again.best.cost < best.cost:
-                best = again.best
-    return Shrunk(best, original, replays, settled)
+            if again.best.cost < shrinker.best.cost:
+                shrinker = again
+    before = shrinker.replays
+    shrinker.max_replays = before + max_replays - replays
+    fewest, still_settled = shrinker.search(int(max_replays * SHARE_OF_SEARCH))
+    return Shrunk(shrinker.best, original, replays + shrinker.replays - before, settled and still_settled, fewest)
 
 
 class _Shrinker:
@@ -134,6 +148,41 @@ class _Shrinker:
         except _OutOfReplays:
             return False
 
+    def search(self, most: int) -> tuple[bool, bool]:
+        """Look for a run with fewer preemptions and answers with at most *most* runs, and shrink it.
+
+        Returns whether there is none, and whether the passes have settled where there was one.
+        """
+        settled = True
+        while most > 0 and self.replays < self.max_replays:
+            cost = self.cost.preemptions + self.cost.answers
+            if not cost:
+                return True, settled
+            before = self.replays
+            found = self._search(BoundedDFS(cost - 1), most)
+            most -= self.replays - before
+            if found is not True:
+                return found is None, settled
+            settled = self.shrink()
+        return not self.cost.preemptions + self.cost.answers, settled
+
+    def _search(self, oracle: BoundedDFS, most: int) -> bool | None:
+        """Whether a simpler run was found, which is then the best. None if *oracle* has no more runs."""
+        for _ in range(min(most, self.max_replays - self.replays)):
+            recorder = Recorder(oracle)
+            if not recorder.begin():
+                return None
+            self.replays += 1
+            try:
+                outcome = self.program.run(recorder, recorder)
+                oracle.end(outcome)
+            except KemuError:
+                # These are runs that nobody has asked for: what is wrong with one of them does not spoil the result.
+                return False
+            if self._take(recorder.recording(outcome)):
+                return True
+        return False
+
     # Candidates.
 
     def try_choices(self, choices: Sequence[int]) -> bool:
@@ -152,7 +201,9 @@ class _Shrinker:
             raise _OutOfReplays
         self.tried.add(key)
         self.replays += 1
-        recording = record(self.program, oracle)
+        return self._take(record(self.program, oracle))
+
+    def _take(self, recording: Recording) -> bool:
         cost = recording.cost
         self.tried.add(cost.choices)
         failure = recording.failure
@@ -176,18 +227,27 @@ class _Shrinker:
             middle = (too_short + enough) // 2
 
     def zero(self) -> None:
-        """Make decisions plain, one at a time, the last first."""
-        for at in reversed(range(self.cost.length)):
-            choices = self.cost.choices
-            if at < len(choices) and choices[at]:
-                self.try_choices((*choices[:at], 0, *choices[at + 1 :]))
+        """Make decisions plain: half of those that are not at a time, then ever fewer, the last first."""
+        width = sum(value > 0 for value in self.cost.choices) // 2
+        while width:
+            end = self.cost.length
+            while end > 0:
+                choices = self.cost.choices
+                group = [at for at in range(min(end, len(choices))) if choices[at]][-width:]
+                if not group:
+                    break
+                self.try_choices([0 if at in group else value for at, value in enumerate(choices)])
+                end = group[0]
+            width //= 2
 
     def lower(self) -> None:
-        """Take the nearest alternative in the place of a farther one."""
+        """Take the nearest alternative in the place of a farther one, or at least a nearer one."""
         for at in range(self.cost.length):
-            choices = self.cost.choices
-            if at < len(choices) and choices[at] > 1:
-                self.try_choices((*choices[:at], 1, *choices[at + 1 :]))
+            value = self.cost.choices[at] if at < self.cost.length else 0
+            for nearer in sorted({1, value // 2, value - 1}):
+                choices = self.cost.choices
+                if at < len(choices) and choices[at] > nearer > 0:
+                    self.try_choices((*choices[:at], nearer, *choices[at + 1 :]))
 
     def delete(self) -> None:
         """Drop the decisions before one that is not plain, so that it comes earlier."""

@@ -62,7 +62,7 @@ def test_the_package_loads_nothing_at_all() -> None:
     ("words", "message", "remedy"),
     [
         (["exlore"], "there is no command 'exlore'", "did you mean 'explore'? choose from list, run,"),
-        (["zzz"], "there is no command 'zzz'", "choose from list, run, explore, replay, shrink, trace"),
+        (["zzz"], "there is no command 'zzz'", "choose from list, run, explore, campaign, replay, shrink, blame"),
         (["explore", "--shedules", "3"], "there is no option --shedules", "did you mean --schedules? see kemu explore"),
         (["list", "--zzz"], "there is no option --zzz", "see kemu list --help"),
         (["--zzz"], "there is no option --zzz", "see kemu --help"),

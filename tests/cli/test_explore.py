@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from cli import kit
 
 from kemu.errors import InternalError, KemuError, ScenarioNotDeterministic, UsageError
-from kemu.explore import Progress
+from kemu.explore import Progress, explain
 from kemu.log import read_trace
 
 CORPUS = Path(__file__).resolve().parents[2] / "scenarios" / "minifilter"
@@ -329,3 +332,45 @@ def test_the_line_of_progress(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     kit.kemu("explore", kit.write(here, kit.LOST_UPDATE))
     assert shown[0] == "scene.py::lost_update[racy]: 1,234 schedules, 56 distinct, 0 found, 3 s"
     assert shown[-1] == "expectation: shrinking and explaining"
+
+
+@pytest.mark.parametrize("command", ["explore", "replay", "run"])
+def test_an_interrupt_of_the_explanation_keeps_the_report(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    scene = kit.write(here, kit.LOST_UPDATE)
+    whole = kit.kemu("explore", scene, "--json").json["programs"][0]["findings"][0]
+    assert (len(whole["orders"]), whole["depth"], whole["why_no_orders"]) == (2, 2, "")
+    assert whole["orders"][0]["first"]["place"].startswith("scene.py:")
+
+    def impatient(*words: Any, **options: Any) -> Any:
+        asked = count()
+        return explain(*words, **{**options, "stop": lambda: next(asked) >= 6})
+
+    monkeypatch.setattr("kemu.cli.hunt.explain", impatient)
+    target = "scene.py::lost_update[racy]"
+    typed = {
+        "explore": ["explore", scene],
+        "replay": ["replay", target, whole["token"]],
+        "run": ["run", target, "--token", whole["token"]],
+    }[command]
+    result = kit.kemu(*typed)
+    assert result.code == 130
+    assert "FAIL scene.py::lost_update[racy]: expectation (as expected)" in result.lines
+    assert "  which orders of events make it fail is not known: interrupted" in result.lines
+    assert any(line.startswith("  replay: kemu replay ") for line in result.lines)
+
+
+def test_who_stops_the_exploration_still_has_its_findings_explained(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = kit.write(here, kit.LOST_UPDATE)
+
+    @contextmanager
+    def asked_already(warn: object) -> Generator[Callable[[], bool]]:
+        yield lambda: True
+
+    monkeypatch.setattr("kemu.cli.commands.explore.gentle_interrupts", asked_already)
+    # The first schedule of this seed fails, and then the question is answered for the first time.
+    result = kit.kemu("explore", scene, "--seed", "12")
+    assert any(line.endswith("(20 of 20 runs), and passes if either is reversed:") for line in result.lines)

@@ -87,3 +87,65 @@ def wait_until_busy(pid: int) -> None:
         # After the name, which may hold anything, the times in user and kernel mode are the 12th and 13th field.
         fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
         used = int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no process groups here")
+def test_an_interrupt_of_the_whole_group_ends_workers_without_a_word(here: Path) -> None:
+    process, children = working(here)
+    # As a terminal does: it goes to every process of the group.
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode().splitlines()[1:] == [
+        "",
+        "kemu: stopping after this run; Ctrl-C once more stops at once",
+        "",
+        "kemu: interrupted",
+    ]
+    assert out.startswith(b"ok scene.py::lost_update[safe]: nothing found")
+    assert b"  interrupted: " in out
+    assert all(is_gone(child) for child in children)
+    # What was done is kept, as is what the interrupted batches had come to on the screen.
+    done = (here / "kept" / "batches.jsonl").read_bytes().count(b"\n")
+    assert done >= 1
+    (schedules,) = re.findall(r"([\d,]+) schedules \(", out.decode())
+    assert int(schedules.replace(",", "")) > done
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether a process has ended cannot be told here")
+def test_workers_do_not_outlive_the_command(here: Path) -> None:
+    process, children = working(here)
+    process.kill()
+    process.communicate(timeout=60)
+    for child in children:
+        while not is_gone(child):
+            os.sched_yield()
+
+
+def working(here: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """A command with two workers that has done a batch already, and the processes that it started."""
+    scene = kit.write(here, kit.LOST_UPDATE)
+    words = ["explore", scene, "--variant", "safe", "-n", "20000", "-j", "2", "--campaign", "kept"]
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    batches = here / "kept" / "batches.jsonl"
+    while not (batches.exists() and b"\n" in batches.read_bytes()):
+        # Waiting for its end leaves the processor to it.
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    threads = Path(f"/proc/{process.pid}/task")
+    children = (
+        [int(child) for task in threads.iterdir() for child in (task / "children").read_text("ascii").split()]
+        if threads.exists()
+        else []
+    )
+    return process, children
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended, or is only waiting for somebody to take note of it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

@@ -11,6 +11,7 @@ from kemu.cli.report import (
     WIDTH,
     Cost,
     EventLine,
+    OrderLine,
     Report,
     SwitchLine,
     Verdict,
@@ -72,6 +73,131 @@ def test_a_race() -> None:
         "  replay: kemu replay 'touch.py::touch[buggy]' KS1.74d168df.NgE",
         "  trace:  out/touch.trace.jsonl",
     ]
+
+
+def order(first: int, second: int | None, reversal: str = "passes", words: str = "store x") -> OrderLine:
+    """An order of two events; None for one that never came."""
+    late = EventLine(second or 0, "two", "flt:scan", words, "folder/b.py:2", taken=second is not None)
+    return OrderLine(EventLine(first, "one", "", words, "a.py:1"), late, "x", reversal)
+
+
+def reasons(report: Report) -> list[str]:
+    """What the report says between what is wrong and the switches."""
+    lines = failure_lines(replace(report, switches=()))
+    start = lines.index("")
+    return lines[start + 1 : lines.index("", start + 1)]
+
+
+KNOWN = replace(RACE, orders=(order(3, 5),), checked=20, preemptions=1, passes_if="")
+
+
+def test_one_order() -> None:
+    assert reasons(KNOWN) == [
+        "  two events that touch x, in this order; it passes the other way round:",
+        "    step 3    one: store x  at a.py:1",
+        "    step 5    two in flt:scan: store x  at folder/b.py:2",
+        "  nothing more is needed: 20 of 20 runs that kept this order failed, with the rest at random",
+    ]
+    assert "  bug depth: 1 order of events; 1 preemption in this run" in failure_lines(KNOWN)
+
+
+def test_an_order_that_was_not_reversed() -> None:
+    report = replace(KNOWN, orders=(order(3, 5, "fails otherwise"),))
+    assert reasons(report)[0] == "  two events that touch x, in this order:"
+    assert reasons(report)[-2:] == [
+        "  reversing it fails in another way",
+        "  nothing more is needed: 20 of 20 runs that kept this order failed, with the rest at random",
+    ]
+
+
+def test_one_order_that_was_not_checked_to_the_end() -> None:
+    assert reasons(replace(KNOWN, checked=3, settled=False))[-1] == (
+        "  nothing more seems to be needed: 3 of 3 runs that kept this order failed, with the rest at random,"
+        " then the search was ended"
+    )
+
+
+def test_several_orders() -> None:
+    report = replace(KNOWN, orders=(order(3, 5), order(6, None)), preemptions=0)
+    assert reasons(report) == [
+        "  it fails whenever these 2 orders are kept (20 of 20 runs), and passes if either is reversed:",
+        "    1. step 3          one: store x  at a.py:1",
+        "       before step 5   two in flt:scan: store x  at folder/b.py:2",
+        "    2. step 6          one: store x  at a.py:1",
+        "       before          two in flt:scan: store x  at folder/b.py:2",
+    ]
+    assert "  bug depth: 2 orders of events; 0 preemptions in this run" in failure_lines(report)
+
+
+def test_orders_of_which_not_all_could_be_reversed() -> None:
+    three = (order(1, 2, "passes with others"), order(3, 4, "impossible"), order(5, 6, "untested"))
+    report = replace(KNOWN, orders=three, checked=7, settled=False)
+    lines = reasons(report)
+    assert lines[0] == "  it fails whenever these 3 orders are kept (7 of 7 runs, then the search was ended):"
+    assert lines[-1].startswith(
+        "  reversing order 1 passes, but reverses another one as well; reversing order 2 could not be tested: no run"
+    )
+    three = (order(1, 2), order(3, 4, "passes with others"), order(5, 6))
+    lines = reasons(replace(KNOWN, orders=three))
+    assert lines[0].endswith(" (20 of 20 runs), and passes if any of them is reversed:")
+    assert lines[-1] == "  reversing order 2 passes, but reverses another one as well"
+
+
+def test_it_fails_in_whatever_order() -> None:
+    report = replace(RACE, orders=(), checked=20, reversed=False, answers=2, preemptions=0, passes_if="")
+    # No two events have anything to do with it, so none are shown.
+    assert reasons(report) == ["  it fails in whatever order, given the answers below: 20 of 20 runs failed"]
+    depth = "  bug depth: 0 orders of events; 0 preemptions and 2 answers that are not plain in this run"
+    assert depth in failure_lines(report)
+    assert reasons(replace(report, answers=0)) == ["  it fails in whatever order: 20 of 20 runs failed"]
+    one = failure_lines(replace(report, answers=1))
+    assert any(line.endswith("and 1 answer that is not plain in this run") for line in one)
+
+
+def test_whether_fewer_preemptions_would_do() -> None:
+    report = replace(KNOWN, fewest=True)
+    assert "  bug depth: 1 order of events; 1 preemption in this run, and none with fewer fails" in failure_lines(
+        report
+    )
+    report = replace(KNOWN, fewest=True, answers=1)
+    there = "1 preemption and 1 answer that is not plain in this run, and none with fewer fails"
+    assert f"  bug depth: 1 order of events; {there}" in failure_lines(report)
+    # Nobody thinks that there could be fewer than none.
+    report = replace(KNOWN, fewest=True, preemptions=0)
+    assert "  bug depth: 1 order of events; 0 preemptions in this run" in failure_lines(report)
+
+
+def test_orders_that_are_not_known() -> None:
+    lines = reasons(replace(RACE, why_no_orders="the replays were used up"))
+    assert "  which orders of events make it fail is not known: the replays were used up" in lines
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("words", [1, 40])
+@pytest.mark.parametrize("switches", [0, 3, 40])
+def test_with_orders_too_it_never_has_more_than_25_lines(number: int, words: int, switches: int) -> None:
+    long = "word " * words
+    report = replace(
+        RACE,
+        title=long,
+        detail=long,
+        rules=("FLT-RULE-1",) * words,
+        passes_if=long,
+        orders=tuple(order(at, at + 1, "passes with others", long) for at in range(number)),
+        checked=20,
+        preemptions=2,
+        switches=tuple(SwitchLine(at, long, "folder/file.py:62") for at in range(switches)),
+    )
+    lines = failure_lines(report)
+    assert len(lines) <= LIMIT
+    assert max(len(line) for line in lines) <= WIDTH
+    shown = sum(line.endswith("a.py:1") for line in lines)
+    more = [line for line in lines if line.startswith("    ... and") and line.endswith("more")]
+    assert shown == number or f"    ... and {number - shown} more" in more
+    assert shown >= 2
+    # No heading over nothing.
+    assert not any(line.startswith("    ... and") for line in lines[1:] if lines[lines.index(line) - 1].endswith("):"))
+    assert lines[-2:] == failure_lines(RACE)[-2:]
 
 
 def test_a_hang_without_switches() -> None:

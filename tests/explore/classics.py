@@ -289,6 +289,31 @@ def reorder(threads: int, *, staggered: bool = False) -> TestProgram:
     return program(f"reorder_{threads}", bodies, staggered=staggered)
 
 
+def stack() -> TestProgram:
+    """A push raises the top before it has written the entry; a pop can come between."""
+
+    def bodies() -> list[Body]:
+        top, entries = Variable("top"), [Variable(f"entry {number}") for number in range(3)]
+
+        async def push() -> None:
+            for number in range(1, 3):
+                at = await Add(top, 1) - 1
+                await Store(entries[at], number)
+
+        async def pop() -> None:
+            for _ in range(2):
+                at = await Load(top)
+                if at == 0:
+                    return
+                if await Load(entries[at - 1]) == 0:
+                    fail("popped what was not pushed")
+                await Add(top, -1)
+
+        return [push(), pop()]
+
+    return program("stack", bodies)
+
+
 def twostage(updaters: int = 1, *, staggered: bool = False) -> TestProgram:
     """A two-phase update, each phase under a lock of its own, and a reader that comes between the phases."""
 

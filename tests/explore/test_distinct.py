@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from kemu.explore.distinct import DistinctCounter
 
 
@@ -33,3 +35,26 @@ def test_memory_is_bounded() -> None:
     for _ in range(20_000):
         counter.add(generator.getrandbits(64))
         assert len(counter._seen) <= 64
+
+
+@pytest.mark.parametrize("size", [50, 500, 5_000])
+def test_counters_merge_into_what_one_would_have_seen(size: int) -> None:
+    generator = random.Random(size)
+    numbers = [generator.getrandbits(64) for _ in range(size)]
+    whole, parts = DistinctCounter(capacity=100), [DistinctCounter(capacity=100) for _ in range(3)]
+    for at, number in enumerate(numbers):
+        whole.add(number)
+        # Every tenth one is seen by two; the third part sees little, and is not halved as often as the others.
+        parts[0 if at % 2 else 1].add(number)
+        if at % 10 == 0:
+            parts[2].add(number)
+    for order in ((0, 1, 2), (2, 1, 0)):
+        merged = DistinctCounter(capacity=100)
+        for at in order:
+            merged.merge(parts[at])
+        assert (merged.shift, merged.sample) == (whole.shift, whole.sample)
+        assert (merged.count, merged.exact) == (whole.count, whole.exact)
+    again = DistinctCounter.restored(whole.shift, whole.sample, capacity=100)
+    for number in numbers:
+        again.add(number)
+    assert (again.shift, again.sample) == (whole.shift, whole.sample)

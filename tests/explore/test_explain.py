@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,13 @@ from explore.programs import (
 
 from kemu.explore import Explanation, RandomWalk, explain, record, watch
 from kemu.explore.watch import Event
+from kemu.runtime import Observer, Oracle, Outcome
 
 PROGRAMS = Path(__file__).with_name("programs.py")
 
 
-def explained(program: TestProgram, choices: list[int], **options: int) -> Explanation:
-    explanation = explain(program, choices, **options)
+def explained(program: TestProgram, choices: list[int], max_replays: int = 150) -> Explanation:
+    explanation = explain(program, choices, max_replays=max_replays)
     assert explanation is not None
     return explanation
 
@@ -120,7 +122,9 @@ def test_early_timeout() -> None:
     assert [str(switch) for switch in explanation.switches][2] == "step 3: clock gives way to waiter"
     conflict = explanation.conflict
     assert conflict is not None
-    assert (conflict.first.thread, conflict.second.thread) == ("clock", "waiter")
+    assert (conflict.first.thread, conflict.second.thread) == ("waiter", "setter")
+    # The setter comes too late: in the failing run, not at all.
+    assert (conflict.first.what, conflict.second.what, conflict.second.taken) == ("wait for done", "set done", False)
 
 
 def test_without_a_passing_run() -> None:
@@ -147,10 +151,62 @@ def test_without_a_passing_run() -> None:
 
 def test_replays_are_limited() -> None:
     program = TestProgram(forever, max_steps=50)
-    before = program.runs
-    explanation = explained(program, [], max_replays=10)
-    # The run itself, ten changes, the run that passed once more.
-    assert program.runs - before == explanation.replays <= 12
+    for allowed in (0, 1, 10, 60):
+        before = program.runs
+        explanation = explained(program, [], max_replays=allowed)
+        # And the run itself.
+        assert program.runs - before == explanation.replays <= allowed + 1
+
+
+def test_the_conflict_is_what_tells_the_failing_run_from_its_nearest_neighbour() -> None:
+    explanation = explained(three_in_a_row(), [0, 0, 1, 0, 0, 1])
+    conflict, orderings = explanation.conflict, explanation.orderings
+    assert conflict is not None
+    assert conflict.choices is not None
+    assert not explain(three_in_a_row(), conflict.choices)
+    assert conflict.others == 0
+    assert orderings is not None
+    assert (len(orderings.orders), explanation.why, explanation.interrupted) == (4, "", False)
+
+
+def test_who_has_had_enough_gets_what_there_is() -> None:
+    program = use_after_free()
+    whole = explained(program, [0, 0, 1])
+    seen: set[tuple[bool, bool, bool]] = set()
+    for allowed in [0, 3, whole.replays - 4, whole.replays - 2, whole.replays - 1, whole.replays]:
+        asked = count()
+        explanation = explain(program, [0, 0, 1], stop=lambda allowed=allowed, asked=asked: next(asked) >= allowed)
+        assert explanation is not None
+        # The last question is asked before the last run.
+        assert explanation.interrupted == (allowed < whole.replays - 1)
+        seen.add((explanation.interrupted, explanation.orderings is not None, explanation.flip is not None))
+    assert {(True, False, False), (True, True, False), (False, True, True)} <= seen
+
+
+class Impatient(TestProgram):
+    """A program whose user presses Ctrl-C in a certain run."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__(use_after_free().main)
+        self.last = last
+
+    def run(self, oracle: Oracle, observer: Observer | None = None) -> Outcome:
+        if self.runs >= self.last:
+            raise KeyboardInterrupt
+        return super().run(oracle, observer)
+
+
+def test_an_interrupt_keeps_what_there_is() -> None:
+    whole = explained(use_after_free(), [0, 0, 1])
+    in_reasons = explained(Impatient(5), [0, 0, 1])
+    assert (in_reasons.interrupted, in_reasons.orderings, in_reasons.flip) == (True, None, None)
+    assert in_reasons.why == "interrupted"
+    assert in_reasons.conflict is not None
+    in_flips = explained(Impatient(whole.replays - 1), [0, 0, 1])
+    assert in_flips.interrupted
+    assert in_flips.orderings is not None
+    assert whole.orderings is not None
+    assert (in_flips.orderings.checked, in_flips.orderings.settled) == (whole.orderings.checked, True)
 
 
 def test_a_run_that_passes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from explore.classics import bluetooth_driver, reorder, stack, twostage
 from explore.programs import (
     TestProgram,
     abba,
@@ -20,7 +21,17 @@ from explore.programs import (
 )
 
 from kemu.errors import ScenarioNotDeterministic, UsageError
-from kemu.explore import MAX_REPLAYS, Alternating, Budget, RandomWalk, StickyRandomWalk, Strategy, explore, shrink
+from kemu.explore import (
+    MAX_REPLAYS,
+    Alternating,
+    Budget,
+    RandomWalk,
+    Shrunk,
+    StickyRandomWalk,
+    Strategy,
+    explore,
+    shrink,
+)
 from kemu.runtime import current_thread
 
 MINIMA: list[tuple[TestProgram, int, int, int]] = [
@@ -142,14 +153,109 @@ def test_a_second_start_can_be_the_better_one() -> None:
             fail("found")
 
     program = TestProgram(main)
-    assert shrink(program, [1, 1, 1, 1]).recording.cost.answers == 4
-    assert shrink(program, [1, 1, 1, 1], second=[0, 2, 3]).recording.choices == (0, 2, 3)
+    # With so few replays the search at the end does not get that far.
+    assert shrink(program, [1, 1, 1, 1], max_replays=20).recording.cost.answers == 4
+    assert shrink(program, [1, 1, 1, 1], second=[0, 2, 3], max_replays=20).recording.choices == (0, 2, 3)
+    # It does with more.
+    shrunk = shrink(program, [1, 1, 1, 1])
+    assert (shrunk.recording.choices, shrunk.settled, shrunk.fewest) == ((0, 2, 3), True, True)
 
 
 def test_a_second_start_that_does_not_fail_is_passed_over() -> None:
     program = TestProgram(abba)
     shrunk = shrink(program, [0, 0, 1], second=[])
     assert shrunk.recording.cost.choices == (0, 0, 1)
+
+
+def deviations(shrunk: Shrunk) -> int:
+    """How many decisions are not plain."""
+    return sum(value > 0 for value in shrunk.recording.choices)
+
+
+@pytest.mark.parametrize(
+    ("program", "most", "preemptions"),
+    [
+        # The bars of the literature's benchmark, in decisions other than the plain one, and by hand: each of these
+        # fails if one thread is interrupted once, and none does if nobody is.
+        (bluetooth_driver(), 2, 1),
+        (twostage(), 2, 1),
+        (stack(), 2, 1),
+        (reorder(20), 3, 1),
+    ],
+    ids=lambda value: value.name if isinstance(value, TestProgram) else None,
+)
+def test_the_classics(program: TestProgram, most: int, preemptions: int) -> None:
+    runs: list[tuple[int, ...]] = []
+    for seed in range(100):
+        exploration = explore(program, (RandomWalk, Alternating)[seed % 2](seed), Budget(schedules=3_000))
+        runs += [finding.choices for finding in exploration.findings]
+        if len(runs) == 6:
+            break
+    for run, second in zip(runs, [*runs[1:], runs[0]], strict=True):
+        before = program.runs
+        shrunk = shrink(program, run, second=second)
+        assert shrunk.replays == program.runs - before <= MAX_REPLAYS == 70
+        assert deviations(shrunk) <= most
+        assert shrunk.recording.cost.preemptions == preemptions
+        original, failure = shrunk.original.failure, shrunk.recording.failure
+        assert original is not None
+        assert failure is not None
+        assert failure.signature == original.signature
+
+
+def test_that_fewer_will_not_do_is_shown_where_there_are_few_runs() -> None:
+    # Without a preemption one of the two has both locks before the other begins.
+    assert shrink(TestProgram(abba), [0, 0, 1]).fewest
+    assert shrink(TestProgram(forever, max_steps=50), [0, 0, 0]).fewest
+    # Of five threads there are more orders without a preemption than the search may make runs.
+    program = reorder(5)
+    (run, *_) = failing_runs(program, Alternating, 1)
+    shrunk = shrink(program, run)
+    assert not shrunk.fewest
+    assert shrink(program, run, max_replays=1_000).fewest
+    # Nothing was shown where no replays are left.
+    assert not shrink(TestProgram(abba), [0, 0, 1], max_replays=1).fewest
+
+
+def test_the_search_finds_what_no_step_leads_to() -> None:
+    # Two ways to fail: with three answers of which each alone is in vain, and with another one; and no half of the
+    # first is a half of the second.
+    async def main() -> None:
+        runtime = current_thread().runtime
+        answers = [runtime.choose(3, f"q{number}") for number in range(4)]
+        if answers in ([1, 1, 1, 0], [1, 1, 2, 0], [0, 0, 0, 2]):
+            fail("found")
+
+    shrunk = shrink(TestProgram(main), [1, 1, 2, 0])
+    assert shrunk.recording.choices == (0, 0, 0, 2)
+    assert (shrunk.settled, shrunk.fewest) == (True, True)
+
+
+def test_a_search_that_runs_into_a_misuse_keeps_what_there_is() -> None:
+    async def main() -> None:
+        runtime = current_thread().runtime
+        answers = [runtime.choose(2, f"q{number}") for number in range(4)]
+        if answers == [0, 0, 0, 1]:
+            runtime.abort(UsageError("misused", remedy="do not"))
+        if answers[0] and answers[1]:
+            fail("found")
+
+    shrunk = shrink(TestProgram(main), [1, 1])
+    assert (shrunk.recording.choices, shrunk.fewest) == ((1, 1, 0, 0), False)
+
+
+def test_many_answers_are_made_plain_at_once_and_the_rest_lowered() -> None:
+    # Answers that a plan does not reach: which question is asked depends on the answers before it.
+    async def main() -> None:
+        runtime = current_thread().runtime
+        total = 0
+        for number in range(8):
+            total += runtime.choose(9, f"q{number} after {total}")
+        if total >= 3:
+            fail("too much")
+
+    shrunk = shrink(TestProgram(main), [8] * 8)
+    assert shrunk.recording.cost.choices == (3,)
 
 
 def test_a_run_that_passes() -> None:

@@ -38,6 +38,37 @@ MINIMA = {
     "list_beside_queue": (1, 0),
 }
 
+ORDERS = {
+    # name -> the orders that the finding needs, by hand: in which thread and on what each event is.
+    #
+    # The worker gives the operation back before the pre-create looks at it again.
+    "touch_after_hand_off": [("wk:delayed#0", "complete the pended IRP_MJ_CREATE", "open_and_close", "return from")],
+    # The cancellation is on its way to the driver when the worker completes, or the worker would end it.
+    "cancel_and_worker_complete": [("canceller", "CancelOperation", "wk:delayed#0", "complete the pended IRP_MJ_READ")],
+    # The create takes part in the instance before the teardown begins, and queues after that.
+    "queue_failure_pended": [
+        ("open_and_close", "deliver pre-operation", "fltmc_detach", "begin the teardown"),
+        ("fltmc_detach", "begin the teardown", "open_and_close", "FltQueueDeferredIoWorkItem"),
+    ],
+    # The read begins before the teardown does, and parks before the gate is closed.
+    "teardown_without_drain": [
+        ("reader", "begin IRP_MJ_READ", "fltmc_detach", "begin the teardown"),
+        ("reader", "acquire GateLock", "fltmc_detach", "acquire GateLock"),
+    ],
+    # A read begins before the teardown does; the drain has looked at the queue for the last time before either read
+    # is inserted, or it would look again; and one is inserted before the queue is disabled.
+    "drain_then_disable": [
+        ("reader", "begin IRP_MJ_READ", "fltmc_detach", "begin the teardown"),
+        ("fltmc_detach", "acquire QueueLock", "reader", "acquire QueueLock"),
+        ("fltmc_detach", "acquire QueueLock", "reader", "acquire QueueLock"),
+        ("reader", "FltCbdqInsertIo", "fltmc_detach", "acquire QueueLock"),
+    ],
+    # The read is cancelled before it is inserted.
+    "queue_context_reused": [("canceller", "cancel IRP_MJ_READ", "read_and_cancel", "FltCbdqInsertIo")],
+    # The worker completes before the cancellation, which its thread comes to when its pre-read has returned.
+    "list_beside_queue": [("wk:delayed#0", "complete the pended", "read_and_cancel", "returns FLT_PREOP_PENDING")],
+}
+
 
 def programs(variant: str, bystanders: int = 0) -> list[ScenarioProgram]:
     """Every shipped scenario with that variant."""
@@ -56,7 +87,7 @@ def program(name: str, variant: str, bystanders: int = 0) -> ScenarioProgram:
 
 
 def test_every_scenario_has_a_hand_derived_minimum() -> None:
-    assert sorted(names("buggy")) == sorted(MINIMA)
+    assert sorted(names("buggy")) == sorted(MINIMA) == sorted(ORDERS)
 
 
 @pytest.mark.parametrize("bystanders", [0, 5])
@@ -83,6 +114,29 @@ def test_the_expected_finding_is_found_and_shrunk(name: str) -> None:
     assert explained is not None
     assert explained.conflict is not None
     assert explained.conflict.first.thread != explained.conflict.second.thread
+    passing = explained.conflict.choices
+    assert passing is not None
+    assert explain(one, passing) is None
+
+
+@pytest.mark.parametrize("name", names("buggy"))
+def test_the_orders_that_make_it_fail(name: str) -> None:
+    one = program(name, "buggy")
+    found = explore(one, strategy_from_name("alternating", 0), Budget(schedules=500))
+    shrunk = shrink(one, found.findings[0].choices)
+    assert shrunk.recording.cost.preemptions == MINIMA[name][0]
+    explained = explain(one, shrunk.recording.choices)
+    assert explained is not None
+    assert explained.failure.code == one.expected
+    orderings = explained.orderings
+    assert orderings is not None
+    assert orderings.settled
+    assert [order.reversal for order in orderings.orders] == ["passes"] * len(ORDERS[name])
+    # Of two readers that are alike either may be the one.
+    for order, (first, does, second, what) in zip(orderings.orders, ORDERS[name], strict=True):
+        assert (order.first.thread.partition("#2")[0], order.second.thread.partition("#2")[0]) == (first, second)
+        assert does in order.first.what
+        assert what in order.second.what
 
 
 @pytest.mark.parametrize("name", names("fixed"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -25,6 +27,12 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 )
 @click.option("--bound", type=opt.bound, metavar="N", help="Most preemptions and answers that are not plain, or none.")
 @click.option("--keep-going", is_flag=True, help="Go on after a finding, and report each kind once.")
+@click.option("-j", "--jobs", type=opt.jobs, metavar="N", help="Worker processes, or auto: one on each core.")
+@click.option(
+    "--shard", type=opt.shard, metavar="I/N", help="Make only this part, such as 1/4; see kemu campaign merge."
+)
+@click.option("--campaign", metavar="DIR", help="Keep what is done in DIR, and go on from what is there.")
+@click.option("--cluster", metavar="ADDRESS", help="Use the workers of this dask scheduler, such as tcp://host:8786.")
 @opt.corpus_options
 @opt.variant_option
 @opt.max_steps_option
@@ -39,6 +47,10 @@ def command(
     strategy: tuple[str, dict[str, int | float | None]] | None,
     bound: int | None,
     keep_going: bool,
+    jobs: int | None,
+    shard: tuple[int, int] | None,
+    campaign: str | None,
+    cluster: str | None,
     corpus: str | None,
     no_corpus: bool,
     variant: str | None,
@@ -51,7 +63,8 @@ def command(
 
     What failed in earlier explorations is tried first. Each program stops at its first finding unless told
     otherwise. Without -n or -t it gets 10,000 schedules; the exhaustive strategies, dfs, which --bound asks for
-    too, and idb, end by themselves.
+    too, idb and dpor, end by themselves. With --shard, -n counts for all shards together; with --campaign, for all
+    calls together, while -t counts for this one.
     """
     from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, corpus_of, hunt, memory_lines, output_directory
     from kemu.cli.jsonout import dump, hunt_object
@@ -60,22 +73,33 @@ def command(
     from kemu.explore import DEFAULT_STRATEGY, EXHAUSTIVE, Budget, Progress
 
     console = Console(as_json=as_json, **printing)
+    division = None
+    if any(given is not None for given in (jobs, shard, campaign, cluster)):
+        # Not always: it takes longer to load than everything else.
+        from kemu.cli.parallel import divided
+
+        division = divided(jobs, shard, campaign, cluster)
     name, values = strategy or (DEFAULT_STRATEGY if bound is None else "dfs", {})
     if bound is not None:
         values = {**values, "bound": None if bound == opt.NO_BOUND else bound}
     if schedules is None and seconds is None and name not in EXHAUSTIVE:
         schedules = DEFAULT_SCHEDULES
     kept = corpus_of(corpus, without=no_corpus)
-    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), kept)
+    plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), corpus=kept)
     # Whatever is wrong with what was typed has to come out before anything is explored.
     made = plan.make_strategy()
     programs = select(targets, variant, max_steps)
     drawn = "" if made.seed is None else f", seed {made.seed}"
-    console.note(f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}")
+    console.note(
+        f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}{division or ''}"
+    )
     hunts: list[Hunt] = []
     error: KemuError | None = None
     interrupted = False
+    stack = ExitStack()
     try:
+        if division is not None:
+            plan = replace(plan, engine=stack.enter_context(division.engine(plan, programs)))
         for program in programs:
             label = program.name
 
@@ -114,6 +138,8 @@ def command(
         interrupted = True
     except KemuError as raised:
         error = raised
+    finally:
+        stack.close()
     code = EXIT_FINDING if any(one.found for one in hunts) else EXIT_OK
     if error is not None:
         code = error.exit_code

@@ -15,6 +15,7 @@
 - ``delays``       exhaustive, with a bound on delays
 - ``replay``       a list of choices
 - ``follow``       a plan of who runs, for shrinking
+- ``constrain``    another one's runs in which certain events come in a certain order, for explaining
 
 The table below is what the command line can ask for: a new strategy gets a line in it.
 """
@@ -30,6 +31,7 @@ from typing import Any, Final
 from kemu.errors import UsageError
 from kemu.explore.strategies.alternate import Alternating
 from kemu.explore.strategies.base import Reducing, Reduction, Sampler, Strategy
+from kemu.explore.strategies.constrain import Before, Constrain, Moment
 from kemu.explore.strategies.delay import RandomDelay
 from kemu.explore.strategies.delays import BoundedDelays
 from kemu.explore.strategies.dfs import BoundedDFS
@@ -116,9 +118,12 @@ __all__ = [
     "SURW",
     "URW",
     "Alternating",
+    "Before",
     "BoundedDFS",
     "BoundedDelays",
+    "Constrain",
     "Follow",
+    "Moment",
     "Plan",
     "Portfolio",
     "RandomDelay",

@@ -40,6 +40,7 @@ class Alternating:
         self.seed = seed
         self.run = -1
         """The number of the current run."""
+        self.preliminary = int(start > 0)
         self._start = start
         self._horizon = LEAST_HORIZON
         self._decisions = 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from struct import unpack
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, runtime_checkable
 
 from kemu.errors import UsageError
 from kemu.runtime import Oracle, current_thread
@@ -83,6 +83,49 @@ def observer_of(strategy: Strategy) -> Observer | None:
     return strategy.observer if isinstance(strategy, Reducing) else None
 
 
+WorkItem = tuple[Any, ...]
+"""A part of a search that can be done by itself: a prefix of a run, and whatever else the search has to know there.
+
+Only the search looks inside. Others hand it to another process or write it to a file, so it is made of numbers, texts
+and sequences of them (bytes, too, for numbers below 256), and it may come back with lists in place of all of them.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """What a search has left to do, in the order in which it would do it."""
+
+    level: int
+    """The cost of the runs that come next."""
+    now: tuple[WorkItem, ...]
+    """Work on this level. No item needs to know what comes of another."""
+    later: tuple[WorkItem, ...]
+    """Work for the next level."""
+    pruned: bool
+    """Whether runs were left out that cost more than the bound."""
+
+
+@runtime_checkable
+class Divisible(Strategy, Protocol):
+    """A search that can be cut in pieces, which are then done in any order and in several processes.
+
+    Where the pieces are put together again, work keeps its order: the items that a piece leaves come in its place,
+    those for the next level in the order of the pieces that they come from. So the whole is the same search.
+    """
+
+    def split(self) -> Remainder:
+        """What is left to do. Asked between runs, or after one that was broken off, which is to be made again."""
+        ...
+
+    def resume(self, remainder: Remainder, *, one_level: bool = False) -> None:
+        """Do *remainder* instead of what was to be done; with *one_level*, only what is on its level."""
+        ...
+
+    def conclude(self, completed: int | None, *, exhausted: bool) -> None:
+        """Take note of what was done elsewhere: the largest bound completed, and whether that was all there is."""
+        ...
+
+
 Path = tuple[int, ...]
 """The name of a thread: its parent's, and its number among the children."""
 
@@ -117,6 +160,8 @@ class Sampler:
     name: str
     full_support: ClassVar[bool] = False
     """Whether it can make every run there is. Only then its runs say something about those that it has not made."""
+    preliminary = 0
+    """How many runs come before the one with the number that was given as the first."""
 
     def __init__(self, seed: int, *, start: int = 0) -> None:
         check_number("seed", seed, least=0)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from kemu.explore.strategies.dfs import BoundedDFS
+from kemu.explore.strategies.base import WorkItem
+from kemu.explore.strategies.dfs import BoundedDFS, item_of
 
 if TYPE_CHECKING:
     from kemu.runtime import DecisionPoint
@@ -33,6 +34,10 @@ class BoundedDelays(BoundedDFS):
         if self._at < len(self._path):
             return self._repeat(n, point)
         return self._meet(n, costly=range(1, n), free=range(n, n))
+
+    def _items(self, path: Sequence[int], ends: Sequence[int], length: int, values: range) -> list[WorkItem]:
+        # Together: only the first of the alternatives costs what the work does, and each of the others one more.
+        return [item_of([*path[:length], values.start], ends, length + 1, len(values))]
 
     def _keep_rest(self, path: Sequence[int], ends: Sequence[int], length: int, values: range) -> None:
         # The alternative after the one that is taken now takes one delay more.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from kemu.errors import ScenarioNotDeterministic
-from kemu.explore.strategies.base import check_number, steps_before
+from kemu.explore.strategies.base import Remainder, WorkItem, check_number, steps_before
 from kemu.runtime import continues
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Deferred = tuple[Sequence[int], Sequence[int], int, range]
 """A run's choices, how many alternatives each decision had, how many of them to repeat, and the alternatives to
 take after that, one after another."""
+
+PLAIN: Final[WorkItem] = ((), (), 1)
+"""The item of the plain run and of all that follows from it: of everything."""
 
 
 class BoundedDFS:
@@ -57,6 +60,9 @@ class BoundedDFS:
         self._work: deque[Deferred] = deque()
         self._later: deque[Deferred] = deque()
         self._pruned = False
+        # How much of the path was there when the run was begun; None between runs.
+        self._begun: int | None = None
+        self._one_level = False
 
     # Decisions.
 
@@ -101,20 +107,24 @@ class BoundedDFS:
             return False
         if not self._started:
             self._started = True
-            return True
-        if self._put_off:
-            self._keep_put_off()
-        self._at = 0
-        return self._backtrack() or self._take_work()
+        else:
+            if self._put_off:
+                self._keep_put_off()
+            self._at = 0
+            if not (self._backtrack() or self._take_work()):
+                return False
+        self._begun = len(self._path)
+        return True
 
     def end(self, outcome: Outcome) -> None:
+        self._begun = None
         if self._at < len(self._path):
             message = f"the run is over before decision {self._at}, which it had in an earlier run"
             raise ScenarioNotDeterministic(message, outcome.steps)
 
     def _keep_put_off(self) -> None:
         # The entries of one run share its choices.
-        path, ends = _packed(self._path), _packed(self._ends)
+        path, ends = packed(self._path), packed(self._ends)
         self._later.extend((path, ends, at, values) for at, values in self._put_off)
         self._put_off.clear()
 
@@ -132,6 +142,8 @@ class BoundedDFS:
 
     def _take_work(self) -> bool:
         while not self._work:
+            if self._one_level:
+                return False
             self.completed = self.level
             if not self._later:
                 self.exhausted = not self._pruned
@@ -151,7 +163,62 @@ class BoundedDFS:
         """Keep the alternatives after the one that is taken now: they cost as much."""
         self._work[0] = (path, ends, length, values)
 
+    # Pieces.
 
-def _packed(numbers: list[int]) -> Sequence[int]:
+    def split(self) -> Remainder:
+        now: list[WorkItem] = [] if self._started else [PLAIN]
+        path, ends, following = self._path, self._ends, self._next
+        if self._begun is not None:
+            # The run was broken off: it has to be made again, and what it met is forgotten.
+            now.append(item_of(path, ends, self._begun))
+            following = following[: len(following) - (len(path) - self._begun)]
+            path, ends = path[: self._begun], ends[: self._begun]
+        elif self._put_off:
+            self._keep_put_off()
+        for back, value in enumerate(reversed(following), 1):
+            length = len(path) - back
+            now += self._items(path, ends, length, range(value, ends[length]))
+        for work in self._work:
+            now += self._items(*work)
+        later = [item for work in self._later for item in self._items(*work)]
+        return Remainder(self.level, tuple(now), tuple(later), self._pruned)
+
+    def resume(self, remainder: Remainder, *, one_level: bool = False) -> None:
+        now = remainder.now
+        self._started = not (now and not now[0][0])
+        self._one_level = one_level
+        self.level = remainder.level
+        self.completed = remainder.level - 1 if remainder.level else None
+        self.exhausted = False
+        self._pruned = remainder.pruned
+        self._path, self._ends, self._next = [], [], []
+        self._at = 0
+        self._begun = None
+        self._put_off.clear()
+        self._work = deque(_work(item) for item in (now if self._started else now[1:]))
+        self._later = deque(_work(item) for item in remainder.later)
+
+    def conclude(self, completed: int | None, *, exhausted: bool) -> None:
+        self.completed = completed
+        self.exhausted = exhausted
+
+    def _items(self, path: Sequence[int], ends: Sequence[int], length: int, values: range) -> list[WorkItem]:
+        """An item for each of the alternatives: the beginning of its runs."""
+        return [item_of([*path[:length], value], ends, length + 1) for value in values]
+
+
+def item_of(path: Sequence[int], ends: Sequence[int], length: int, alternatives: int = 1) -> WorkItem:
+    """The beginning of runs, how many alternatives there are at each of its decisions, and how many of those at the
+    last one are meant.
+    """
+    return (packed(list(path[:length])), packed(list(ends[:length])), alternatives) if length else PLAIN
+
+
+def _work(item: WorkItem) -> Deferred:
+    path, ends, alternatives = item
+    return (path, ends, len(path) - 1, range(path[-1], path[-1] + alternatives))
+
+
+def packed(numbers: list[int]) -> Sequence[int]:
     """The same numbers in little memory: a byte each, if they fit."""
     return bytes(numbers) if max(numbers) < 256 else tuple(numbers)

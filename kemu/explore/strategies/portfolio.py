@@ -42,8 +42,9 @@ class Portfolio:
     """Takes the runs of several strategies in turn, so that it does nearly as well as the best of them.
 
     Every other run belongs to the reduced search (`DPOR`) until that has made *reduced* runs, or cannot prove anything
-    any more, or has explored everything, which proves that there is nothing more to find. The rest goes to samplers: sticky walks and PCT,
-    POS, SURW and URW. Those that come upon more runs that were not seen before get more turns, but none goes without.
+    any more, or has explored everything, which proves that there is nothing more to find. The rest goes to samplers:
+    sticky walks and PCT, POS, SURW and URW. Those that come upon more runs that were not seen before get more turns,
+    but none goes without.
 
     All follows from the program and the seed.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from explore.programs import (
     TestProgram,
@@ -15,6 +17,7 @@ from explore.programs import (
 
 from kemu.errors import ScenarioNotDeterministic, UsageError
 from kemu.explore import BoundedDFS, Budget, Exploration, explore
+from kemu.explore.strategies.base import Remainder
 from kemu.runtime import Outcome, current_thread
 
 
@@ -189,3 +192,44 @@ def test_program_that_gets_shorter_is_noticed() -> None:
 def test_bad_bound() -> None:
     with pytest.raises(UsageError, match="bound is -1"):
         BoundedDFS(-1)
+
+
+@pytest.mark.parametrize("bound", [0, 1, 2, None])
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 11, 27])
+def test_what_is_left_can_be_done_by_another(bound: int | None, after: int) -> None:
+    _, whole = search(abba_program(), bound)
+    first = BoundedDFS(bound)
+    made: list[tuple[int, ...]] = []
+    program = abba_program()
+
+    def go_on(strategy: BoundedDFS, most: int) -> None:
+        while most and strategy.begin():
+            outcome = program.run(strategy)
+            strategy.end(outcome)
+            made.append(tuple(outcome.choices))
+            most -= 1
+
+    go_on(first, after)
+    second = BoundedDFS(bound)
+    # By way of a file, too: what comes back has lists for tuples and bytes.
+    left = first.split()
+    now, later = (json.loads(json.dumps(items, default=list)) for items in (left.now, left.later))
+    second.resume(Remainder(left.level, tuple(now), tuple(later), left.pruned))
+    go_on(second, -1)
+    assert made == whole
+    done = BoundedDFS(bound)
+    go_on(done, -1)
+    assert (second.completed, second.exhausted) == (done.completed, done.exhausted)
+
+
+def test_one_level_alone() -> None:
+    search = BoundedDFS(None)
+    search.resume(search.split(), one_level=True)
+    exploration = explore(abba_program(), search, Budget(), keep_going=True)
+    # Two runs without a preemption; the eight with one are left, by their first part.
+    assert exploration.schedules == 2
+    left = search.split()
+    assert (left.level, left.now, left.pruned) == (0, (), False)
+    assert len(left.later) == 8
+    search.conclude(3, exhausted=True)
+    assert (search.completed, search.exhausted) == (3, True)
