@@ -13,7 +13,7 @@ from kemu import __version__
 from kemu.cli.hunt import Plan
 from kemu.cli.targets import Limited, Program, select_one
 from kemu.errors import UsageError
-from kemu.explore import Budget, Exploration, Progress, Strategy
+from kemu.explore import Budget, Exploration, Progress, Reducing, Strategy, explore
 from kemu.explore.campaign import (
     Alone,
     Campaign,
@@ -28,6 +28,11 @@ from kemu.explore.campaign import (
 )
 from kemu.explore.campaign.conductor import batch_size, source_of
 from kemu.explore.campaign.version import code_digest, python_version
+
+
+ALONE: Final = 500
+"""How many runs a strategy with a reduced search makes in this process, before workers only sample. A small program is
+proved by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,9 @@ class Engine:
         progress: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Exploration:
+        first = self._alone(program, strategy, budget, keep_going=keep_going, progress=progress, stop=stop)
+        if first is not None and (first.findings or first.exhausted or first.interrupted or first.error):
+            return first
         journal = None
         if self.campaign is not None:
             names = [entry.name for entry in self.campaign.manifest.programs]
@@ -139,6 +147,13 @@ class Engine:
             progress=progress,
             stop=stop,
         )
+
+    def _alone(self, program: Program, strategy: Strategy, budget: Budget, **options: Any) -> Exploration | None:
+        """What can only be done by one process, if the strategy has such a part: the reduced search of a portfolio."""
+        if not isinstance(strategy, Reducing) or self.campaign is not None or self.shard.index > 1:
+            return None
+        runs = ALONE if budget.schedules is None else min(ALONE, budget.schedules)
+        return explore(program, strategy, Budget(runs, budget.seconds), **options)
 
 
 @contextmanager

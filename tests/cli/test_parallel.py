@@ -26,8 +26,8 @@ def without_times(result: kit.Result) -> list[str]:
 )
 def test_workers_find_what_one_process_finds(here: Path, words: tuple[str, ...]) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    one = kit.kemu("explore", scene, *words)
-    two = kit.kemu("explore", scene, *words, "-j", "2")
+    one = kit.kemu("explore", "--no-corpus", scene, *words)
+    two = kit.kemu("explore", "--no-corpus", scene, *words, "-j", "2")
     assert (two.code, without_times(two)) == (one.code, without_times(one))
     assert one.err.endswith("\n")
     assert two.err == one.err[:-1] + ", 2 workers\n"
@@ -40,10 +40,10 @@ def test_one_job_is_this_process_and_auto_is_every_core(here: Path, monkeypatch:
         raise AssertionError("nobody may be hired")
 
     monkeypatch.setattr(parallel, "hire", hired)
-    assert kit.kemu("explore", scene, "-j", "1", "-q").code == 1
+    assert kit.kemu("explore", "--no-corpus", scene, "-j", "1", "-q").code == 1
     assert cores() >= 1
     monkeypatch.setattr(parallel, "cores", lambda: 1)
-    assert kit.kemu("explore", scene, "--jobs", "auto", "-q").code == 1
+    assert kit.kemu("explore", "--no-corpus", scene, "--jobs", "auto", "-q").code == 1
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     assert parallel.cores() == 1
@@ -66,7 +66,7 @@ def test_one_job_is_this_process_and_auto_is_every_core(here: Path, monkeypatch:
 )
 def test_what_is_asked_for_wrongly(here: Path, words: list[str], message: str, remedy: str) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    result = kit.kemu("explore", scene, *words)
+    result = kit.kemu("explore", "--no-corpus", scene, *words)
     assert (result.code, result.out) == (2, "")
     first, second = [line for line in result.err.splitlines() if not line.startswith("kemu: 1 program")]
     assert message in first
@@ -91,7 +91,7 @@ def test_a_cluster_without_the_extra(here: Path, monkeypatch: pytest.MonkeyPatch
         return real(name, package)
 
     monkeypatch.setattr(importlib, "import_module", import_module)
-    result = kit.kemu("explore", kit.write(here, kit.LOST_UPDATE), "--cluster", "tcp://127.0.0.1:1")
+    result = kit.kemu("explore", "--no-corpus", kit.write(here, kit.LOST_UPDATE), "--cluster", "tcp://127.0.0.1:1")
     assert (result.code, result.out) == (2, "")
     assert result.err.splitlines()[-1] == '  remedy: install it: pip install "kemu[cluster]"'
 
@@ -111,26 +111,26 @@ def test_a_worker_that_died_does_not_take_findings_along(here: Path, monkeypatch
 
     monkeypatch.setattr(crew, "perform", perform)
     scene = kit.write(here, kit.LOST_UPDATE)
-    result = kit.kemu("explore", scene, "-n", "100", "--keep-going", "--campaign", "kept")
+    result = kit.kemu("explore", "--no-corpus", scene, "-n", "100", "--keep-going", "--campaign", "kept")
     assert result.code == 3
     assert result.lines[0] == "FAIL scene.py::lost_update[racy]: expectation (as expected)"
     assert "kemu: error: one worker after another died while it made runs 32 to 47 (alternating, seed 0)" in result.err
     monkeypatch.undo()
     monkeypatch.chdir(here)
     # What was done need not be done again.
-    again = kit.kemu("explore", scene, "-n", "100", "--keep-going", "--campaign", "kept", "--json")
+    again = kit.kemu("explore", "--no-corpus", scene, "-n", "100", "--keep-going", "--campaign", "kept", "--json")
     assert again.code == 1
     assert again.json["programs"][0]["schedules"] == 100
 
 
 def test_a_shard_says_that_it_is_one(here: Path) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    result = kit.kemu("explore", scene, "--variant", "safe", "--bound", "none", "--shard", "1/2")
+    result = kit.kemu("explore", "--no-corpus", scene, "--variant", "safe", "--bound", "none", "--shard", "1/2")
     assert result.code == 0
     assert result.err == "kemu: 1 program, strategy dfs, shard 1/2\n"
     assert re.match(r"  shard 1/2: a part of the exploration, which proves nothing by itself: \d+ sch", result.lines[1])
     assert len(result.lines) == 2
-    drawn = kit.kemu("explore", scene, "--variant", "safe", "-n", "64", "--shard", "2/2", "--json")
+    drawn = kit.kemu("explore", "--no-corpus", scene, "--variant", "safe", "-n", "64", "--shard", "2/2", "--json")
     (program,) = drawn.json["programs"]
     assert (program["verdict"], program["schedules"], program["bound"]) == ("shard", 32, None)
     assert program["failing_share_below"] == pytest.approx(3 / 32)
@@ -138,7 +138,7 @@ def test_a_shard_says_that_it_is_one(here: Path) -> None:
 
 def test_shards_are_merged_into_one_report(here: Path) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    words = ("explore", scene, "--variant", "all", "-n", "128", "--keep-going")
+    words = ("explore", scene, "--no-corpus", "--variant", "all", "-n", "128", "--keep-going")
     whole = kit.kemu(*words)
     for index in (1, 2):
         part = kit.kemu(*words, "--shard", f"{index}/2", "--campaign", f"part{index}")
@@ -183,10 +183,12 @@ def test_a_missing_shard_is_said(here: Path) -> None:
     assert result.code == 0
     assert "kemu: warning: missing: 2/3\n" in result.err
     assert result.lines[1].startswith("  shard 1/3 and 3/3: a part of the exploration")
-    kit.kemu("explore", scene, "--variant", "safe", "--bound", "none", "--shard", "2/3", "--campaign", "part2")
+    kit.kemu(
+        "explore", "--no-corpus", scene, "--variant", "safe", "--bound", "none", "--shard", "2/3", "--campaign", "part2"
+    )
     whole = kit.kemu("campaign", "merge", "part1", "part2", "part3")
     assert whole.lines[1].startswith("  proof: every schedule there is was made, without a bound: ")
-    alone = kit.kemu("explore", scene, "--variant", "safe", "--bound", "none")
+    alone = kit.kemu("explore", "--no-corpus", scene, "--variant", "safe", "--bound", "none")
     assert without_times(whole)[0] == without_times(alone)[0]
     assert without_times(whole)[1] == without_times(alone)[1]
 
@@ -271,7 +273,7 @@ def test_errors_while_merging_leave_what_was_reported(
     here: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    kit.kemu("explore", scene, "--variant", "all", "-n", "64", "--campaign", "kept")
+    kit.kemu("explore", "--no-corpus", scene, "--variant", "all", "-n", "64", "--campaign", "kept")
     from kemu.cli import merging
 
     real = merging.merged
@@ -316,7 +318,7 @@ def test_the_documented_keys_are_the_keys(here: Path) -> None:
     from kemu.cli import jsonout
 
     documented = set(re.findall(r"\b[a-z_]+\b", jsonout.__doc__ or ""))
-    kit.kemu("explore", kit.write(here, kit.LOST_UPDATE), "--campaign", "kept")
+    kit.kemu("explore", "--no-corpus", kit.write(here, kit.LOST_UPDATE), "--campaign", "kept")
     for words in (("show", "kept"), ("merge", "kept")):
         answer = kit.kemu("campaign", *words, "--json").json
         assert set(answer) - documented == set()

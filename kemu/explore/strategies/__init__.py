@@ -1,7 +1,7 @@
 """The strategies: how the next run is decided. One a file, each an oracle; none knows of another's purpose.
 
 - ``base``         what a strategy is; what samplers share
-- ``alternate``    the default: sticky and PCT in turn
+- ``alternate``    sticky and PCT in turn
 - ``sticky``       a random walk in which the running thread mostly goes on
 - ``pct``          random priorities and a few change points
 - ``random_walk``  uniform; the baseline
@@ -10,7 +10,7 @@
 - ``surw``         the same, for the operations on one cell
 - ``delay``        the plain schedule with a few turns put off
 - ``dpor``         one run for each class of equivalent runs
-- ``portfolio``    dpor and the samplers in turn
+- ``portfolio``    the default: dpor and the samplers in turn
 - ``dfs``          exhaustive, with a bound on preemptions and answers that are not plain
 - ``delays``       exhaustive, with a bound on delays
 - ``replay``       a list of choices
@@ -46,7 +46,7 @@ from kemu.explore.strategies.sticky import StickyRandomWalk
 from kemu.explore.strategies.surw import SURW
 from kemu.explore.strategies.urw import URW
 
-DEFAULT_STRATEGY: Final = "alternating"
+DEFAULT_STRATEGY: Final = "portfolio"
 
 Factory = Callable[..., Strategy]
 

@@ -46,18 +46,19 @@ class Portfolio:
     sticky walks and PCT, POS, SURW and URW. Those that come upon more runs that were not seen before get more turns,
     but none goes without.
 
-    All follows from the program and the seed.
+    All follows from the program and the seed. *start* is the number of the first run; a portfolio that does not begin
+    with run 0 leaves the reduced search out, which cannot be cut in pieces, and its samplers learn anew.
     """
 
     name = "portfolio"
     completed: None = None
 
-    def __init__(self, seed: int, *, reduced: int = 5_000) -> None:
+    def __init__(self, seed: int, *, reduced: int = 5_000, start: int = 0) -> None:
         check_number("reduced", reduced, least=0)
         self.seed = seed
-        self._left = reduced
+        self._left = 0 if start else reduced
         self._search = DPOR()
-        self._members = [Member(Alternating(seed)), Member(POS(seed)), Member(SURW(seed)), Member(URW(seed))]
+        self._members = [Member(make(seed, start=start)) for make in (Alternating, POS, SURW, URW)]
         self._seen: set[int] = set()
         self._run = -1
         self._member: Member | None = None
