@@ -203,7 +203,7 @@ def page(rows: dict[str, Row], strategies: Sequence[str]) -> str:
     ]
     for name, row in rows.items():
         classic = CLASSICS[name]
-        cells = [f"{shown(row[column])}{beside(name, column)}" for column in strategies]
+        cells = [f"{shown(row[column]) if column in row else '-'}{beside(name, column)}" for column in strategies]
         lines.append(f"| {name} | {classic.bug} | {classic.depth} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
