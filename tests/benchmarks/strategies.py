@@ -222,7 +222,7 @@ def beside(name: str, column: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help="write docs/explanation/strategies-measured.md")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("-p", "--program", action="append", choices=list(CLASSICS), metavar="NAME")
     parser.add_argument("-s", "--strategy", action="append", choices=columns(), metavar="NAME")
