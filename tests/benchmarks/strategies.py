@@ -203,7 +203,7 @@ def page(rows: dict[str, Row], strategies: Sequence[str]) -> str:
     ]
     for name, row in rows.items():
         classic = CLASSICS[name]
-        cells = [f"{shown(row[column])}{beside(name, column)}" for column in strategies]
+        cells = [f"{shown(row[column]) if column in row else '-'}{beside(name, column)}" for column in strategies]
         lines.append(f"| {name} | {classic.bug} | {classic.depth} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -222,7 +222,7 @@ def beside(name: str, column: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help="write docs/explanation/strategies-measured.md")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("-p", "--program", action="append", choices=list(CLASSICS), metavar="NAME")
     parser.add_argument("-s", "--strategy", action="append", choices=columns(), metavar="NAME")

@@ -72,7 +72,10 @@ def test_the_page_names_every_operation() -> None:
     operations = {
         cls.__name__
         for cls in subclasses(Operation)
-        if cls.__module__.startswith("kemu.") and cls is not BlockingOperation
+        # Those that strategies are tried out on are of no system.
+        if cls.__module__.startswith("kemu.")
+        and cls.__module__ != "kemu.explore.exercise"
+        and cls is not BlockingOperation
     }
     assert operations == set(WORDS)
     page = " ".join(PAGE.read_text(encoding="utf-8").split())
