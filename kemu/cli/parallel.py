@@ -29,7 +29,6 @@ from kemu.explore.campaign import (
 from kemu.explore.campaign.conductor import batch_size, source_of
 from kemu.explore.campaign.version import code_digest, python_version
 
-
 ALONE: Final = 500
 """How many runs a strategy with a reduced search makes in this process, before workers only sample. A small program is
 proved by then."""

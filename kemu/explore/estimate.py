@@ -9,6 +9,7 @@ is left.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +69,32 @@ class SampleCounter:
         self._shift = 0
         self._seen: dict[int, int] = {}
         self.runs = 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SampleCounter):
+            return NotImplemented
+        return (self.runs, self._shift, self._seen) == (other.runs, other._shift, other._seen)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def shift(self) -> int:
+        """The number of times that the threshold was halved."""
+        return self._shift
+
+    @property
+    def counts(self) -> Mapping[int, int]:
+        """What is kept: how often each fingerprint came up, counted to three."""
+        return self._seen
+
+    @classmethod
+    def restored(cls, runs: int, shift: int, counts: Mapping[int, int], capacity: int = CAPACITY) -> SampleCounter:
+        """The counter with these `runs`, `shift` and `counts`."""
+        counter = cls(capacity)
+        counter.runs = runs
+        counter._seen = dict(counts)
+        counter._thin(shift)
+        return counter
 
     def add(self, fingerprint: int) -> None:
         """Take note of a run."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kemu.errors import KemuError, UsageError
 from kemu.explore.campaign.version import code_digest
 from kemu.explore.distinct import DistinctCounter
+from kemu.explore.estimate import SampleCounter
 from kemu.explore.explorer import Budget, Collector, Finding, explore
 from kemu.explore.strategies import strategy_from_name
 from kemu.explore.strategies.base import Divisible, Remainder, Strategy
@@ -87,6 +88,8 @@ class BatchResult:
     """Misuse of kemu, or a bug of it, that ended the batch."""
     interrupted: bool = False
     """Whether it was told to stop."""
+    samples: Mapping[str, SampleCounter] = field(default_factory=dict[str, SampleCounter])
+    """What came up how often, by sampler."""
 
 
 NOTHING: Final = BatchResult(0, 0, 0, 0, DistinctCounter(), (), 0.0, whole=True)
@@ -139,6 +142,7 @@ def run_batch(
         remainder=strategy.split() if isinstance(strategy, Divisible) else None,
         error=error,
         interrupted=interrupted,
+        samples=collected.samples,
     )
 
 

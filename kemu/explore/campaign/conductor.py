@@ -119,6 +119,7 @@ def exploration_of(
         interrupted=interrupted,
         error=total.error,
         shard=shard,
+        samples=total.samples,
     )
 
 

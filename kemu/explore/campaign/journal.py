@@ -20,6 +20,7 @@ from kemu.errors import UsageError
 from kemu.explore.campaign.batch import Batch, BatchResult, Key, Recipe, Sighting
 from kemu.explore.campaign.source import Shard
 from kemu.explore.distinct import DistinctCounter
+from kemu.explore.estimate import SampleCounter
 from kemu.explore.strategies.base import Remainder
 from kemu.explore.token import decode, encode
 
@@ -209,9 +210,6 @@ def note(written: _Written, key: Key, distinct: DistinctCounter) -> None:
 
 
 def _line(number: int, batch: Batch, result: BatchResult, shift: int, new: list[int], identity: str) -> str:
-    packed = array("Q", new)
-    if byteorder == "big":  # pragma: no cover - the file is the same on every machine
-        packed.byteswap()
     left = result.remainder
     value = {
         "program": number,
@@ -223,7 +221,16 @@ def _line(number: int, batch: Batch, result: BatchResult, shift: int, new: list[
         "longest": result.longest,
         "seconds": round(result.seconds, 6),
         "whole": result.whole,
-        "distinct": {"shift": shift, "new": b64encode(packed.tobytes()).decode("ascii")},
+        "distinct": {"shift": shift, "new": _packed("Q", new)},
+        "samples": {
+            sampler: {
+                "runs": counter.runs,
+                "shift": counter.shift,
+                "seen": _packed("Q", sorted(counter.counts)),
+                "counts": _packed("B", [counter.counts[one] for one in sorted(counter.counts)]),
+            }
+            for sampler, counter in result.samples.items()
+        },
         "findings": [
             {
                 **asdict(one),
@@ -238,23 +245,43 @@ def _line(number: int, batch: Batch, result: BatchResult, shift: int, new: list[
 
 
 def _result(value: dict[str, Any], identity: str) -> BatchResult:
-    packed = array("Q", b64decode(value["distinct"]["new"], validate=True))
-    if byteorder == "big":  # pragma: no cover - the file is the same on every machine
-        packed.byteswap()
     left = value["left"]
     return BatchResult(
         schedules=value["schedules"],
         steps=value["steps"],
         shortest=value["shortest"],
         longest=value["longest"],
-        distinct=DistinctCounter.restored(value["distinct"]["shift"], packed),
+        distinct=DistinctCounter.restored(value["distinct"]["shift"], _unpacked("Q", value["distinct"]["new"])),
         sightings=tuple(_sighting(one, identity) for one in value["findings"]),
         seconds=value["seconds"],
         whole=value["whole"],
         remainder=None
         if left is None
         else Remainder(left["level"], tuple(left["now"]), tuple(left["later"]), left["pruned"]),
+        samples={
+            sampler: SampleCounter.restored(
+                one["runs"],
+                one["shift"],
+                dict(zip(_unpacked("Q", one["seen"]), _unpacked("B", one["counts"]), strict=True)),
+            )
+            for sampler, one in value["samples"].items()
+        },
     )
+
+
+def _packed(kind: str, numbers: list[int]) -> str:
+    """Numbers of one kind of `array` as a text."""
+    packed = array(kind, numbers)
+    if byteorder == "big":  # pragma: no cover - the file is the same on every machine
+        packed.byteswap()
+    return b64encode(packed.tobytes()).decode("ascii")
+
+
+def _unpacked(kind: str, text: str) -> list[int]:
+    packed: array[int] = array(kind, b64decode(text, validate=True))
+    if byteorder == "big":  # pragma: no cover - the file is the same on every machine
+        packed.byteswap()
+    return packed.tolist()
 
 
 def _sighting(value: dict[str, Any], identity: str) -> Sighting:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kemu.errors import KemuError, ScenarioNotDeterministic
 from kemu.explore.campaign.batch import BatchResult, Sighting
 from kemu.explore.distinct import DistinctCounter
+from kemu.explore.estimate import SampleCounter
 from kemu.explore.explorer import Finding
 from kemu.explore.program import Failure
 from kemu.explore.strategies.replay import replay
@@ -38,6 +39,7 @@ class Total:
         self.seconds = 0.0
         """Those of all workers together."""
         self.distinct = DistinctCounter()
+        self.samples: dict[str, SampleCounter] = {}
         self.sightings: dict[tuple[str, ...], Sighting] = {}
         self.error: KemuError | None = None
 
@@ -61,6 +63,8 @@ class Total:
         self.steps += other.steps
         self.seconds += other.seconds
         self.distinct.merge(other.distinct)
+        for sampler, counter in other.samples.items():
+            self.samples.setdefault(sampler, SampleCounter()).merge(counter)
         self.error = self.error or other.error
 
     def _see(self, one: Sighting) -> None:
