@@ -11,7 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from kemu.runtime.clock import Clock
 from kemu.runtime.footprint import MASK, Cell
@@ -19,6 +19,9 @@ from kemu.runtime.foreign import foreign_call, is_library_file
 from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.outcome import Outcome
 from kemu.runtime.thread import EMPTY, STARTING, Thread, Unwind
+
+if TYPE_CHECKING:
+    from kemu.runtime.data import DriverData
 
 __all__ = ["KEMU_PACKAGE", "LogSink", "Observer", "Runtime", "foreign_call", "is_library_file"]
 
@@ -79,6 +82,8 @@ class Runtime(ABC):
         self.outcome = Outcome(choices=self.choices, advisories=[])
         self.observer: Observer | None = None
         self.races: DataAccesses | None = None
+        self.data: DriverData | None = None
+        """The state of drivers, if their code was loaded so that accesses to it are recorded."""
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
         self.conclude: Callable[[Outcome], Any] | None = None
@@ -147,6 +152,7 @@ class Runtime(ABC):
         """From here on, let nothing that threads do have an effect."""
         self.dead = True
         self.log = None
+        self.data = None
         self.wind_down()
 
     def fingerprint(self) -> tuple[int, int]:
@@ -171,6 +177,7 @@ class Runtime(ABC):
         """
         self.dead = True
         self.log = None
+        self.data = None
         refused: list[Thread] = []
         for thread in self.threads:
             if thread.alive:

@@ -321,7 +321,13 @@ class World:
         """State an invariant that must hold after every step; finding ``invariant`` if it does not."""
 
         def invariant() -> None:
-            if not predicate():
+            # What it reads and makes is no part of the step that has just been taken; `DriverData.store` takes care
+            # that no step which an invariant may tell from another passes for independent.
+            runtime = self.runtime
+            data, runtime.data = runtime.data, None
+            holds = predicate()
+            runtime.data = data
+            if not holds:
                 self.verifier.report("invariant", what, subject=what)
 
         self.runtime.invariants.append(invariant)
