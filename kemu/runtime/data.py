@@ -202,10 +202,15 @@ def observe(cell: Cell) -> None:
         found[1].read(cell)
 
 
-def created(object_: object, label: str) -> None:
-    """Name *object_*, which the running thread has just created, if driver state is tracked."""
+def created(object_: object, label: str, whole: Cell | None = None, field: str = "") -> None:
+    """Name *object_*, which was just made, if driver state is tracked: after the running thread, or as a part of
+    *whole*.
+    """
     runtime = host.get(None)
     if runtime is not None:
         data, thread = runtime.data, runtime.running
         if data is not None and thread is not None:
-            data.adopt(object_, thread, label)
+            if whole is None:
+                data.adopt(object_, thread, label)
+            else:
+                data.adopt_part(object_, whole, field, label)

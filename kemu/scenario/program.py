@@ -114,16 +114,20 @@ class ScenarioProgram:
             runtime.log = log(runtime)
         cell: list[World] = []
         runtime.conclude = lambda outcome: self._judge(cell, outcome)
-        return self._finish(run_live(self._main(runtime, cell, self.scenario), "script", runtime, backend), cell)
+        return self._finish(run_live(self._main(runtime, cell), "script", runtime, backend), cell)
 
     async def _main(
-        self, runtime: Runtime, cell: list[World], scenario: Scenario, recorder: Recorder | None = None
+        self,
+        runtime: Runtime,
+        cell: list[World],
+        scenario: Scenario | None = None,
+        recorder: Recorder | None = None,
     ) -> Any:
         if recorder is not None:
             runtime.data = DriverData(current_thread(), recorder.statics)
         world = World(runtime, self._options, explore_setup=self.scenario.explore_setup, bystanders=self.bystanders)
         cell.append(world)
-        return await scenario.start(world, self.variant)
+        return await (scenario or self.scenario).start(world, self.variant)
 
     def _judge(self, cell: list[World], outcome: Outcome) -> Finding | None:
         if not cell:

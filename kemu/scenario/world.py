@@ -325,8 +325,11 @@ class World:
             # that no step which an invariant may tell from another passes for independent.
             runtime = self.runtime
             data, runtime.data = runtime.data, None
-            holds = predicate()
-            runtime.data = data
+            try:
+                holds = predicate()
+            finally:
+                if not runtime.dead:
+                    runtime.data = data
             if not holds:
                 self.verifier.report("invariant", what, subject=what)
 
