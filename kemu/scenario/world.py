@@ -224,10 +224,10 @@ class World:
                     f"altitude {altitude!r} is taken by {instance.filter.driver.driver}",
                     remedy=f'give another one, such as "{altitude.rstrip(".")}{"" if "." in altitude else "."}5"',
                 )
-        one = driver() if isinstance(driver, type) else driver
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
             self._decide(False)
+        one = driver() if isinstance(driver, type) else driver
         while self._bystanders:
             self._bystanders -= 1
             # Above and below in turn, so that the drivers under test stand in the middle of the stack.

@@ -88,7 +88,7 @@ def _odd_bindings(names: Names) -> Iterator[tuple[int, str]]:
     for scope in names.inner.values():
         for name in scope.elsewhere:
             for node in scope.bound.get(name, ()):
-                if not isinstance(node, ast.Name):
+                if not isinstance(node, ast.Name | ast.NamedExpr):
                     yield _position(node)[0], f"{name} is no variable of this function and bound by more than assignment"
 
 
