@@ -1,0 +1,238 @@
+"""Names and footprints over all interleavings: what searches that compare executions rely on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenario.tracking.kit import Files
+
+from kemu.explore import BoundedDFS, Budget, RandomWalk, explore
+from kemu.explore.watch import watch
+from kemu.runtime import Outcome
+from kemu.runtime.data import ANONYMOUS, DataCell
+from kemu.scenario.program import ScenarioProgram
+
+SHARED = """
+from collections import deque
+class Node:
+    def __init__(self, value):
+        self.value = value
+        self.items = [value]
+class State:
+    def __init__(self):
+        self.a = 0
+        self.b = 0
+        self.items = [0]
+        self.table = {}
+        self.queue = deque()
+        self.node = Node(0)
+        self.first = None
+"""
+
+STATEMENTS = [
+    "s.a += 1",
+    "s.b = s.a",
+    "s.a = s.b + 1",
+    "s.items.append({n})",
+    "alias.append({n})",
+    "s.items = [*s.items, {n}]",
+    "seen.append(len(s.items))",
+    "seen.append(sum(alias))",
+    "s.table[{n}] = s.a",
+    "seen.append(sorted(s.table))",
+    "seen.append(s.table.get({n}, s.b))",
+    "s.table.pop({n}, None)",
+    "s.queue.append({n})",
+    "seen.append(s.queue.popleft() if s.queue else None)",
+    "s.node = Node(s.a)",
+    "s.node.value += {n}",
+    "s.node.items.append(s.node.value)",
+    "node.items.append({n})",
+    "seen.append(node.value)",
+    "count += 1",
+    "seen.append(count)",
+    "s.first = s.first or Node({n})",
+    "s.first = s.first or [{n}]",
+    "for x in s.items: s.b += x",
+    "s.items.sort(key=lambda x: -x)",
+    "seen.append({{*s.items}} == {{*alias}})",
+    "s.items[0], s.b = s.b, s.items[0]",
+    "del s.items[1:]",
+    "await world.step()",
+    "await world.step()",
+]
+
+threads = st.lists(
+    st.lists(st.sampled_from(STATEMENTS), min_size=1, max_size=4).filter(lambda lines: sum("await" in x for x in lines) < 3),
+    min_size=2,
+    max_size=2,
+)
+
+
+def written(files: Files, programs: list[list[str]], **options: Any) -> ScenarioProgram:
+    """A file with one thread for each of *programs*; its result is everything that they could tell apart."""
+    parts = ["s = State()", "count = 0"]
+    for number, lines in enumerate(programs, 1):
+        parts += [
+            f"async def thread{number}():",
+            "    nonlocal count",
+            "    seen, alias, node = [], s.items, s.node",
+            "    await world.step()",
+            *("    " + line.format(n=number) for line in lines),
+            "    return seen",
+        ]
+    calls = ", ".join(f"thread{number}()" for number in range(1, len(programs) + 1))
+    parts += [
+        f"seen = await world.together({calls})",
+        "first = s.first.items if isinstance(s.first, Node) else s.first",
+        "return repr((seen, s.a, s.b, s.items, s.table, s.queue, s.node.value, s.node.items, first, count))",
+    ]
+    return files.script("\n".join(parts), SHARED, **options)
+
+
+def runs(program: ScenarioProgram) -> list[Outcome]:
+    """The outcomes of all runs."""
+    found: list[Outcome] = []
+    strategy = BoundedDFS(None)
+    end = strategy.end
+
+    def keep(outcome: Outcome) -> None:
+        found.append(outcome)
+        end(outcome)
+
+    strategy.end = keep  # type: ignore[method-assign]
+    assert explore(program, strategy, Budget(schedules=3_000)).exhausted
+    return found
+
+
+@given(threads)
+@settings(max_examples=25)
+def test_runs_with_one_fingerprint_have_one_result(tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]) -> None:
+    files = Files(tmp_path_factory.mktemp("names"))
+    plain = written(files, lines)
+    assert plain.loaded.coarse == ()
+    tracked = runs(plain.instrumented())
+    results: dict[int, set[Any]] = {}
+    for outcome in tracked:
+        results.setdefault(outcome.fingerprint, set()).add(outcome.result)
+    assert all(len(found) == 1 for found in results.values())
+    # And the plain runs are the same ones.
+    assert [(one.choices, one.steps, one.result) for one in runs(plain)] == [
+        (one.choices, one.steps, one.result) for one in tracked
+    ]
+
+
+@given(threads)
+@settings(max_examples=10)
+def test_a_name_stands_for_one_thing_in_all_runs(tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]) -> None:
+    program = written(Files(tmp_path_factory.mktemp("names")), lines, tracked=True)
+    labels: dict[tuple[int, ...], str] = {}
+    for seed in range(10):
+        _, events = watch(program, RandomWalk(seed))
+        for event in events:
+            cells = {cell for cell, _ in event.footprint if isinstance(cell, DataCell)}
+            assert len({cell.name for cell in cells}) == len(cells)
+            for cell in cells:
+                assert cell.name[0] != ANONYMOUS
+                assert labels.setdefault(cell.name, cell.label) == cell.label
+    assert labels
+
+
+def test_who_touches_a_field_first_has_no_part_in_names(files: Files) -> None:
+    # Each thread touches the fields of an object that both can reach, and then creates something: a lock's name is
+    # made of the thread's ordinals, and must not depend on who made the cells.
+    body = """
+    class State: pass
+    s = State()
+    s.a = s.b = 0
+    async def one():
+        await world.step()
+        s.a += 1
+        return KEVENT("made").name
+    async def two():
+        await world.step()
+        s.a += 1
+        s.b += 1
+        return KEVENT("made").name
+    return await world.together(one(), two())
+    """
+    outcomes = runs(files.script(body, tracked=True))
+    assert len({tuple(outcome.result) for outcome in outcomes}) == 1
+    assert len({outcome.fingerprint for outcome in outcomes}) == 2
+
+
+def test_objects_made_by_two_threads_have_names_of_their_threads(files: Files) -> None:
+    body = """
+    kept = []
+    async def make():
+        await world.step()
+        kept.append(Made())
+        await world.step()
+        kept[0].value = 1
+    await world.together(make(), make())
+    """
+    before = """
+    class Made:
+        def __init__(self):
+            self.value = 0
+    """
+    program = files.script(body, before, tracked=True)
+    makers: set[tuple[int, ...]] = set()
+    for outcome in runs(program):
+        del outcome
+    for seed in range(20):
+        _, events = watch(program, RandomWalk(seed))
+        makers |= {
+            cell.name[:-1] for event in events for cell, _ in event.footprint if cell.label == "Made.value"
+        }
+    # Two threads, and each is the first of its objects.
+    assert len(makers) == 2
+    assert {name[-1] for name in makers} == {-1}
+
+
+def test_a_store_that_an_invariant_may_see_depends_on_all_others(files: Files) -> None:
+    body = """
+    class Pair:
+        def __init__(self):
+            self.x = self.y = 0
+    p = Pair()
+    {always}
+    async def first():
+        await world.step()
+        p.x = 1
+        await world.step()
+        p.x = 0
+    async def second():
+        await world.step()
+        p.y = 1
+        await world.step()
+        p.y = 0
+    await world.together(first(), second())
+    """
+    free = runs(files.script(body.format(always=""), tracked=True))
+    assert len({outcome.fingerprint for outcome in free}) == 1
+    watched = files.script(body.format(always='world.always(lambda: p.x + p.y < 3, "never")'), tracked=True)
+    # Two stores of each thread, in any order that keeps the threads': 4! / (2! * 2!).
+    assert len({outcome.fingerprint for outcome in runs(watched)}) == 6
+    failing = files.script(body.format(always='world.always(lambda: not (p.x and p.y), "both")'), tracked=True)
+    outcomes = explore(failing, BoundedDFS(None), Budget(), keep_going=True)
+    assert [finding.failure.code for finding in outcomes.findings] == ["invariant"]
+
+
+def test_what_an_invariant_makes_takes_no_names(files: Files) -> None:
+    body = """
+    class Made:
+        def __init__(self):
+            self.value = 0
+    world.always(lambda: Made().value == 0 and [1], "made")
+    await world.step()
+    await world.step()
+    Made().value = 1
+    """
+    program = files.script(body, tracked=True)
+    _, events = watch(program, RandomWalk(0))
+    names = {cell.name for event in events for cell, _ in event.footprint if cell.label == "Made.value"}
+    assert {name[:-1] for name in names} == {(0, -1)}
