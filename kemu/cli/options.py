@@ -96,4 +96,10 @@ directory_option = click.option(
 max_steps_option = click.option(
     "--max-steps", type=click.IntRange(min=1), help="End a run after this many steps; a finding if it does."
 )
+preempt_option = click.option(
+    "--preempt",
+    type=click.Choice(["call", "statement", "access"]),
+    help="Where other threads may come in between: at WDK calls, also before statements, or before every access to"
+    " shared state. As the scenario says unless given.",
+)
 variant_option = click.option("--variant", help="The variant to run where the target names none; all for each of them.")

@@ -6,10 +6,13 @@ import os
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from kemu.errors import UsageError
+from kemu.errors import TokenError, UsageError
 from kemu.runtime import LogSink, Observer, Oracle, Outcome, Runtime
+
+if TYPE_CHECKING:
+    from kemu.scenario.declare import Preemption
 
 LogFactory = Callable[[Runtime], LogSink]
 
@@ -57,6 +60,12 @@ class Limited:
         self.name = program.name
         self.identity = program.identity
         self.expected = program.expected
+        self.given_preempt: str | None = getattr(program, "given_preempt", None)
+
+    def instrumented(self, tracked: bool = True) -> Limited:
+        """The same program, with runs that record what they do to driver state, or do not."""
+        inner: Any = self.program
+        return Limited(inner.instrumented(tracked), self.max_steps)
 
     def run(
         self,
@@ -73,25 +82,29 @@ class Limited:
         return self.program.run_live(backend, log)
 
 
-def select(targets: Iterable[str], variant: str | None, max_steps: int | None = None) -> list[Program]:
+def select(
+    targets: Iterable[str], variant: str | None, max_steps: int | None = None, preempt: str | None = None
+) -> list[Program]:
     """The programs that *targets* mean, in their order, each once.
 
-    *variant* is for targets that name none. Raises `UsageError`.
+    *variant* is for targets that name none; *preempt* replaces what the scenarios say. Raises `UsageError`.
     """
     from kemu.scenario.target import select as select_programs
 
     found: dict[str, Program] = {}
     for text in targets:
-        for program in select_programs(text, variant=variant):
+        for program in select_programs(text, variant=variant, preempt=cast("Preemption | None", preempt)):
             found.setdefault(program.name, program)
     if max_steps is not None:
         return [Limited(program, max_steps) for program in found.values()]
     return list(found.values())
 
 
-def select_one(target: str, variant: str | None, max_steps: int | None = None) -> Program:
+def select_one(
+    target: str, variant: str | None, max_steps: int | None = None, preempt: str | None = None
+) -> Program:
     """The one program that *target* means. Raises `UsageError` if there are more."""
-    programs = select([target], variant, max_steps)
+    programs = select([target], variant, max_steps, preempt)
     if len(programs) > 1:
         names = ", ".join(program.name for program in programs[:6])
         more = ", ..." if len(programs) > 6 else ""
@@ -99,6 +112,25 @@ def select_one(target: str, variant: str | None, max_steps: int | None = None) -
             f"{target} means {len(programs)} scenarios and variants: {names}{more}", remedy="name one of them"
         )
     return programs[0]
+
+
+def choices_of(token: str, program: Program) -> tuple[int, ...]:
+    """The choices that *token* has for *program*. Raises `TokenError`, which names what to do."""
+    from kemu.explore import decode
+    from kemu.scenario.declare import PREEMPTIONS
+
+    inner: Any = program.program if isinstance(program, Limited) else program
+    recorded_with = token.strip().split(".")[1:2]
+    for preempt in PREEMPTIONS:
+        if program.identity[:8] not in recorded_with and hasattr(inner, "identity_with"):
+            identity: str = inner.identity_with(preempt)
+            if identity[:8] in recorded_with:
+                raise TokenError(
+                    f"the token {token.strip()[:40]!r} was recorded with preemption {preempt!r}, and this program is"
+                    f" preempted at {inner.preempt!r}",
+                    remedy=f"give --preempt {preempt}",
+                )
+    return decode(token, program.identity)
 
 
 def source_warnings(programs: Iterable[Program]) -> tuple[str, ...]:
@@ -121,7 +153,9 @@ def command_line(*words: Any) -> str:
 def replay_command(program: Program, token: str) -> str:
     """The command that replays *token*."""
     limit = ("--max-steps", program.max_steps) if isinstance(program, Limited) else ()
-    return command_line("kemu", "replay", *limit, program.name, token)
+    given = getattr(program, "given_preempt", None)
+    preempt = ("--preempt", given) if given is not None else ()
+    return command_line("kemu", "replay", *limit, *preempt, program.name, token)
 
 
 def short_path(file: str) -> str:

@@ -26,6 +26,7 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 @click.option("--bound", type=opt.bound, metavar="N", help="Most preemptions and answers that are not plain, or none.")
 @click.option("--keep-going", is_flag=True, help="Go on after a finding, and report each kind once.")
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
 @opt.directory_option
 @opt.json_option
@@ -39,6 +40,7 @@ def command(
     bound: int | None,
     keep_going: bool,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
     output: str | None,
     as_json: bool,
@@ -64,7 +66,7 @@ def command(
     plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output))
     # Whatever is wrong with what was typed has to come out before anything is explored.
     made = plan.make_strategy()
-    programs = select(targets, variant, max_steps)
+    programs = select(targets, variant, max_steps, preempt)
     drawn = "" if made.seed is None else f", seed {made.seed}"
     console.note(f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}")
     hunts: list[Hunt] = []

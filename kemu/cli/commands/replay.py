@@ -13,6 +13,7 @@ from kemu.cli import options as opt
 @click.argument("target")
 @click.argument("token")
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
 @opt.directory_option
 @opt.json_option
@@ -21,6 +22,7 @@ def command(
     target: str,
     token: str,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
     output: str | None,
     as_json: bool,
@@ -37,5 +39,5 @@ def command(
 
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps)
+    program = select_one(target, variant, max_steps, preempt)
     return report_one(console, "replay", program, *replayed(program, token, directory))

@@ -18,6 +18,7 @@ from kemu.errors import UsageError
 @click.option("--live", is_flag=True, help="Run on an event loop with a real clock, not under kemu's control.")
 @click.option("--backend", type=click.Choice(["trio", "asyncio"]), help="The event loop of --live; trio unless given.")
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
 @opt.directory_option
 @opt.json_option
@@ -30,6 +31,7 @@ def command(
     live: bool,
     backend: str | None,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
     output: str | None,
     as_json: bool,
@@ -53,9 +55,11 @@ def command(
         raise UsageError("--backend is for live runs", remedy="give --live too, or leave it out")
     if live and max_steps is not None:
         raise UsageError("--max-steps is for controlled runs: a live one counts no steps", remedy="leave it out")
+    if live and preempt is not None:
+        raise UsageError("--preempt is for controlled runs: in a live one the event loop decides", remedy="leave it out")
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps)
+    program = select_one(target, variant, max_steps, preempt)
     single = Single(program)
     if live:
         single.live(backend or "trio")

@@ -14,7 +14,7 @@ class Atomic:
     """A function that runs as one piece."""
 
     name: str
-    """As ``Class.method``; of what has no name, what it is."""
+    """As ``Class.method``; of what has no name, where it is."""
     path: str
     line: int
     kind: str
@@ -54,7 +54,7 @@ def _kind(node: ast.FunctionDef | ast.Lambda | ast.GeneratorExp) -> str:
 
 def _name(node: ast.AST, state: State) -> str:
     own = node.name if isinstance(node, ast.FunctionDef) else ""
-    return ".".join([*reversed(list(_around(node, state))), own or f"<{_kind(node)}>"])
+    return ".".join([*reversed(list(_around(node, state))), *([own] if own else [])]) or "<module>"
 
 
 def _around(node: ast.AST, state: State) -> Iterator[str]:
