@@ -100,9 +100,7 @@ def select(
     return list(found.values())
 
 
-def select_one(
-    target: str, variant: str | None, max_steps: int | None = None, preempt: str | None = None
-) -> Program:
+def select_one(target: str, variant: str | None, max_steps: int | None = None, preempt: str | None = None) -> Program:
     """The one program that *target* means. Raises `UsageError` if there are more."""
     programs = select([target], variant, max_steps, preempt)
     if len(programs) > 1:

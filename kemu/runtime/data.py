@@ -36,9 +36,6 @@ ANONYMOUS: Final = -4
 INVARIANTS: Final = -5
 """What invariants look at."""
 
-WHOLE: Final = ""
-"""The field that stands for all contents of a container."""
-
 
 @cache
 def number_of(field: str) -> int:
@@ -81,8 +78,7 @@ class Owner:
         """The cell of *field*."""
         cell = self.cells.get(field)
         if cell is None:
-            label = f"{self.label}.{field}" if field else self.label
-            cell = self.cells[field] = DataCell(self.creator, (*self.name, number_of(field)), label)
+            cell = self.cells[field] = DataCell(self.creator, (*self.name, number_of(field)), f"{self.label}.{field}")
         return cell
 
 
@@ -96,7 +92,7 @@ class DriverData:
         self.recording = True
         """Whether accesses count: not during a set-up that is not explored, nor while invariants are evaluated."""
         self.first = first
-        self._statics = statics if statics is not None else {}
+        self._statics: Mapping[int, tuple[object, Name, str]] = {} if statics is None else statics
         self._owners: dict[int, Owner] = {}
         self._counts: dict[Thread, int] = {}
         self._named: dict[Name, DataCell] = {}
@@ -135,11 +131,7 @@ class DriverData:
 
     def part(self, whole: Cell, field: str, label: str) -> DataCell:
         """The cell of one field of an object of kemu's, whose own state is the cell *whole*."""
-        name = (*whole.name, -1 - number_of(field))
-        cell = self._named.get(name)
-        if cell is None:
-            cell = self._named[name] = DataCell(whole.creator, name, f"{label}.{field}")
-        return cell
+        return self.named((*whole.name, -1 - number_of(field)), label, whole.creator)
 
     def named(self, name: Name, label: str, creator: Thread | None = None) -> DataCell:
         """The cell called *name*."""

@@ -383,6 +383,7 @@ def _execute(text: _Text, execution: _Execution) -> _Executed:
     importer = _Importer(text, execution)
     more = execution.functions(text, module)
     vars(module)["__builtins__"] = {**vars(builtins), **more, "__import__": importer.import_}
+    code = compile(execution.tree(text), text.shown, "exec", dont_inherit=True)
     running = execution.running
     running[text.real] = module
     before = sys.modules.get(name)
@@ -390,7 +391,7 @@ def _execute(text: _Text, execution: _Execution) -> _Executed:
     sys.modules[name] = module
     try:
         with collecting() as declared, imports.of(execution.position(text)):
-            exec(compile(execution.tree(text), text.shown, "exec", dont_inherit=True), vars(module))
+            exec(code, vars(module))
     except BaseException as error:
         if before is None:
             del sys.modules[name]

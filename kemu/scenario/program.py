@@ -51,7 +51,7 @@ class ScenarioProgram:
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
         self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
-        self.given_preempt = preempt
+        self.given_preempt: Preemption | None = preempt
         """The preemption that was asked for, if it was not left to the scenario."""
         self.preempt: Preemption = preempt or scenario.preempt
         """Where other threads may come in between in the code of drivers and scripts."""

@@ -56,7 +56,9 @@ def command(
     if live and max_steps is not None:
         raise UsageError("--max-steps is for controlled runs: a live one counts no steps", remedy="leave it out")
     if live and preempt is not None:
-        raise UsageError("--preempt is for controlled runs: in a live one the event loop decides", remedy="leave it out")
+        raise UsageError(
+            "--preempt is for controlled runs: in a live one the event loop decides", remedy="leave it out"
+        )
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
     program = select_one(target, variant, max_steps, preempt)

@@ -1,4 +1,4 @@
-"""Accesses as operations of their own, for runs in which every access to driver state may be preceded by another thread.
+"""Accesses as operations of their own, for runs in which another thread may come in before every access to state.
 
 An operation names its cell before it touches it. The access is made, and recorded, when the thread goes on, as the
 first thing of its step.

@@ -45,7 +45,9 @@ def _kind(node: ast.FunctionDef | ast.Lambda | ast.GeneratorExp) -> str:
         case ast.GeneratorExp():
             return "generator expression"
         case ast.FunctionDef():
-            marks = {one.attr if isinstance(one, ast.Attribute) else getattr(one, "id", "") for one in node.decorator_list}
+            marks = {
+                one.attr if isinstance(one, ast.Attribute) else getattr(one, "id", "") for one in node.decorator_list
+            }
             if marks & {"property", "setter", "getter", "deleter", "cached_property"}:
                 return "property"
             is_special = node.name.startswith("__") and node.name.endswith("__")

@@ -49,9 +49,7 @@ STATEFUL: Final = frozenset(
         *("collections.UserList", "collections.UserString"),
     }
 )
-ITERATORS: Final = frozenset(
-    f"builtins.{name}" for name in ("iter", "map", "filter", "zip", "enumerate", "reversed")
-)
+ITERATORS: Final = frozenset(f"builtins.{name}" for name in ("iter", "map", "filter", "zip", "enumerate", "reversed"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Generator, ItemsView, Iterable, Iterator, 
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
-from kemu.runtime.data import WHOLE, DataCell, DriverData, Name
+from kemu.runtime.data import DataCell, DriverData, Name
 from kemu.runtime.thread import host
 
-LABEL_SLOTS: Final = ("_kemu_cell", "_kemu_data", "_kemu_label", "_kemu_name")
+LABEL_SLOTS: Final = ("kemu_cell", "kemu_data", "kemu_label", "kemu_name")
 
 READING: Final = frozenset(
     {
@@ -108,38 +108,38 @@ class Recorded:
 
     __slots__ = ()
 
-    _kemu_cell: DataCell
-    _kemu_data: DriverData | None
-    _kemu_label: str
-    _kemu_name: Name | None
+    kemu_cell: DataCell
+    kemu_data: DriverData | None
+    kemu_label: str
+    kemu_name: Name | None
 
 
 def identify(container: Recorded, label: str) -> None:
     """Name a container that was made just now."""
-    container._kemu_label = label
-    container._kemu_data = None
+    container.kemu_label = label
+    container.kemu_data = None
     runtime = host.get(None)
     if runtime is None:
-        container._kemu_name = imports.stack[-1].new_name() if imports.stack else None
+        container.kemu_name = imports.stack[-1].new_name() if imports.stack else None
         return
     data, thread = runtime.data, runtime.running
     if data is None or thread is None:
-        container._kemu_name = None
+        container.kemu_name = None
         return
-    container._kemu_name = name = data.new_name(thread)
-    container._kemu_data = data
-    container._kemu_cell = DataCell(thread, (*name, 0), label)
+    container.kemu_name = name = data.new_name(thread)
+    container.kemu_data = data
+    container.kemu_cell = DataCell(thread, (*name, 0), label)
 
 
 def cell_of(container: Recorded, data: DriverData) -> DataCell:
     """The cell that stands for the contents of *container* in the run of *data*."""
-    if container._kemu_data is data:
-        return container._kemu_cell
-    name = container._kemu_name
+    if container.kemu_data is data:
+        return container.kemu_cell
+    name = container.kemu_name
     # A container that is left over from an earlier run has a name of that run.
     if name is None or name[0] >= 0:
         return data.anonymous
-    return data.named((*name, 0), container._kemu_label)
+    return data.named((*name, 0), container.kemu_label)
 
 
 def load(container: Recorded) -> None:
@@ -209,7 +209,7 @@ def _iterating(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     return iterate
 
 
-def adopted(value: Any) -> Any:
+def adopted(value: object) -> object:
     """*value*, which was made just now, as a container that records if it is one."""
     kind = type(value)
     recorded = RECORDED.get(kind)
@@ -217,7 +217,7 @@ def adopted(value: Any) -> Any:
         return recorded.of(value)
     if isinstance(value, Recorded):
         try:
-            _ = value._kemu_label
+            _ = value.kemu_label
         except AttributeError:
             # Some methods in C make an instance without calling its class.
             identify(value, kind.__name__)
@@ -245,9 +245,9 @@ class _Kind(type):
         """A container like *value*, with its contents."""
         made = REBUILD.get(cls.__dict__["_kemu_standard"], _rebuild)(cls, value)
         if label:
-            made._kemu_label = label
-            if made._kemu_data is not None:
-                made._kemu_cell.label = label
+            made.kemu_label = label
+            if made.kemu_data is not None:
+                made.kemu_cell.label = label
         return made
 
 
@@ -261,7 +261,7 @@ REBUILD: Final[dict[type, Callable[[type, Any], Any]]] = {
 }
 
 
-def _recording(standard: type) -> type:
+def _recording(standard: Any) -> Any:
     """The class that records in place of *standard*."""
 
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -271,7 +271,7 @@ def _recording(standard: type) -> type:
 
     def reduce(self: Any, protocol: int) -> Any:
         load(self)
-        parts = list(object.__reduce_ex__(self, max(2, protocol)))
+        parts: list[Any] = list(object.__reduce_ex__(self, max(2, protocol)))
         # A copy is another object, and has a name of its own.
         if len(parts) > 2 and isinstance(parts[2], tuple):
             own, slots = cast("tuple[Any, dict[str, Any] | None]", parts[2])
@@ -303,7 +303,7 @@ def _recording(standard: type) -> type:
     if standard is set:
         namespace["__repr__"] = _set_repr
     for name, method in namespace.items():
-        if callable(method) and not isinstance(method, type):
+        if callable(method) and name != "_kemu_standard":
             method.__name__ = name
             method.__qualname__ = f"{standard.__name__}.{name}"
     return _Kind(standard.__name__, (Recorded, standard), namespace)
@@ -368,12 +368,12 @@ def _list_radd(self: Any, other: Any) -> Any:
     if not isinstance(other, list):
         return NotImplemented
     load(self)
-    return List(list.__add__(cast("list[Any]", other), self))
+    return List(list[Any].__add__(cast("list[Any]", other), self))
 
 
 def _set_repr(self: Any) -> str:
     load(self)
-    return repr(set(set.__iter__(self))) if type(self) is Set else set.__repr__(self)
+    return repr(set(set[Any].__iter__(self))) if type(self) is Set else set[Any].__repr__(self)
 
 
 List: Any = _recording(list)
@@ -420,7 +420,7 @@ FROZEN_OPERATORS: Final = (
 
 
 def _frozen_repr(self: Any) -> str:
-    return repr(frozenset(self)) if type(self) is Frozen else frozenset.__repr__(self)
+    return repr(frozenset(self)) if type(self) is Frozen else frozenset[Any].__repr__(self)
 
 
 Frozen: Any = _Kind(
@@ -429,7 +429,7 @@ Frozen: Any = _Kind(
     {
         "__slots__": (),
         "__module__": "builtins",
-        "__hash__": frozenset.__hash__,
+        "__hash__": frozenset[Any].__hash__,
         "__repr__": _frozen_repr,
         "_kemu_standard": frozenset,
         **{name: _frozen_method(name) for name in FROZEN_OPERATORS},

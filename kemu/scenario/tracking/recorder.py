@@ -19,7 +19,6 @@ from kemu.errors import ScenarioError
 from kemu.fltmgr.structures import (
     FLT_IO_PARAMETER_BLOCK,
     FLT_PARAMETERS,
-    FLT_RELATED_OBJECTS,
     IO_STATUS_BLOCK,
     _View,  # pyright: ignore[reportPrivateUsage]
 )
@@ -158,7 +157,8 @@ class Recorder:
         if not self._may_change(name):
             return None, allocation
         # A block that is freed has another class, and its fields are the same.
-        return data.part(allocation, name, fields.get("_name") or type(obj).__name__), allocation
+        label = fields.get("_name") or type(obj).__name__
+        return data.part(allocation, name, f"{label}.{name}"), allocation
 
     def _view_cell(self, data: DriverData, thread: Thread, obj: Any, name: str) -> Touched:
         frame = object.__getattribute__(obj, "_frame")
@@ -166,8 +166,9 @@ class Recorder:
             return data.anonymous, None
         if not self._may_change(name):
             return None, frame
-        label = type(obj).__name__.replace("Released", "FLT_")
-        return data.part(frame, f"{type(obj).__mro__[-2].__name__}.{name}", label), frame
+        # A view that is given back has another class, and its fields are the same.
+        base = type(obj).__mro__[1 if type(obj).__name__.startswith("Released") else 0].__name__
+        return data.part(frame, f"{base}.{name}", f"{base}.{name}"), frame
 
     def _module_cell(self, data: DriverData, thread: Thread, module: Any, name: str) -> Touched:
         return self.global_cell(data, self.modules[module], name), None
@@ -176,7 +177,7 @@ class Recorder:
         """The cell of a global variable of the file at *position*."""
         return data.named((GLOBAL, position, number_of(name)), name)
 
-    def cell_for(self, obj: Any, name: str) -> tuple[DriverData, Thread, DataCell | None, Cell | None] | None:
+    def cell_for(self, obj: object, name: str) -> tuple[DriverData, Thread, DataCell | None, Cell | None] | None:
         """What an access to ``obj.name`` touches now; None if it is not recorded."""
         kind = self.kind_of(type(obj))
         if kind is None or not kind.recorded.get(name, name not in kind.recorded and kind.decide(name)):
@@ -191,7 +192,7 @@ class Recorder:
 
     # Accesses.
 
-    def load(self, obj: Any, name: str) -> Any:
+    def load(self, obj: object, name: str) -> Any:
         """Record that ``obj.name`` is about to be read; *obj*."""
         kinds = self._kinds
         cls = type(obj)
@@ -207,7 +208,7 @@ class Recorder:
                 data.load(thread, cell)
         return obj
 
-    def store(self, obj: Any, name: str) -> Any:
+    def store(self, obj: object, name: str) -> Any:
         """Record that ``obj.name`` is about to be assigned or deleted; *obj*."""
         touched = self.cell_for(obj, name)
         if touched is not None:
@@ -262,40 +263,45 @@ class Recorder:
 
     # Objects.
 
-    def register(self, cls: Any) -> Any:
+    def register(self, cls: object) -> object:
         """Have the instances of *cls*, a class of one of the files, named when they are made; *cls*."""
-        if not isinstance(cls, type) or not _may_have_state(cls):
-            return cls
+        if isinstance(cls, type) and cls not in self._own and _may_have_state(cls):
+            self._register(cls)
+        return cls
+
+    def _register(self, cls: Any) -> None:
         self._own.add(cls)
+        # A decorator may have made an instance before.
+        self._kinds.pop(cls, None)
         own = cls.__dict__.get("__new__")
         if own is None:
             type.__setattr__(cls, "__new__", self._allocator())
-        elif isinstance(own, staticmethod) and not hasattr(own, "_kemu_names"):
-            type.__setattr__(cls, "__new__", self._naming(own.__func__))
+        elif isinstance(own, staticmethod):
+            function: Any = own.__func__  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            type.__setattr__(cls, "__new__", self._naming(function))
         for name in ("__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__repr__", "__hash__"):
             method = cls.__dict__.get(name)
             if dataclasses.is_dataclass(cls) and isinstance(method, FunctionType):
                 self._open(cls, name, method)
-        return cls
 
     def _allocator(self) -> Any:
         following: dict[type, Callable[..., Any]] = {}
 
-        def __new__(cls: type, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:
             new = following.get(cls)
             if new is None:
                 # Where this function stands among the bases: what comes after it would have been called without it.
                 holders = iter(cls.__mro__)
                 for holder in holders:
                     held = holder.__dict__.get("__new__")
-                    if isinstance(held, staticmethod) and held.__func__ is __new__:
+                    if getattr(held, "__func__", None) is __new__:
                         break
                 after = next(base for base in holders if "__new__" in base.__dict__)
-                new = following[cls] = getattr(after, "__new__")
+                new = following[cls] = after.__new__
             if new is object.__new__:
                 if (args or kwargs) and cls.__init__ is object.__init__:
                     raise TypeError(f"{cls.__name__}() takes no arguments")
-                made = object.__new__(cls)
+                made: Any = object.__new__(cls)
             else:
                 made = new(cls, *args, **kwargs)
             self.adopt(made)
@@ -312,7 +318,7 @@ class Recorder:
 
         return staticmethod(name_it)
 
-    def adopt(self, made: Any) -> None:
+    def adopt(self, made: object) -> None:
         """Name an object that was made just now, if it is an instance of one of the files' classes."""
         cls = type(made)
         if self.kind_of(cls) is None:
@@ -326,11 +332,11 @@ class Recorder:
         if data is not None and thread is not None:
             data.adopt(made, thread, cls.__name__)
 
-    def _open(self, cls: type, name: str, method: FunctionType) -> None:
+    def _open(self, cls: Any, name: str, method: FunctionType) -> None:
         """Have a method that was generated for a dataclass record the fields that it looks at."""
         if method.__code__.co_filename in self.files:
             return
-        fields = tuple(getattr(cls, "__dataclass_fields__"))
+        fields: tuple[str, ...] = tuple(cls.__dataclass_fields__)
 
         @functools.wraps(method)
         def look(self_: Any, *others: Any) -> Any:
@@ -380,7 +386,7 @@ def _is_lazy(found: object) -> bool:
     )
 
 
-def _may_have_state(cls: type) -> bool:
+def _may_have_state(cls: type[object]) -> bool:
     if issubclass(cls, Enum) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
         return False
     return type(cls) is type or issubclass(type(cls), (abc.ABCMeta, type(List)))

@@ -42,8 +42,8 @@ def _name(name: str) -> ast.Name:
     return ast.Name(name, ast.Load())
 
 
-def _call(function: str, *arguments: ast.expr | str | int | tuple[Any, ...]) -> ast.Call:
-    given = [one if isinstance(one, ast.expr) else ast.Constant(one) for one in arguments]
+def _call(function: str, *arguments: ast.expr | str | int | tuple[str, ...]) -> ast.Call:
+    given = [one if isinstance(one, ast.expr) else ast.Constant(cast("Any", one)) for one in arguments]
     return ast.Call(_name(f"@{function}"), given, [])
 
 
@@ -221,7 +221,7 @@ class _Rewriter(ast.NodeTransformer):
         if not is_global:
             return node
         if not self._awaits:
-            node.target = cast("Any", self.visit(target))
+            node.target = self.visit(target)
             return node
         read = self.visit_Name(_like(target, self._names.scopes, ast.Load()))
         return _placed(node, _split(node.op, read, value, self.visit_Name(target)))
@@ -310,7 +310,8 @@ class _Rewriter(ast.NodeTransformer):
     def visit_Yield(self, node: ast.Yield) -> ast.expr:
         return self._after(cast("ast.expr", self.generic_visit(node)), node)
 
-    visit_YieldFrom = visit_Yield
+    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.expr:
+        return self._after(cast("ast.expr", self.generic_visit(node)), node)
 
     def _after(self, value: ast.expr, node: ast.expr) -> ast.expr:
         return ast.copy_location(_call("after", value), node) if self._coarse else value

@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Callable
 from sys import getrefcount
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from kemu.scenario.tracking import containers
 from kemu.scenario.tracking.accesses import Accesses, Statement
@@ -33,7 +33,7 @@ def made(value: Any) -> Any:
     return value
 
 
-def container(value: Any, label: str) -> Any:
+def container(value: object, label: str) -> object:
     """*value*, a new container, as one that records, under a name for people."""
     recorded = RECORDED.get(type(value))
     return value if recorded is None else recorded.of(value, label)
@@ -41,10 +41,10 @@ def container(value: Any, label: str) -> Any:
 
 def labelled(value: Any, label: str) -> Any:
     """*value*, which a call made; a container is called *label* from now on, unless it was called something before."""
-    if isinstance(value, Recorded) and value._kemu_label in _KINDS:
-        value._kemu_label = label
-        if value._kemu_data is not None:
-            value._kemu_cell.label = label
+    if isinstance(value, Recorded) and value.kemu_label in _KINDS:
+        value.kemu_label = label
+        if value.kemu_data is not None:
+            value.kemu_cell.label = label
     return value
 
 
@@ -56,25 +56,25 @@ def functions(recorder: Recorder, module: ModuleType, position: int) -> dict[str
     accesses = Accesses(recorder)
     get, put, drop, has = builtins.getattr, builtins.setattr, builtins.delattr, builtins.hasattr
 
-    def track_getattr(obj: Any, name: str, *default: Any) -> Any:
+    def track_getattr(obj: Any, name: object, *default: Any) -> Any:
         if isinstance(name, str):
             recorder.load(obj, name)
-        return get(obj, name, *default)
+        return get(obj, cast("str", name), *default)
 
-    def track_hasattr(obj: Any, name: str) -> bool:
+    def track_hasattr(obj: Any, name: object) -> bool:
         if isinstance(name, str):
             recorder.load(obj, name)
-        return has(obj, name)
+        return has(obj, cast("str", name))
 
-    def track_setattr(obj: Any, name: str, value: Any) -> None:
+    def track_setattr(obj: Any, name: object, value: Any) -> None:
         if isinstance(name, str):
             recorder.store(obj, name)
-        put(obj, name, value)
+        put(obj, cast("str", name), value)
 
-    def track_delattr(obj: Any, name: str) -> None:
+    def track_delattr(obj: Any, name: object) -> None:
         if isinstance(name, str):
             recorder.store(obj, name)
-        drop(obj, name)
+        drop(obj, cast("str", name))
 
     def after(value: Any) -> Any:
         recorder.coarse()

@@ -93,9 +93,7 @@ class State:
                 return not self.is_external(node.value)
             case ast.Name():
                 scope = self.names.scopes.get(node)
-                return scope is not None and (
-                    self.is_global(node) or self.variables.of(node.id, scope) is not None
-                )
+                return scope is not None and (self.is_global(node) or self.variables.of(node.id, scope) is not None)
             case _:
                 return False
 

@@ -89,7 +89,10 @@ def _odd_bindings(names: Names) -> Iterator[tuple[int, str]]:
         for name in scope.elsewhere:
             for node in scope.bound.get(name, ()):
                 if not isinstance(node, ast.Name | ast.NamedExpr):
-                    yield _position(node)[0], f"{name} is no variable of this function and bound by more than assignment"
+                    yield (
+                        _position(node)[0],
+                        f"{name} is no variable of this function and bound by more than assignment",
+                    )
 
 
 def _uses(names: Names) -> dict[Scope, dict[str, list[ast.Name]]]:

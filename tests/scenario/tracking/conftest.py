@@ -10,7 +10,7 @@ if FOLDER not in sys.path:
     # Behind everything else: a test folder must not hide a module.
     sys.path.append(FOLDER)
 
-from scenario.tracking.kit import Files
+from scenario.tracking.kit import Files  # noqa: E402 - found by way of the lines above
 
 
 @pytest.fixture

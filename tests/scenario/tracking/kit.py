@@ -6,10 +6,14 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kemu.explore import Replay
 from kemu.explore.watch import Event, watch
 from kemu.runtime import First, Outcome
 from kemu.runtime.data import DataCell
+from kemu.scenario.check import SourceWarning
+from kemu.scenario.check_names import SourceFile
 from kemu.scenario.program import ScenarioProgram
 from kemu.scenario.target import select
 
@@ -18,6 +22,12 @@ from kemu.scenario import World, scenario
 from kemu.wdk.fltkernel import *
 from kemu.wdk.ntstatus import *
 from kemu.wdk.wdm import *
+"""
+
+BOX = """
+class Box:
+    def __init__(self, value=0):
+        self.value = value
 """
 
 MODES = ("R", "W", "U")
@@ -85,3 +95,12 @@ def names_of(program: ScenarioProgram, *choices: int) -> dict[tuple[int, ...], s
         for cell, _ in event.footprint
         if isinstance(cell, DataCell)
     }
+
+
+def accept_everything(patch: pytest.MonkeyPatch) -> None:
+    """Switch the loader's checks off, which refuse some of what is rewritten nevertheless, such as changed globals."""
+
+    def accept(source: SourceFile) -> list[SourceWarning]:
+        return []
+
+    patch.setattr("kemu.scenario.loader.check_source", accept)

@@ -66,7 +66,9 @@ STATEMENTS = [
 ]
 
 threads = st.lists(
-    st.lists(st.sampled_from(STATEMENTS), min_size=1, max_size=4).filter(lambda lines: sum("await" in x for x in lines) < 3),
+    st.lists(st.sampled_from(STATEMENTS), min_size=1, max_size=4).filter(
+        lambda lines: sum("await" in x for x in lines) < 3
+    ),
     min_size=2,
     max_size=2,
 )
@@ -110,7 +112,9 @@ def runs(program: ScenarioProgram) -> list[Outcome]:
 
 @given(threads)
 @settings(max_examples=25)
-def test_runs_with_one_fingerprint_have_one_result(tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]) -> None:
+def test_runs_with_one_fingerprint_have_one_result(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]
+) -> None:
     files = Files(tmp_path_factory.mktemp("names"))
     plain = written(files, lines)
     assert plain.loaded.coarse == ()
@@ -127,7 +131,9 @@ def test_runs_with_one_fingerprint_have_one_result(tmp_path_factory: pytest.Temp
 
 @given(threads)
 @settings(max_examples=10)
-def test_a_name_stands_for_one_thing_in_all_runs(tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]) -> None:
+def test_a_name_stands_for_one_thing_in_all_runs(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]
+) -> None:
     program = written(Files(tmp_path_factory.mktemp("names")), lines, tracked=True)
     labels: dict[tuple[int, ...], str] = {}
     for seed in range(10):
@@ -185,9 +191,7 @@ def test_objects_made_by_two_threads_have_names_of_their_threads(files: Files) -
         del outcome
     for seed in range(20):
         _, events = watch(program, RandomWalk(seed))
-        makers |= {
-            cell.name[:-1] for event in events for cell, _ in event.footprint if cell.label == "Made.value"
-        }
+        makers |= {cell.name[:-1] for event in events for cell, _ in event.footprint if cell.label == "Made.value"}
     # Two threads, and each is the first of its objects.
     assert len(makers) == 2
     assert {name[-1] for name in makers} == {-1}

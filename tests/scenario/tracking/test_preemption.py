@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from scenario.tracking.kit import Files, data_of, events_of, once
+from scenario.tracking.kit import Files, accept_everything, data_of, events_of, once
 
 from kemu.errors import ScenarioError, TokenError
 from kemu.explore import BoundedDFS, Budget, RandomWalk, decode, encode, explore
@@ -108,7 +108,7 @@ def test_lost_updates_of(files: Files, name: str) -> None:
 
 
 def test_lost_updates_of_a_global(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kemu.scenario.loader.check_source", lambda source: [])
+    accept_everything(monkeypatch)
     before = """
     N = 0
     async def bump():
@@ -127,7 +127,9 @@ def test_lost_updates_of_a_global(files: Files, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_operation_names_its_cell_before_it_touches_it(files: Files) -> None:
-    program = files.script("c = Counter()\nd = [1]\nc.n = c.n + d[0]\nd.append(2)\nd.index(1)\ndel d[0]\n", COUNTER, preempt="access")
+    program = files.script(
+        "c = Counter()\nd = [1]\nc.n = c.n + d[0]\nd.append(2)\nd.index(1)\ndel d[0]\n", COUNTER, preempt="access"
+    )
     events = events_of(program)
     assert [event.what for event in events] == [
         "start",
