@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import copy
 import difflib
 import hashlib
 import re
@@ -86,9 +85,12 @@ class _Text:
 
     shown: str
     real: Path
+    content: bytes
     digest: str
     source: SourceFile
     siblings: dict[str, _Text] = field(default_factory=dict[str, "_Text"])
+    _states: list[State] | None = None
+    _coarse: tuple[CoarseReason, ...] | None = None
 
     def family(self) -> list[_Text]:
         """This file, and then those beside it that it imports directly or not, by name."""
@@ -107,13 +109,17 @@ class _Text:
 
     def states(self) -> list[State]:
         """What each file of the family touches."""
-        sources = [text.source for text in self.family()]
-        stored = stored_attributes(sources)
-        return [State(source, stored) for source in sources]
+        if self._states is None:
+            sources = [text.source for text in self.family()]
+            stored = stored_attributes(sources)
+            self._states = [State(source, stored) for source in sources]
+        return self._states
 
     def coarse(self) -> tuple[CoarseReason, ...]:
         """What cannot be followed in the files of the family."""
-        return tuple(reason for state in self.states() for reason in coarse_reasons(state))
+        if self._coarse is None:
+            self._coarse = tuple(reason for state in self.states() for reason in coarse_reasons(state))
+        return self._coarse
 
 
 @dataclass(slots=True)
@@ -223,7 +229,7 @@ def _read(file: Path, known: dict[Path, _Text]) -> _Text:
     real = file.resolve()
     content = _content(file, shown)
     source = SourceFile(shown, file.stem, _parse(content, shown))
-    text = known[real] = _Text(shown, real, hashlib.blake2b(content, digest_size=16).hexdigest(), source)
+    text = known[real] = _Text(shown, real, content, hashlib.blake2b(content, digest_size=16).hexdigest(), source)
     for name in _imported_beside(source.tree):
         beside = file.with_name(f"{name}.py")
         if beside.is_file():
@@ -332,7 +338,7 @@ class _Tracked(_Execution):
     def tree(self, text: _Text) -> ast.Module:
         source = text.source
         # The rewriting is done in place, and other flavours need the tree as it is.
-        twin = SourceFile(source.path, source.stem, copy.deepcopy(source.tree), source.siblings)
+        twin = SourceFile(source.path, source.stem, _parse(text.content, text.shown), source.siblings)
         return rewrite(State(twin, self.recorder.stored), self._flavour, coarse=self._coarse)
 
     def position(self, text: _Text) -> int | None:

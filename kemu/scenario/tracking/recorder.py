@@ -389,4 +389,5 @@ def _is_lazy(found: object) -> bool:
 def _may_have_state(cls: type[object]) -> bool:
     if issubclass(cls, Enum) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
         return False
-    return type(cls) is type or issubclass(type(cls), (abc.ABCMeta, type(List)))
+    meta: type[object] = type(cls)
+    return meta is type or issubclass(meta, (abc.ABCMeta, type(List)))

@@ -42,11 +42,15 @@ class Files:
 
     def __call__(self, text: str, **options: Any) -> ScenarioProgram:
         """The program of a file with *text*, in which there is one scenario."""
+        (program,) = self.all(textwrap.dedent(text))
+        return ScenarioProgram(program.loaded, program.scenario, program.variant, **options)
+
+    def all(self, text: str) -> list[ScenarioProgram]:
+        """The programs of a file with *text*."""
         self.count += 1
         path = self.folder / f"scenario{self.count}.py"
-        path.write_text(HEADER + textwrap.dedent(text), encoding="utf-8")
-        (program,) = select(str(path))
-        return ScenarioProgram(program.loaded, program.scenario, program.variant, **options)
+        path.write_text(HEADER + text, encoding="utf-8")
+        return select(str(path))
 
     def beside(self, name: str, text: str) -> None:
         """Write a file that scenario files may import."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 from scenario.tracking.kit import Files, accept_everything, data_of, events_of, names_of, once, recorded
 
 from kemu.errors import ScenarioError
+from kemu.scenario.program import ScenarioProgram
 
 BOX = """
 from contextlib import contextmanager
@@ -121,13 +124,28 @@ CASES: dict[str, tuple[str, list[str]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ScenarioProgram, list[str]]]:
+    """For each case its program, and what it should record; one file has them all."""
+    files = Files(tmp_path_factory.mktemp("cases"))
+    text = textwrap.dedent(BOX)
+    for number, (statements, _) in enumerate(CASES.values()):
+        script = textwrap.indent(f"b = Box()\n{statements}\n", "    ")
+        text += f"@scenario\nasync def case_{number}(world):\n{script}"
+    found: dict[str, tuple[ScenarioProgram, list[str]]] = {}
+    for (name, (statements, expected)), program in zip(CASES.items(), files.all(text), strict=True):
+        first = program.scenario.line + 2
+        line = first + len(statements.splitlines())
+        found[name] = program.instrumented(), [one.format(line=line) for one in expected]
+    return found
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_recorded(files: Files, name: str) -> None:
-    statements, expected = CASES[name]
-    program = files.script(f"b = Box()\n{statements}\n", BOX, tracked=True)
-    wanted = [one.format(line=files.line(statements.splitlines()[-1])) if "{" in one else one for one in expected]
+def test_what_is_recorded(cases: dict[str, tuple[ScenarioProgram, list[str]]], name: str) -> None:
+    program, expected = cases[name]
     assert program.loaded.coarse == ()
-    assert recorded(program) == [*MADE, *wanted]
+    scripted = [line.replace(f"{program.scenario.name}.", "script.") for line in recorded(program)]
+    assert scripted == [*MADE, *expected]
 
 
 def test_repeated_stores_are_recorded_each_time(files: Files) -> None:
