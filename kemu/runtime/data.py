@@ -35,6 +35,8 @@ ANONYMOUS: Final = -4
 """Every object whose creation nobody saw."""
 INVARIANTS: Final = -5
 """What invariants look at."""
+CLASSES: Final = -6
+"""An attribute of all classes that were made in the run."""
 
 
 @cache

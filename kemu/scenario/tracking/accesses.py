@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from kemu.fltmgr.structures import FLT_CALLBACK_DATA, FLT_RELATED_OBJECTS
+from kemu.nt.memory import Structure
 from kemu.runtime import Cell, Operation, Thread
 from kemu.runtime.data import recorder
 from kemu.scenario.tracking.containers import Recorded, cell_of, is_store
@@ -114,7 +116,10 @@ class Accesses:
         if touched is None:
             return None
         _, _, cell, keeper = touched
-        return cell if cell is not None else keeper
+        if cell is not None:
+            return cell
+        # What hangs on callback data goes when the callback data does: one point for a chain of fields is enough.
+        return keeper if isinstance(obj, Structure | FLT_CALLBACK_DATA | FLT_RELATED_OBJECTS | type) else None
 
     async def item(self, owner: Any, key: Any) -> Item:
         """Let others go first where an item of a container is read."""

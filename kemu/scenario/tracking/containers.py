@@ -224,7 +224,7 @@ def adopted(value: object) -> object:
     return value
 
 
-class _Kind(type):
+class ContainerType(type):
     """Takes the built-in containers for instances, as the code that runs with these classes does."""
 
     standard: type
@@ -303,10 +303,10 @@ def _recording(standard: Any) -> Any:
     if standard is set:
         namespace["__repr__"] = _set_repr
     for name, method in namespace.items():
-        if callable(method) and name != "_kemu_standard":
+        if name not in {"__slots__", "__doc__", "__module__", "_kemu_standard"} and method is not None:
             method.__name__ = name
             method.__qualname__ = f"{standard.__name__}.{name}"
-    return _Kind(standard.__name__, (Recorded, standard), namespace)
+    return ContainerType(standard.__name__, (Recorded, standard), namespace)
 
 
 # Views of dictionaries look into the dictionary whenever they are used.
@@ -423,7 +423,7 @@ def _frozen_repr(self: Any) -> str:
     return repr(frozenset(self)) if type(self) is Frozen else frozenset[Any].__repr__(self)
 
 
-Frozen: Any = _Kind(
+Frozen: Any = ContainerType(
     "frozenset",
     (frozenset,),
     {

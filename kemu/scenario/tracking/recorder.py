@@ -26,9 +26,9 @@ from kemu.nt.lists import LIST_ENTRY
 from kemu.nt.memory import Bytes as PoolBytes
 from kemu.nt.memory import Structure
 from kemu.runtime import Cell, Thread
-from kemu.runtime.data import COARSE, GLOBAL, DataCell, DriverData, Name, number_of, recorder
+from kemu.runtime.data import CLASSES, COARSE, GLOBAL, DataCell, DriverData, Name, number_of, recorder
 from kemu.runtime.thread import host
-from kemu.scenario.tracking.containers import Bytes, List, imports
+from kemu.scenario.tracking.containers import Bytes, ContainerType, imports
 
 VIEWS: Final = (_View, FLT_IO_PARAMETER_BLOCK, FLT_PARAMETERS, IO_STATUS_BLOCK)
 DESCRIPTORS: Final = (FunctionType, property, classmethod, staticmethod, functools.partialmethod)
@@ -111,6 +111,8 @@ class Recorder:
         self.global_names: dict[int, frozenset[str]] = {}
         """For each position the global variables that functions assign."""
         self._own: set[type] = set()
+        self._local: set[type] = set()
+        """Those of the files' classes that were made in a run, and may change in it."""
         self._kinds: dict[type, Kind | None] = {Scope: Kind(_own_cell, lambda name: False)}
 
     # Which cell.
@@ -127,7 +129,10 @@ class Recorder:
         if issubclass(cls, Structure):
             return Kind(self._structure_cell, _is_dunder)
         if any(base in self._own for base in cls.__mro__):
-            return Kind(_own_cell, functools.partial(self._is_constant, cls))
+            is_local = any(base in self._local for base in cls.__mro__)
+            return Kind(_local_cell if is_local else _own_cell, functools.partial(self._is_constant, cls))
+        if issubclass(cls, type):
+            return Kind(self._class_cell, lambda name: _is_dunder(name) or not self._may_change(name))
         if issubclass(cls, VIEWS):
             return Kind(self._view_cell, _is_dunder)
         if issubclass(cls, LIST_ENTRY):
@@ -170,6 +175,10 @@ class Recorder:
         base = type(obj).__mro__[1 if type(obj).__name__.startswith("Released") else 0].__name__
         return data.part(frame, f"{base}.{name}", f"{base}.{name}"), frame
 
+    def _class_cell(self, data: DriverData, thread: Thread, cls: Any, name: str) -> Touched:
+        is_local = any(base in self._local for base in cls.__mro__)
+        return None, _class_attribute(data, name) if is_local else None
+
     def _module_cell(self, data: DriverData, thread: Thread, module: Any, name: str) -> Touched:
         return self.global_cell(data, self.modules[module], name), None
 
@@ -210,6 +219,9 @@ class Recorder:
 
     def store(self, obj: object, name: str) -> Any:
         """Record that ``obj.name`` is about to be assigned or deleted; *obj*."""
+        if isinstance(obj, type):
+            self._store_class(obj, name)
+            return obj
         touched = self.cell_for(obj, name)
         if touched is not None:
             data, thread, cell, keeper = touched
@@ -217,8 +229,6 @@ class Recorder:
                 thread.read(keeper)
             if cell is not None:
                 data.store(thread, cell)
-        elif isinstance(obj, type):
-            self._refuse_class(obj, name)
         return obj
 
     def update(self, obj: Any, name: str) -> Any:
@@ -226,9 +236,14 @@ class Recorder:
         self.load(obj, name)
         return self.store(obj, name)
 
-    def _refuse_class(self, cls: type, name: str) -> None:
+    def _store_class(self, cls: type, name: str) -> None:
         runtime = host.get(None)
         if runtime is None or runtime.running is None or runtime.dead or cls not in self._own:
+            return
+        if cls in self._local:
+            found = recorder()
+            if found is not None:
+                found[1].write(_class_attribute(found[0], name))
             return
         frame = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]
         runtime.abort(
@@ -271,6 +286,8 @@ class Recorder:
 
     def _register(self, cls: Any) -> None:
         self._own.add(cls)
+        if host.get(None) is not None:
+            self._local.add(cls)
         # A decorator may have made an instance before.
         self._kinds.pop(cls, None)
         own = cls.__dict__.get("__new__")
@@ -361,6 +378,15 @@ def _own_cell(data: DriverData, thread: Thread, obj: Any, name: str) -> Touched:
     return data.cell(obj, name), None
 
 
+def _local_cell(data: DriverData, thread: Thread, obj: Any, name: str) -> Touched:
+    # What the object itself has not, its class may have.
+    return data.cell(obj, name), _class_attribute(data, name)
+
+
+def _class_attribute(data: DriverData, name: str) -> DataCell:
+    return data.named((CLASSES, number_of(name)), f"{name} of a class")
+
+
 def _link_cell(data: DriverData, thread: Thread, obj: Any, name: str) -> Touched:
     return data.cell(obj, "links"), None
 
@@ -389,5 +415,4 @@ def _is_lazy(found: object) -> bool:
 def _may_have_state(cls: type[object]) -> bool:
     if issubclass(cls, Enum) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
         return False
-    meta: type[object] = type(cls)
-    return meta is type or issubclass(meta, (abc.ABCMeta, type(List)))
+    return cls.__class__ is type or isinstance(cls, (abc.ABCMeta, ContainerType))

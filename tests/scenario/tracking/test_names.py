@@ -30,6 +30,10 @@ class State:
         self.queue = deque()
         self.node = Node(0)
         self.first = None
+        self.head = LIST_ENTRY()
+        InitializeListHead(self.head)
+class Block(Structure):
+    used: int
 """
 
 STATEMENTS = [
@@ -61,6 +65,16 @@ STATEMENTS = [
     "seen.append({{*s.items}} == {{*alias}})",
     "s.items[0], s.b = s.b, s.items[0]",
     "del s.items[1:]",
+    "InsertTailList(s.head, LIST_ENTRY({n}))",
+    "InsertHeadList(s.head, LIST_ENTRY({n}))",
+    "seen.append(None if IsListEmpty(s.head) else RemoveHeadList(s.head).record)",
+    "if s.head.Blink is not s.head: RemoveEntryList(s.head.Blink)",
+    "block.used += {n}",
+    "seen.append(block.used)",
+    "Shared.total += {n}",
+    "Shared.total = s.shared.total + {n}",
+    "s.shared.total = {n}",
+    "await world.step()",
     "await world.step()",
     "await world.step()",
 ]
@@ -76,7 +90,13 @@ threads = st.lists(
 
 def written(files: Files, programs: list[list[str]], **options: Any) -> ScenarioProgram:
     """A file with one thread for each of *programs*; its result is everything that they could tell apart."""
-    parts = ["s = State()", "count = 0"]
+    parts = [
+        "s = State()",
+        "count = 0",
+        "class Shared: total = 0",
+        "s.shared = Shared()",
+        "block = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(Block), 'Test')",
+    ]
     for number, lines in enumerate(programs, 1):
         parts += [
             f"async def thread{number}():",
@@ -90,7 +110,12 @@ def written(files: Files, programs: list[list[str]], **options: Any) -> Scenario
     parts += [
         f"seen = await world.together({calls})",
         "first = s.first.items if isinstance(s.first, Node) else s.first",
-        "return repr((seen, s.a, s.b, s.items, s.table, s.queue, s.node.value, s.node.items, first, count))",
+        "kernel = []",
+        "while not IsListEmpty(s.head): kernel.append(RemoveHeadList(s.head).record)",
+        "used = block.used",
+        "await ExFreePoolWithTag(block, 'Test')",
+        "left = s.a, s.b, s.items, s.table, s.queue, s.node.value, s.node.items, first, count",
+        "return repr((used, kernel, Shared.total, s.shared.total, seen, left))",
     ]
     return files.script("\n".join(parts), SHARED, **options)
 

@@ -8,7 +8,16 @@ import pytest
 from scenario.tracking.kit import Files, accept_everything, data_of, events_of, once
 
 from kemu.errors import ScenarioError, TokenError
-from kemu.explore import BoundedDFS, Budget, RandomWalk, decode, encode, explore
+from kemu.explore import (
+    STRATEGIES,
+    BoundedDFS,
+    Budget,
+    RandomWalk,
+    decode,
+    encode,
+    explore,
+    strategy_from_name,
+)
 from kemu.runtime import Outcome
 from kemu.scenario.declare import PREEMPTIONS, Preemption
 from kemu.scenario.program import ScenarioProgram
@@ -262,3 +271,11 @@ def test_a_token_of_another_preemption_is_refused(files: Files) -> None:
                 with pytest.raises(TokenError, match="another scenario, variant or parameter"):
                     decode(token, other.identity)
     assert first.instrumented().identity == first.identity
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_copes_with_accesses(files: Files, name: str) -> None:
+    program = files.script(TWICE, COUNTER, preempt="access")
+    found = explore(program, strategy_from_name(name, 1), Budget(schedules=30))
+    assert found.schedules
+    assert not found.findings

@@ -71,7 +71,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "annotated": ("b.more: int = 1", ["W Box.more"]),
     "annotated without a value": ("b.more: int", []),
     "augmented": ("b.value += 1", ["R Box.value"]),
-    "private": ("class P:\n    def __init__(self):\n        self.__x = 1\nP()", ["W P._P__x"]),
+    "private": ("class P:\n    def __init__(self):\n        self.__x = 1\nP()", ["R _P__x of a class", "W P._P__x"]),
     "list display": ("l = [1]; l[0]", ["R l"]),
     "list in a field": ("b.more = [1]; b.more.append(2)", ["W Box.more", "R Box.more", "W more"]),
     "item": ("l = [1]; l[0] = 2", ["W l"]),
