@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenario.tracking.kit import Files
+from scenario.tracking.kit import Files, accept_everything
 
 from kemu.explore import BoundedDFS, Budget, RandomWalk, explore
 from kemu.explore.watch import watch
@@ -27,6 +30,7 @@ class State:
         self.b = 0
         self.items = [0]
         self.table = {}
+        self.marks = {0}
         self.queue = deque()
         self.node = Node(0)
         self.first = None
@@ -34,68 +38,118 @@ class State:
         InitializeListHead(self.head)
 class Block(Structure):
     used: int
+
+async def prepare():
+    s = State()
+    first = LIST_ENTRY(0)
+    InsertTailList(s.head, first)
+    return s, first, await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(Block), "Test")
+
+async def finish(s, block, *more):
+    made = s.first.items if isinstance(s.first, Node) else s.first
+    kernel = []
+    while not IsListEmpty(s.head):
+        kernel.append(RemoveHeadList(s.head).record)
+    used = block.used
+    await ExFreePoolWithTag(block, "Test")
+    left = s.a, s.b, s.items, s.table, s.marks, s.queue, s.node.value, s.node.items, made
+    return repr((used, kernel, s.shared.total, left, more))
 """
 
-STATEMENTS = [
-    "s.a += 1",
-    "s.b = s.a",
-    "s.a = s.b + 1",
-    "s.items.append({n})",
-    "alias.append({n})",
-    "s.items = [*s.items, {n}]",
-    "seen.append(len(s.items))",
-    "seen.append(sum(alias))",
-    "s.table[{n}] = s.a",
-    "seen.append(sorted(s.table))",
-    "seen.append(s.table.get({n}, s.b))",
-    "s.table.pop({n}, None)",
-    "s.queue.append({n})",
-    "seen.append(s.queue.popleft() if s.queue else None)",
-    "s.node = Node(s.a)",
-    "s.node.value += {n}",
-    "s.node.items.append(s.node.value)",
-    "node.items.append({n})",
-    "seen.append(node.value)",
-    "count += 1",
-    "seen.append(count)",
-    "s.first = s.first or Node({n})",
-    "s.first = s.first or [{n}]",
-    "for x in s.items: s.b += x",
-    "s.items.sort(key=lambda x: -x)",
-    "seen.append({{*s.items}} == {{*alias}})",
-    "s.items[0], s.b = s.b, s.items[0]",
-    "del s.items[1:]",
-    "InsertTailList(s.head, LIST_ENTRY({n}))",
-    "InsertHeadList(s.head, LIST_ENTRY({n}))",
-    "seen.append(None if IsListEmpty(s.head) else RemoveHeadList(s.head).record)",
-    "if s.head.Blink is not s.head: RemoveEntryList(s.head.Blink)",
-    "block.used += {n}",
-    "seen.append(block.used)",
-    "Shared.total += {n}",
-    "Shared.total = s.shared.total + {n}",
-    "s.shared.total = {n}",
-    "await world.step()",
-    "await world.step()",
-    "await world.step()",
-]
+GROUPS = {
+    "fields": [
+        "s.a += 1",
+        "s.b = s.a",
+        "s.a = s.b + {n}",
+        "seen.append(s.a)",
+        "s.a, s.b = s.b, {n}",
+        "del s.a; s.a = {n}",
+    ],
+    "list": [
+        "s.items.append({n})",
+        "alias.append({n})",
+        "alias.extend([{n}])",
+        "s.items = [*s.items, {n}]",
+        "seen.append(len(s.items))",
+        "seen.append(sum(alias))",
+        "for x in s.items: s.b += x",
+        "s.items.sort(key=lambda x: -x)",
+        "seen.append({{*s.items}} == {{*alias}})",
+        "if s.items: s.items[0], s.b = s.b, s.items[0]",
+        "del s.items[1:]",
+        "s.items.insert(0, {n})",
+        "seen.append(s.items.pop() if s.items else None)",
+        "seen.append([9] + s.items)",
+        "seen.append({n} in s.items)",
+        "alias *= 2",
+    ],
+    "dictionary": [
+        "s.table[{n}] = s.a",
+        "seen.append(sorted(s.table))",
+        "seen.append(s.table.get(1, s.b))",
+        "s.table.pop(1, None)",
+        "s.table.setdefault(1, {n})",
+        "s.table.update({{1: {n}}})",
+        "seen.append(list(s.table.items()))",
+        "seen.append(bool(s.table))",
+        "seen.append({{**s.table}})",
+        "s.table |= {{2: {n}}}",
+    ],
+    "set": [
+        "s.marks.add({n})",
+        "s.marks.discard(1)",
+        "seen.append(s.marks | {{5}})",
+        "seen.append({{5}} | s.marks)",
+        "seen.append(frozenset([1]) & s.marks)",
+        "s.marks |= {{{n}}}",
+        "s.marks -= {{1}}",
+    ],
+    "queue": ["s.queue.append({n})", "s.queue.appendleft({n})", "seen.append(s.queue.popleft() if s.queue else None)"],
+    "objects": [
+        "s.node = Node(s.a)",
+        "s.node.value += {n}",
+        "s.node.items.append(s.node.value)",
+        "node.items.append({n})",
+        "seen.append(node.value)",
+        "s.first = s.first or Node({n})",
+        "s.first = s.first or [{n}]",
+        "setattr(node, 'val' + 'ue', {n})",
+        "seen.append(getattr(node, 'value'))",
+    ],
+    "closure": ["count += 1", "seen.append(count)", "count = {n}"],
+    "kernel": [
+        "InsertTailList(s.head, LIST_ENTRY({n}))",
+        "InsertHeadList(s.head, LIST_ENTRY({n}))",
+        "seen.append(None if IsListEmpty(s.head) else RemoveHeadList(s.head).record)",
+        "if s.head.Blink is not s.head: RemoveEntryList(s.head.Blink)",
+        "if first.Flink.Blink is first: RemoveEntryList(first)",
+    ],
+    "block": ["block.used += {n}", "seen.append(block.used)", "block.used = {n}"],
+    "class": [
+        "Shared.total += {n}",
+        "Shared.total = s.shared.total + {n}",
+        "s.shared.total = {n}",
+        "seen.append(s.shared.total)",
+    ],
+}
+STEP = "await world.step()"
 
 threads = st.lists(
-    st.lists(st.sampled_from(STATEMENTS), min_size=1, max_size=4).filter(
-        lambda lines: sum("await" in x for x in lines) < 3
+    st.lists(st.sampled_from([*(line for lines in GROUPS.values() for line in lines), *[STEP] * 9]), max_size=4).filter(
+        lambda lines: lines.count(STEP) < 3
     ),
     min_size=2,
     max_size=2,
 )
 
 
-def written(files: Files, programs: list[list[str]], **options: Any) -> ScenarioProgram:
-    """A file with one thread for each of *programs*; its result is everything that they could tell apart."""
+def body(programs: Sequence[Sequence[str]]) -> str:
+    """A script with one thread for each of *programs*; its result is everything that they could tell apart."""
     parts = [
-        "s = State()",
-        "count = 0",
         "class Shared: total = 0",
+        "count = 0",
+        "s, first, block = await prepare()",
         "s.shared = Shared()",
-        "block = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(Block), 'Test')",
     ]
     for number, lines in enumerate(programs, 1):
         parts += [
@@ -107,17 +161,8 @@ def written(files: Files, programs: list[list[str]], **options: Any) -> Scenario
             "    return seen",
         ]
     calls = ", ".join(f"thread{number}()" for number in range(1, len(programs) + 1))
-    parts += [
-        f"seen = await world.together({calls})",
-        "first = s.first.items if isinstance(s.first, Node) else s.first",
-        "kernel = []",
-        "while not IsListEmpty(s.head): kernel.append(RemoveHeadList(s.head).record)",
-        "used = block.used",
-        "await ExFreePoolWithTag(block, 'Test')",
-        "left = s.a, s.b, s.items, s.table, s.queue, s.node.value, s.node.items, first, count",
-        "return repr((used, kernel, Shared.total, s.shared.total, seen, left))",
-    ]
-    return files.script("\n".join(parts), SHARED, **options)
+    parts += [f"seen = await world.together({calls})", "return await finish(s, block, seen, Shared.total, count)"]
+    return "\n".join(parts)
 
 
 def runs(program: ScenarioProgram) -> list[Outcome]:
@@ -135,23 +180,50 @@ def runs(program: ScenarioProgram) -> list[Outcome]:
     return found
 
 
-@given(threads)
-@settings(max_examples=25)
-def test_runs_with_one_fingerprint_have_one_result(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]
-) -> None:
-    files = Files(tmp_path_factory.mktemp("names"))
-    plain = written(files, lines)
-    assert plain.loaded.coarse == ()
+def assert_sound(plain: ScenarioProgram) -> None:
+    """Runs that footprints take for one have one result, and the plain runs are the tracked ones."""
     tracked = runs(plain.instrumented())
     results: dict[int, set[Any]] = {}
     for outcome in tracked:
         results.setdefault(outcome.fingerprint, set()).add(outcome.result)
-    assert all(len(found) == 1 for found in results.values())
-    # And the plain runs are the same ones.
+    assert all(len(found) == 1 for found in results.values()), results
     assert [(one.choices, one.steps, one.result) for one in runs(plain)] == [
         (one.choices, one.steps, one.result) for one in tracked
     ]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[ScenarioProgram]]:
+    """For each group the programs in which two threads do one thing each."""
+    text, names = textwrap.dedent(SHARED), list[str]()
+    for group, lines in GROUPS.items():
+        for one, other in itertools.combinations_with_replacement(lines, 2):
+            script = textwrap.indent(body([[one], [other]]), "    ")
+            text += f"@scenario\nasync def pair_{len(names)}(world):\n{script}\n"
+            names.append(group)
+    found: dict[str, list[ScenarioProgram]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        accept_everything(patch)
+        for group, program in zip(names, Files(tmp_path_factory.mktemp("pairs")).all(text), strict=True):
+            found.setdefault(group, []).append(program)
+    return found
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_whatever_two_threads_do_footprints_tell_results_apart(
+    pairs: dict[str, list[ScenarioProgram]], group: str
+) -> None:
+    for program in pairs[group]:
+        assert program.loaded.coarse == ()
+        assert_sound(program)
+
+
+@given(threads)
+@settings(max_examples=10)
+def test_runs_with_one_fingerprint_have_one_result(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]
+) -> None:
+    assert_sound(Files(tmp_path_factory.mktemp("names")).script(body(lines), SHARED))
 
 
 @given(threads)
@@ -159,7 +231,7 @@ def test_runs_with_one_fingerprint_have_one_result(
 def test_a_name_stands_for_one_thing_in_all_runs(
     tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]]
 ) -> None:
-    program = written(Files(tmp_path_factory.mktemp("names")), lines, tracked=True)
+    program = Files(tmp_path_factory.mktemp("names")).script(body(lines), SHARED, tracked=True)
     labels: dict[tuple[int, ...], str] = {}
     for seed in range(10):
         _, events = watch(program, RandomWalk(seed))
@@ -178,15 +250,14 @@ def test_who_touches_a_field_first_has_no_part_in_names(files: Files) -> None:
     body = """
     class State: pass
     s = State()
-    s.a = s.b = 0
     async def one():
         await world.step()
-        s.a += 1
+        s.a = 1
         return KEVENT("made").name
     async def two():
         await world.step()
-        s.a += 1
-        s.b += 1
+        s.a = 2
+        s.b = 2
         return KEVENT("made").name
     return await world.together(one(), two())
     """
