@@ -306,7 +306,8 @@ def _recording(standard: Any) -> Any:
         if name not in {"__slots__", "__doc__", "__module__", "_kemu_standard"} and method is not None:
             method.__name__ = name
             method.__qualname__ = f"{standard.__name__}.{name}"
-    return ContainerType(standard.__name__, (Recorded, standard), namespace)
+    bases: tuple[Any, ...] = (Recorded, standard)
+    return ContainerType(standard.__name__, bases, namespace)
 
 
 # Views of dictionaries look into the dictionary whenever they are used.

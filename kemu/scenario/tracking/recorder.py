@@ -413,6 +413,6 @@ def _is_lazy(found: object) -> bool:
 
 
 def _may_have_state(cls: type[object]) -> bool:
-    if issubclass(cls, Enum) or (issubclass(cls, tuple) and hasattr(cls, "_fields")):
+    if issubclass(cls, Enum) or (hasattr(cls, "_fields") and issubclass(cls, tuple)):
         return False
     return cls.__class__ is type or isinstance(cls, (abc.ABCMeta, ContainerType))

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenario.tracking.kit import Files, accept_everything
 
-from kemu.explore import BoundedDFS, Budget, RandomWalk, explore
-from kemu.explore.watch import watch
-from kemu.runtime import Outcome
+from kemu.explore import BoundedDFS, Budget, Event, RandomWalk, Replay, explore, watch
+from kemu.runtime import READ, Cell, Outcome
 from kemu.runtime.data import ANONYMOUS, DataCell
 from kemu.scenario.program import ScenarioProgram
 
@@ -143,7 +142,7 @@ threads = st.lists(
 )
 
 
-def body(programs: Sequence[Sequence[str]]) -> str:
+def body(programs: Sequence[Sequence[str]], begin: str = STEP) -> str:
     """A script with one thread for each of *programs*; its result is everything that they could tell apart."""
     parts = [
         "class Shared: total = 0",
@@ -156,7 +155,7 @@ def body(programs: Sequence[Sequence[str]]) -> str:
             f"async def thread{number}():",
             "    nonlocal count",
             "    seen, alias, node = [], s.items, s.node",
-            "    await world.step()",
+            f"    {begin}",
             *("    " + line.format(n=number) for line in lines),
             "    return seen",
         ]
@@ -192,13 +191,41 @@ def assert_sound(plain: ScenarioProgram) -> None:
     ]
 
 
+def assert_independent_steps_commute(tracked: ScenarioProgram) -> None:
+    """Neighbouring steps of two threads that touch nothing in common may be swapped: the result is the same."""
+    made: dict[tuple[str, ...], tuple[list[Event], Any]] = {}
+    for outcome in runs(tracked):
+        _, events = watch(tracked, Replay(outcome.choices))
+        made[tuple(event.thread for event in events)] = events, outcome.result
+    assert len(made) > 1
+    for order, (events, result) in made.items():
+        for at, (one, other) in enumerate(itertools.pairwise(events)):
+            if one.thread != other.thread and not conflict(one, other):
+                swapped = (*order[:at], other.thread, one.thread, *order[at + 2 :])
+                assert swapped in made
+                assert made[swapped][1] == result, (one, other)
+
+
+def conflict(one: Event, other: Event) -> bool:
+    """Whether the steps touch something in common, and one of them changes it; things are told by their names."""
+    touched = [{(name_of(cell), mode != READ) for cell, mode in event.footprint} for event in (one, other)]
+    return any(
+        mine == yours and (changes or changes_too) for mine, changes in touched[0] for yours, changes_too in touched[1]
+    )
+
+
+def name_of(cell: Cell) -> object:
+    """The name of driver state; other cells are told by themselves, because their names go with their run."""
+    return cell.name if isinstance(cell, DataCell) else cell
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[ScenarioProgram]]:
     """For each group the programs in which two threads do one thing each."""
     text, names = textwrap.dedent(SHARED), list[str]()
     for group, lines in GROUPS.items():
         for one, other in itertools.combinations_with_replacement(lines, 2):
-            script = textwrap.indent(body([[one], [other]]), "    ")
+            script = textwrap.indent(body([[one], [other]], "pass"), "    ")
             text += f"@scenario\nasync def pair_{len(names)}(world):\n{script}\n"
             names.append(group)
     found: dict[str, list[ScenarioProgram]] = {}
@@ -216,6 +243,7 @@ def test_whatever_two_threads_do_footprints_tell_results_apart(
     for program in pairs[group]:
         assert program.loaded.coarse == ()
         assert_sound(program)
+        assert_independent_steps_commute(program.instrumented())
 
 
 @given(threads)
@@ -245,23 +273,24 @@ def test_a_name_stands_for_one_thing_in_all_runs(
 
 
 def test_who_touches_a_field_first_has_no_part_in_names(files: Files) -> None:
-    # Each thread touches the fields of an object that both can reach, and then creates something: a lock's name is
-    # made of the thread's ordinals, and must not depend on who made the cells.
-    body = """
+    # Each thread touches a field that nobody touched before, and all of them create something then: a lock's name is
+    # made of its thread's ordinals, and must depend neither on who made the cells nor on whether they are made yet.
+    script = """
     class State: pass
     s = State()
     async def one():
-        await world.step()
         s.a = 1
         return KEVENT("made").name
     async def two():
-        await world.step()
         s.a = 2
         s.b = 2
         return KEVENT("made").name
-    return await world.together(one(), two())
+    started = [world.start("one", one()), world.start("two", two())]
+    await world.step()
+    made = KEVENT("made").name
+    return [made, *[await thread.join() for thread in started]]
     """
-    outcomes = runs(files.script(body, tracked=True))
+    outcomes = runs(files.script(script, tracked=True))
     assert len({tuple(outcome.result) for outcome in outcomes}) == 1
     assert len({outcome.fingerprint for outcome in outcomes}) == 2
 
