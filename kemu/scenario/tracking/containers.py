@@ -211,17 +211,8 @@ def _iterating(method: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
 
 def adopted(value: object) -> object:
     """*value*, which was made just now, as a container that records if it is one."""
-    kind = type(value)
-    recorded = RECORDED.get(kind)
-    if recorded is not None:
-        return recorded.of(value)
-    if isinstance(value, Recorded):
-        try:
-            _ = value.kemu_label
-        except AttributeError:
-            # Some methods in C make an instance without calling its class.
-            identify(value, kind.__name__)
-    return value
+    recorded = RECORDED.get(type(value))
+    return value if recorded is None else recorded.of(value)
 
 
 class ContainerType(type):
@@ -306,7 +297,7 @@ def _recording(standard: Any) -> Any:
         if name not in {"__slots__", "__doc__", "__module__", "_kemu_standard"} and method is not None:
             method.__name__ = name
             method.__qualname__ = f"{standard.__name__}.{name}"
-    bases: tuple[Any, ...] = (Recorded, standard)
+    bases: Any = (Recorded, standard)
     return ContainerType(standard.__name__, bases, namespace)
 
 
