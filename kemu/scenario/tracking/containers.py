@@ -118,11 +118,11 @@ def identify(container: Recorded, label: str) -> None:
     """Name a container that was made just now."""
     container.kemu_label = label
     container.kemu_data = None
-    runtime = host.get(None)
-    if runtime is None:
-        container.kemu_name = imports.stack[-1].new_name() if imports.stack else None
+    if imports.stack:
+        container.kemu_name = imports.stack[-1].new_name()
         return
-    data, thread = runtime.data, runtime.running
+    runtime = host.get(None)
+    data, thread = (None, None) if runtime is None else (runtime.data, runtime.running)
     if data is None or thread is None:
         container.kemu_name = None
         return

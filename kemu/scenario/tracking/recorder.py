@@ -286,7 +286,7 @@ class Recorder:
 
     def _register(self, cls: Any) -> None:
         self._own.add(cls)
-        if host.get(None) is not None:
+        if not imports.stack:
             self._local.add(cls)
         # A decorator may have made an instance before.
         self._kinds.pop(cls, None)
@@ -340,12 +340,12 @@ class Recorder:
         cls = type(made)
         if self.kind_of(cls) is None:
             return
-        runtime = host.get(None)
-        if runtime is None:
-            if imports.stack and id(made) not in self.statics:
+        if imports.stack:
+            if id(made) not in self.statics:
                 self.statics[id(made)] = (made, imports.stack[-1].new_name(), cls.__name__)
             return
-        data, thread = runtime.data, runtime.running
+        runtime = host.get(None)
+        data, thread = (None, None) if runtime is None else (runtime.data, runtime.running)
         if data is not None and thread is not None:
             data.adopt(made, thread, cls.__name__)
 

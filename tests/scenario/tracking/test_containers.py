@@ -24,10 +24,9 @@ STORES = {
 @pytest.mark.parametrize(
     "standard", [kind for kind in RECORDED if kind.__name__ in STORES], ids=lambda kind: kind.__name__
 )
-def test_the_methods_that_change_a_container_are_stores(standard: type) -> None:
-    methods = {
-        name for name in vars(RECORDED[standard]) if hasattr(standard, name) and callable(getattr(standard, name))
-    }
+def test_the_methods_that_change_a_container_are_stores(standard: Any) -> None:
+    own: dict[str, Any] = RECORDED[standard].__dict__
+    methods = {name for name in own if callable(getattr(standard, name, None))}
     bookkeeping = {"__new__", "__reduce_ex__", "__doc__", "__module__", "__class__", "__hash__"}
     assert {name for name in methods - bookkeeping if is_store(name)} == set(STORES[standard.__name__].split())
 
@@ -68,7 +67,8 @@ def test_views_of_dictionaries(files: Files) -> None:
     d = {1: "a", 2: "b"}
     return (
         list(reversed(d.keys())), list(reversed(d.values())), list(reversed(d.items())),
-        repr(d.values()), d.items() | {(3, "c")}, type(d.keys() - {1}) is set, d.keys() == {1, 2}, "a" in d.values(),
+        repr(d.values()), sorted(d.items() | {(3, "c")}),
+        type(d.keys() - {1}) is set, d.keys() == {1, 2}, "a" in d.values(),
     )
     """
     plain, tracked = files.script(body), files.script(body, tracked=True)
