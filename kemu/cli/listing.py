@@ -45,6 +45,43 @@ def listed(targets: Sequence[str]) -> list[Entry]:
     return list(entries.values())
 
 
+@dataclass(frozen=True, slots=True)
+class AtomicPart:
+    """Code that touches shared state and is never interrupted."""
+
+    path: str
+    line: int
+    name: str
+    kind: str
+
+    def as_object(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"path": self.path, "line": self.line, "name": self.name, "kind": self.kind}
+
+
+def atomic_parts(targets: Sequence[str]) -> list[AtomicPart]:
+    """The atomic code of the files that *targets* mean, and of those beside them that they import, each once."""
+    found: dict[AtomicPart, None] = {}
+    for program in select(targets, None):
+        loaded: Any = getattr(program, "loaded", None)
+        found.update((AtomicPart(one.path, one.line, one.name, one.kind), None) for one in loaded.atomic)
+    return list(found)
+
+
+def atomic_lines(parts: Sequence[AtomicPart], *, short: bool = False) -> list[str]:
+    """Atomic code for a person, by file; *short* gives the places only."""
+    if short:
+        return [f"{part.path}:{part.line}" for part in parts]
+    lines: list[str] = []
+    path = ""
+    for part in sorted(parts, key=lambda part: part.path):
+        if part.path != path:
+            path = part.path
+            lines.append(path)
+        lines.append(f"    {part.name} ({part.kind}), line {part.line}")
+    return lines
+
+
 def listing_lines(entries: Sequence[Entry], *, short: bool = False) -> list[str]:
     """The scenarios for a person; *short* gives their targets only."""
     if short:

@@ -139,4 +139,10 @@ max_steps_option = click.option(
 races_option = click.option(
     "--races", is_flag=True, help="Also look for data races: accesses that nothing orders are findings."
 )
+preempt_option = click.option(
+    "--preempt",
+    type=click.Choice(["call", "statement", "access"]),
+    help="Where other threads may come in between: at WDK calls, also before statements, or before every access to"
+    " shared state. As the scenario says unless given.",
+)
 variant_option = click.option("--variant", help="The variant to run where the target names none; all for each of them.")

@@ -81,11 +81,14 @@ class Named:
     folder: str
     """The working directory in which the name is right."""
     flags: tuple[str, ...] = ()
-    """What else `select_one` is to be told."""
+    """What else `select_one` is to be told: parameters of it, with a value after ``=`` if it is not True."""
 
     def __call__(self) -> Program:
         path = self.name.partition("::")[0]
-        flags: dict[str, Any] = dict.fromkeys(self.flags, True)
+        flags: dict[str, Any] = {}
+        for flag in self.flags:
+            name, _, value = flag.partition("=")
+            flags[name] = value or True
         if not Path(path).exists() and Path(self.folder, path).exists():
             # A worker that was started elsewhere. The name stays as it is, because findings tell of it.
             with chdir(self.folder):
@@ -101,6 +104,9 @@ def loader_of(program: Program) -> Named:
     """What loads *program* in another process."""
     limit = program.max_steps if isinstance(program, Limited) else None
     flags = tuple(flag for flag in FLAGS if getattr(program, flag, False))
+    preempt: str | None = getattr(program, "given_preempt", None)
+    if preempt is not None:
+        flags += (f"preempt={preempt}",)
     return Named(program.name, limit, str(Path.cwd()), flags)
 
 

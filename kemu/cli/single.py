@@ -10,9 +10,9 @@ from kemu.cli.hunt import Found, describe, trace_path, warnings_of
 from kemu.cli.jsonout import dump, found_object
 from kemu.cli.order import Order, parse_order
 from kemu.cli.report import failure_lines, warning_lines
-from kemu.cli.targets import Program, replay_command, short_path, source_warnings
+from kemu.cli.targets import Program, choices_of, replay_command, short_path, source_warnings
 from kemu.errors import EXIT_FINDING, EXIT_OK
-from kemu.explore import Replay, StickyRandomWalk, decode, encode, replay
+from kemu.explore import Replay, StickyRandomWalk, encode, replay
 from kemu.log import Recorder, Trace, capture, write_trace
 from kemu.log.capture import finish
 from kemu.log.render import render
@@ -43,7 +43,7 @@ class Single:
         elif order is not None:
             oracle = Order(parse_order(order))
         elif token is not None:
-            oracle = Replay(decode(token, self.program.identity))
+            oracle = Replay(choices_of(token, self.program))
         about = {"strategy": "plain" if seed is None and order is None and token is None else oracle.name}
         self.outcome, self.trace, _ = capture(self.program, oracle, {**about, "seed": seed})
         oracle.end(self.outcome)
@@ -53,7 +53,7 @@ class Single:
 
 def replayed(program: Program, token: str, output: Path | None) -> tuple[Outcome, Found | None]:
     """The run of *token*, and what it finds. Raises `TokenError` and `ReplayDiverged`."""
-    outcome = replay(program, decode(token, program.identity))
+    outcome = replay(program, choices_of(token, program))
     if outcome.failure is None:
         return outcome, None
     return outcome, describe(program, outcome.choices, about={"strategy": "replay"}, output=output)

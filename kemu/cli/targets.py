@@ -6,11 +6,14 @@ import os
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from kemu.errors import UsageError
+from kemu.errors import TokenError, UsageError
 from kemu.explore import Entry, Key
 from kemu.runtime import LogSink, Observer, Oracle, Outcome, Runtime
+
+if TYPE_CHECKING:
+    from kemu.scenario.declare import Preemption
 
 LogFactory = Callable[[Runtime], LogSink]
 
@@ -64,6 +67,17 @@ class Limited:
         self.identity = program.identity
         self.expected = program.expected
         self.races = program.races
+        self.given_preempt: str | None = getattr(program, "given_preempt", None)
+
+    @property
+    def can_track(self) -> bool:
+        """Whether runs can record what they do to driver state."""
+        return bool(getattr(self.program, "can_track", False))
+
+    def instrumented(self, tracked: bool = True) -> Limited:
+        """The same program, with runs that record what they do to driver state, or do not."""
+        inner: Any = self.program
+        return Limited(inner.instrumented(tracked), self.max_steps)
 
     def run(
         self,
@@ -81,26 +95,39 @@ class Limited:
 
 
 def select(
-    targets: Iterable[str], variant: str | None, max_steps: int | None = None, *, races: bool = False
+    targets: Iterable[str],
+    variant: str | None,
+    max_steps: int | None = None,
+    preempt: str | None = None,
+    *,
+    races: bool = False,
 ) -> list[Program]:
     """The programs that *targets* mean, in their order, each once.
 
-    *variant* is for targets that name none; with *races*, data races are findings. Raises `UsageError`.
+    *variant* is for targets that name none; *preempt* replaces what the scenarios say; with *races*, data races are
+    findings. Raises `UsageError`.
     """
     from kemu.scenario.target import select as select_programs
 
     found: dict[str, Program] = {}
     for text in targets:
-        for program in select_programs(text, variant=variant, races=races):
+        for program in select_programs(text, variant=variant, preempt=cast("Preemption | None", preempt), races=races):
             found.setdefault(program.name, program)
     if max_steps is not None:
         return [Limited(program, max_steps) for program in found.values()]
     return list(found.values())
 
 
-def select_one(target: str, variant: str | None, max_steps: int | None = None, *, races: bool = False) -> Program:
+def select_one(
+    target: str,
+    variant: str | None,
+    max_steps: int | None = None,
+    preempt: str | None = None,
+    *,
+    races: bool = False,
+) -> Program:
     """The one program that *target* means. Raises `UsageError` if there are more."""
-    programs = select([target], variant, max_steps, races=races)
+    programs = select([target], variant, max_steps, preempt, races=races)
     if len(programs) > 1:
         names = ", ".join(program.name for program in programs[:6])
         more = ", ..." if len(programs) > 6 else ""
@@ -108,6 +135,25 @@ def select_one(target: str, variant: str | None, max_steps: int | None = None, *
             f"{target} means {len(programs)} scenarios and variants: {names}{more}", remedy="name one of them"
         )
     return programs[0]
+
+
+def choices_of(token: str, program: Program) -> tuple[int, ...]:
+    """The choices that *token* has for *program*. Raises `TokenError`, which names what to do."""
+    from kemu.explore import decode
+    from kemu.scenario.declare import PREEMPTIONS
+
+    inner: Any = program.program if isinstance(program, Limited) else program
+    recorded_with = token.strip().split(".")[1:2]
+    for preempt in PREEMPTIONS:
+        if program.identity[:8] not in recorded_with and hasattr(inner, "identity_with"):
+            identity: str = inner.identity_with(preempt)
+            if identity[:8] in recorded_with:
+                raise TokenError(
+                    f"the token {token.strip()[:40]!r} was recorded with preemption {preempt!r}, and this program is"
+                    f" preempted at {inner.preempt!r}",
+                    remedy=f"give --preempt {preempt}",
+                )
+    return decode(token, program.identity)
 
 
 def source_warnings(programs: Iterable[Program]) -> tuple[str, ...]:
@@ -131,13 +177,20 @@ def replay_command(program: Program, token: str) -> str:
     """The command that replays *token*."""
     limit = ("--max-steps", program.max_steps) if isinstance(program, Limited) else ()
     races = ("--races",) if program.races else ()
-    return command_line("kemu", "replay", *limit, *races, program.name, token)
+    given = getattr(program, "given_preempt", None)
+    preempt = ("--preempt", given) if given is not None else ()
+    return command_line("kemu", "replay", *limit, *preempt, *races, program.name, token)
 
 
 def corpus_key(program: Program) -> Key:
     """What the corpus knows *program* by: its name as seen from here, and what makes it another program."""
     path, separator, rest = program.name.partition("::")
     options = ("--max-steps", str(program.max_steps)) if isinstance(program, Limited) else ()
+    given = getattr(program, "given_preempt", None)
+    if given is not None:
+        options += ("--preempt", given)
+    if program.races:
+        options += ("--races",)
     return Key(f"{short_path(str(Path(path).resolve()))}{separator}{rest}", options)
 
 

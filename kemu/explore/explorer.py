@@ -11,7 +11,7 @@ from kemu.errors import KemuError, UsageError
 from kemu.explore.collection import BatchedCollection
 from kemu.explore.distinct import DistinctCounter
 from kemu.explore.estimate import Estimate, SampleCounter
-from kemu.explore.program import Failure, failure_of
+from kemu.explore.program import Failure, Trackable, failure_of
 from kemu.explore.strategies.base import Reducing, Reduction
 
 if TYPE_CHECKING:
@@ -138,11 +138,12 @@ class Collector:
         self.steps = 0
         self.shortest = 0
         self.longest = 0
-        self.distinct = DistinctCounter()
+        self.drawn = DistinctCounter()
+        self.classes = DistinctCounter()
         self.found: dict[tuple[str, ...], Finding] = {}
         self.samples: dict[str, SampleCounter] = {}
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome, *, watched: bool = False) -> None:
         steps = outcome.steps
         self.steps += steps
         if outcome.end == "abandoned":
@@ -153,10 +154,16 @@ class Collector:
             self.longest = steps
         if steps < self.shortest or not self.shortest:
             self.shortest = steps
-        self.distinct.add(outcome.fingerprint)
+        # Runs that are watched see more, so that their fingerprints cannot be compared with those of others.
+        (self.classes if watched else self.drawn).add(outcome.fingerprint)
         if outcome.failure is not None:
             self._find(outcome)
         self.schedules += 1
+
+    @property
+    def distinct(self) -> DistinctCounter:
+        """The runs that differ: those that nobody watched, if there were any, and else those that were watched."""
+        return self.drawn if self.drawn.count else self.classes
 
     def sample(self, sampler: str, fingerprint: int) -> None:
         """Count a run that was made in full by a sampler that can make every run."""
@@ -201,6 +208,12 @@ def explore(
     end = strategy.end
     run = program.run
     reducing = strategy if isinstance(strategy, Reducing) else None
+    watched_run = run
+    if reducing is not None and isinstance(program, Trackable):
+        if program.can_track:
+            watched_run = program.instrumented().run
+        else:
+            reducing.distrust("what the code does to its own state was not seen")
     samples = hasattr(strategy, "sampler")
     clock = time.perf_counter
     schedules = budget.schedules
@@ -220,8 +233,9 @@ def explore(
                 if not begin():
                     exhausted = True
                     break
-                outcome = run(strategy) if reducing is None else run(strategy, reducing.observer)
-                add(outcome)
+                observer = None if reducing is None else reducing.observer
+                outcome = run(strategy) if observer is None else watched_run(strategy, observer)
+                add(outcome, watched=observer is not None)
                 if samples and outcome.end in WHOLE:
                     sampler: str | None = getattr(strategy, "sampler", None)
                     if sampler is not None:

@@ -5,7 +5,7 @@ The scenario layer implements `Program`; tests of this package implement it dire
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from kemu.runtime import Observer, Oracle, Outcome
@@ -49,6 +49,20 @@ class Program(Protocol):
 
     def run(self, oracle: Oracle, observer: Observer | None = None) -> Outcome:
         """Run it once, under *oracle*, whose `begin` was called; *observer* watches the steps."""
+        ...
+
+
+@runtime_checkable
+class Trackable(Program, Protocol):
+    """A program with state of its own, of which runs say what they do to it only if they are asked to."""
+
+    @property
+    def can_track(self) -> bool:
+        """Whether they can."""
+        ...
+
+    def instrumented(self, tracked: bool = True) -> Program:
+        """The same program, with runs that do, or do not. They take the same decisions."""
         ...
 
 

@@ -7,12 +7,15 @@ from kemu.fltmgr.frame import Frame
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
 from kemu.io.request import FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION
 from kemu.nt.routine import routine
+from kemu.runtime.data import observe
 
 
 def owned_frame(data: FLT_CALLBACK_DATA) -> Frame:
     """The filter manager's record behind *data*; finding ``cbd-use-after-release`` if the driver gave it back."""
     _ = data.Flags
-    return frame_of(data)
+    frame = frame_of(data)
+    observe(frame)
+    return frame
 
 
 @routine("fltkernel", "VOID FltSetCallbackDataDirty(_Inout_ PFLT_CALLBACK_DATA Data)")
@@ -30,7 +33,7 @@ def FltClearCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> None:
 @routine("fltkernel", "BOOLEAN FltIsCallbackDataDirty(_In_ PFLT_CALLBACK_DATA Data)")
 def FltIsCallbackDataDirty(Data: FLT_CALLBACK_DATA) -> bool:
     """Whether changes are declared (FLT-CBD-24). IRQL: any."""
-    return bool(Data.Flags & FLTFL_CALLBACK_DATA_DIRTY)
+    return bool(owned_frame(Data).flags & FLTFL_CALLBACK_DATA_DIRTY)
 
 
 @routine("fltkernel", "BOOLEAN FltIsOperationSynchronous(_In_ PFLT_CALLBACK_DATA CallbackData)")
@@ -41,14 +44,14 @@ def FltIsOperationSynchronous(CallbackData: FLT_CALLBACK_DATA) -> bool:
 
 def FLT_IS_IRP_OPERATION(Data: FLT_CALLBACK_DATA) -> bool:
     """Whether the operation is an IRP."""
-    return bool(Data.Flags & IRP_OPERATION)
+    return bool(owned_frame(Data).flags & IRP_OPERATION)
 
 
 def FLT_IS_FASTIO_OPERATION(Data: FLT_CALLBACK_DATA) -> bool:
     """Whether the operation is fast I/O."""
-    return bool(Data.Flags & FAST_IO_OPERATION)
+    return bool(owned_frame(Data).flags & FAST_IO_OPERATION)
 
 
 def FLT_IS_FS_FILTER_OPERATION(Data: FLT_CALLBACK_DATA) -> bool:
     """Whether the operation is an FSFilter callback."""
-    return bool(Data.Flags & FS_FILTER_OPERATION)
+    return bool(owned_frame(Data).flags & FS_FILTER_OPERATION)

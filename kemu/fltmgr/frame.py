@@ -221,7 +221,7 @@ class Frame(Cell):
     def queue_links(self, data: FLT_CALLBACK_DATA) -> LIST_ENTRY:
         """The list entry of the callback data, whose record is the callback data."""
         if self.links is None:
-            self.links = LIST_ENTRY(data)
+            self.links = LIST_ENTRY(data, part_of=self)
         return self.links
 
     def log_fields(self) -> dict[str, object]:

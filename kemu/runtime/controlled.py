@@ -99,6 +99,8 @@ class ControlledRuntime(Runtime):
         Used for set-up, which is the same in every run unless the user asks to explore it.
         """
         self._decides = decides
+        if self.data is not None:
+            self.data.recording = decides
 
     def wind_down(self) -> None:
         self.ready.clear()

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from operator import attrgetter
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from kemu.runtime.clock import Clock
 from kemu.runtime.footprint import MASK, Cell, Waitable
@@ -21,6 +21,9 @@ from kemu.runtime.happens_before import Labelled
 from kemu.runtime.operation import BlockingOperation, Operation
 from kemu.runtime.outcome import Outcome
 from kemu.runtime.thread import EMPTY, STARTING, Thread, Unwind
+
+if TYPE_CHECKING:
+    from kemu.runtime.data import DriverData
 
 __all__ = ["KEMU_PACKAGE", "LogSink", "Observer", "Runtime", "foreign_call", "is_library_file"]
 
@@ -113,6 +116,8 @@ class Runtime(ABC):
         self.races: Races | None = None
         self.born: list[Waitable] | None = None
         """Collects the objects that threads can wait for, as they are made, for an observer that asks for it."""
+        self.data: DriverData | None = None
+        """The state of drivers, if their code was loaded so that accesses to it are recorded."""
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
         self.conclude: Callable[[Outcome], Any] | None = None
@@ -184,6 +189,7 @@ class Runtime(ABC):
         """From here on, let nothing that threads do have an effect."""
         self.dead = True
         self.log = None
+        self.data = None
         self.wind_down()
 
     def fingerprint(self) -> tuple[int, int]:
@@ -211,6 +217,7 @@ class Runtime(ABC):
         """
         self.dead = True
         self.log = None
+        self.data = None
         refused: list[Thread] = []
         for thread in self.threads:
             if thread.alive:

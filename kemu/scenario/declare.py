@@ -29,6 +29,9 @@ S = TypeVar("S", bound=Script)
 Completion = Literal["explore", "inline", "later"]
 COMPLETIONS: Final = ("explore", "inline", "later")
 
+Preemption = Literal["call", "statement", "access"]
+PREEMPTIONS: Final = ("call", "statement", "access")
+
 DEFAULT_VARIANT: Final = "default"
 """The name of the one variant of a scenario that declares none."""
 EVERY_VARIANT: Final = "all"
@@ -58,6 +61,8 @@ class Scenario:
     line: int
     takes_variant: bool
     """Whether the script has a second parameter, for the variant."""
+    preempt: Preemption = "call"
+    """Where another thread may come in between: at calls that wait, before statements, or before every access."""
 
     @property
     def default_variant(self) -> str:
@@ -100,6 +105,7 @@ def scenario(
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,
+    preempt: Preemption = "call",
 ) -> Callable[[S], S]: ...
 def scenario(function: Any = None, /, **options: Any) -> Any:
     """Declare an ``async def`` as a scenario, as ``@scenario`` or ``@scenario(...)``.
@@ -111,7 +117,9 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
     thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail. *worker_threads* is
     the size of the system's worker pool. *explore_setup* lets loading a driver race with everything else.
-    *max_steps* limits the length of one run.
+    *max_steps* limits the length of one run. *preempt* says where another thread may come in between in the code
+    of this file: at WDK calls (``"call"``), also before each statement that touches shared state
+    (``"statement"``), or before every load and store of it (``"access"``).
 
     Raises `ScenarioError`, which names what is wrong and what to write instead.
     """
@@ -139,6 +147,7 @@ _OPTIONS: Final = (
     "worker_threads",
     "explore_setup",
     "max_steps",
+    "preempt",
 )
 
 
@@ -175,6 +184,7 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         file=code.co_filename,
         line=code.co_firstlineno,
         takes_variant=given is not None,
+        preempt=_checked_preemption(options.get("preempt", "call"), wrong),
     )
     found = _declared.get()
     if found is not None:
@@ -260,6 +270,12 @@ def _checked_expects(given: Any, variants: Mapping[str, object], wrong: Wrong) -
 def _checked_completion(value: Any, wrong: Wrong) -> Completion:
     if value not in COMPLETIONS:
         wrong(f"completion is {value!r}", nearest(str(value), COMPLETIONS, "write one of"))
+    return value
+
+
+def _checked_preemption(value: Any, wrong: Wrong) -> Preemption:
+    if value not in PREEMPTIONS:
+        wrong(f"preempt is {value!r}", nearest(str(value), PREEMPTIONS, "write one of"))
     return value
 
 

@@ -1,5 +1,8 @@
 """Loading scenario files: reading, checking and executing them, once for each process and content.
 
+A file is executed once as it is, and once more in each *flavour* that is asked for: rewritten so that accesses to
+state are recorded (`kemu.scenario.tracking`). The flavours of a file share nothing.
+
 A file runs as a module with a private name. It imports the files beside it as ``import common`` or
 ``from .common import X``; they are found by an ``__import__`` of its own, so that neither ``sys.path`` nor anybody
 else's modules are touched. Whoever wants to run scenarios calls `load_file`, mostly through `kemu.scenario.target`.
@@ -20,10 +23,17 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from kemu.errors import KemuError, ScenarioError, UsageError
+from kemu.errors import InternalError, KemuError, ScenarioError, UsageError
 from kemu.scenario.check import SourceWarning, check_source
 from kemu.scenario.check_names import SourceFile
 from kemu.scenario.declare import Scenario, collecting
+from kemu.scenario.tracking.atomic import Atomic, atomic_parts
+from kemu.scenario.tracking.coarse import CoarseReason, coarse_reasons
+from kemu.scenario.tracking.containers import imports
+from kemu.scenario.tracking.recorder import Recorder
+from kemu.scenario.tracking.rewrite import Flavour, rewrite
+from kemu.scenario.tracking.standins import MODULES, functions
+from kemu.scenario.tracking.state import State, stored_attributes
 
 PREFIX = "kemu_scenario_"
 """What the modules' private names begin with; the file's place, as a hash, and its name follow."""
@@ -44,6 +54,33 @@ class LoadedFile:
     source_digest: str
     """32 hexadecimal digits that stand for the content of the file and of those beside it that it imports."""
     warnings: tuple[SourceWarning, ...]
+    text: _Text | None = field(default=None, repr=False, compare=False)
+    """What it was made from; None if somebody else has executed it, so that its state cannot be tracked."""
+
+    @property
+    def coarse(self) -> tuple[CoarseReason, ...]:
+        """What in this file, and in those beside it that it imports, cannot be followed; empty if nothing."""
+        return () if self.text is None else self.text.coarse()
+
+    @property
+    def atomic(self) -> tuple[Atomic, ...]:
+        """The code of these files that touches state and that no preemption interrupts."""
+        states = () if self.text is None else self.text.states()
+        return tuple(part for state in states for part in atomic_parts(state))
+
+    def flavoured(self, flavour: Flavour) -> Flavoured:
+        """The file, executed with accesses recorded. Raises what `load_file` does for a file that fails on import."""
+        if self.text is None:
+            raise InternalError(f"the accesses of {self.path} cannot be recorded: it was executed by somebody else")
+        return _flavoured(self.text, flavour)
+
+
+@dataclass(frozen=True, slots=True)
+class Flavoured:
+    """A scenario file that was executed with accesses recorded."""
+
+    scenarios: Mapping[str, Scenario]
+    recorder: Recorder
 
 
 @dataclass(slots=True)
@@ -52,9 +89,12 @@ class _Text:
 
     shown: str
     real: Path
+    content: bytes
     digest: str
     source: SourceFile
     siblings: dict[str, _Text] = field(default_factory=dict[str, "_Text"])
+    _states: list[State] | None = None
+    _coarse: tuple[CoarseReason, ...] | None = None
 
     def family(self) -> list[_Text]:
         """This file, and then those beside it that it imports directly or not, by name."""
@@ -75,6 +115,20 @@ class _Text:
         """32 hexadecimal digits that stand for the content of all of them."""
         return hashlib.blake2b(repr(sorted(self.digests().items())).encode(), digest_size=16).hexdigest()
 
+    def states(self) -> list[State]:
+        """What each file of the family touches."""
+        if self._states is None:
+            sources = [text.source for text in self.family()]
+            stored = stored_attributes(sources)
+            self._states = [State(source, stored) for source in sources]
+        return self._states
+
+    def coarse(self) -> tuple[CoarseReason, ...]:
+        """What cannot be followed in the files of the family."""
+        if self._coarse is None:
+            self._coarse = tuple(reason for state in self.states() for reason in coarse_reasons(state))
+        return self._coarse
+
 
 @dataclass(slots=True)
 class _Executed:
@@ -88,6 +142,7 @@ class _Executed:
 _executed: dict[Path, _Executed] = {}
 """Every file that was executed: a class of a driver is one object, however often its file is asked for."""
 _loaded: dict[Path, LoadedFile] = {}
+_flavours: dict[tuple[Path, Flavour], tuple[Mapping[str, str], Flavoured]] = {}
 
 
 def load_file(path: str) -> LoadedFile:
@@ -192,7 +247,7 @@ def _read(file: Path, known: dict[Path, _Text]) -> _Text:
     real = file.resolve()
     content = _content(file, shown)
     source = SourceFile(shown, file.stem, _parse(content, shown))
-    text = known[real] = _Text(shown, real, hashlib.blake2b(content, digest_size=16).hexdigest(), source)
+    text = known[real] = _Text(shown, real, content, hashlib.blake2b(content, digest_size=16).hexdigest(), source)
     for name in _imported_beside(source.tree):
         beside = file.with_name(f"{name}.py")
         if beside.is_file():
@@ -230,11 +285,11 @@ def _load(text: _Text) -> LoadedFile:
     if known is not None and executed is not None and executed.digests == text.digests():
         return replace(known, path=text.shown)
     warnings = [warning for one in text.family() for warning in _check(one)]
-    executed = _execute(text, {})
+    executed = _execute(text, _Execution(_executed))
     _check_declared(text, executed.declared)
     scenarios = tuple(executed.declared)
     digest = text.family_digest()
-    loaded = _loaded[text.real] = LoadedFile(text.shown, executed.module, scenarios, digest, tuple(warnings))
+    loaded = _loaded[text.real] = LoadedFile(text.shown, executed.module, scenarios, digest, tuple(warnings), text)
     return loaded
 
 
@@ -242,9 +297,7 @@ def _check(text: _Text) -> list[SourceWarning]:
     try:
         return check_source(text.source)
     except RecursionError:
-        raise ScenarioError(
-            f"{text.shown} has an expression that is nested too deeply to be checked", remedy="split it up"
-        ) from None
+        raise _too_deep(text) from None
 
 
 def _check_declared(text: _Text, declared: Sequence[Scenario]) -> None:
@@ -261,24 +314,108 @@ def _check_declared(text: _Text, declared: Sequence[Scenario]) -> None:
             )
 
 
-def _execute(text: _Text, running: dict[Path, ModuleType]) -> _Executed:
+class _Execution:
+    """How the files of a family are executed: here, as they are."""
+
+    flavour = ""
+
+    def __init__(self, known: dict[Path, _Executed]) -> None:
+        self.known = known
+        self.running: dict[Path, ModuleType] = {}
+
+    def tree(self, text: _Text) -> ast.Module:
+        """What is compiled for a file."""
+        return text.source.tree
+
+    def position(self, text: _Text) -> int | None:
+        """Where a file stands among the others, if objects that it makes on import are to be named."""
+        return None
+
+    def functions(self, text: _Text, module: ModuleType) -> dict[str, Any]:
+        """What a file finds among its built-ins besides Python's."""
+        return {}
+
+    def imported(self, module: Any) -> Any:
+        """The module that a file gets for *module*, which it imports."""
+        return module
+
+
+class _Tracked(_Execution):
+    """With accesses recorded."""
+
+    def __init__(self, root: _Text, flavour: Flavour) -> None:
+        super().__init__({})
+        self.flavour = flavour
+        self._flavour: Flavour = flavour
+        family = root.family()
+        self._positions = {text.real: position for position, text in enumerate(family)}
+        self._states = root.states()
+        self._coarse = bool(root.coarse())
+        self.recorder = Recorder(self._states[0].stored)
+
+    def tree(self, text: _Text) -> ast.Module:
+        source = text.source
+        # The rewriting is done in place, and other flavours need the tree as it is.
+        twin = SourceFile(source.path, source.stem, _parse(text.content, text.shown), source.siblings)
+        return rewrite(State(twin, self.recorder.stored), self._flavour, coarse=self._coarse)
+
+    def position(self, text: _Text) -> int | None:
+        return self._positions[text.real]
+
+    def functions(self, text: _Text, module: ModuleType) -> dict[str, Any]:
+        position = self._positions[text.real]
+        self.recorder.modules[module] = position
+        self.recorder.files.add(text.shown)
+        self.recorder.global_names[position] = self._states[position].global_names
+        return functions(self.recorder, module, position)
+
+    def imported(self, module: Any) -> Any:
+        return MODULES.get(getattr(module, "__name__", ""), module)
+
+
+def _flavoured(text: _Text, flavour: Flavour) -> Flavoured:
+    digests = text.digests()
+    known = _flavours.get((text.real, flavour))
+    if known is not None and known[0] == digests:
+        return known[1]
+    try:
+        execution = _Tracked(text, flavour)
+        executed = _execute(text, execution)
+    except RecursionError:
+        raise _too_deep(text) from None
+    made = Flavoured({scenario.name: scenario for scenario in executed.declared}, execution.recorder)
+    _flavours[text.real, flavour] = (digests, made)
+    return made
+
+
+def _too_deep(text: _Text) -> ScenarioError:
+    return ScenarioError(
+        f"{text.shown} has an expression that is nested too deeply to be checked", remedy="split it up"
+    )
+
+
+def _execute(text: _Text, execution: _Execution) -> _Executed:
     """Execute a file, unless its module is there already and made from the same content."""
     digests = text.digests()
-    known = _executed.get(text.real)
+    known = execution.known.get(text.real)
     if known is not None and known.digests == digests:
         return known
-    name = f"{PREFIX}{hashlib.blake2b(str(text.real).encode(), digest_size=6).hexdigest()}_{text.real.stem}"
+    place = f"{text.real}\0{execution.flavour}" if execution.flavour else str(text.real)
+    name = f"{PREFIX}{hashlib.blake2b(place.encode(), digest_size=6).hexdigest()}_{text.real.stem}"
     module = ModuleType(name)
     module.__file__ = str(text.real)
-    importer = _Importer(text, running)
-    vars(module)["__builtins__"] = {**vars(builtins), "__import__": importer.import_}
+    importer = _Importer(text, execution)
+    more = execution.functions(text, module)
+    vars(module)["__builtins__"] = {**vars(builtins), **more, "__import__": importer.import_}
+    code = compile(execution.tree(text), text.shown, "exec", dont_inherit=True)
+    running = execution.running
     running[text.real] = module
     before = sys.modules.get(name)
     # Dataclasses look their module up by its name.
     sys.modules[name] = module
     try:
-        with collecting() as declared:
-            exec(compile(text.source.tree, text.shown, "exec", dont_inherit=True), vars(module))
+        with collecting() as declared, imports.of(execution.position(text)):
+            exec(code, vars(module))
     except BaseException as error:
         if before is None:
             del sys.modules[name]
@@ -293,16 +430,16 @@ def _execute(text: _Text, running: dict[Path, ModuleType]) -> _Executed:
         del running[text.real]
     # A scenario that another package declares while it is imported for the first time is not this file's.
     own = [scenario for scenario in declared if scenario.file == text.shown]
-    executed = _executed[text.real] = _Executed(module, digests, own)
+    executed = execution.known[text.real] = _Executed(module, digests, own)
     return executed
 
 
 class _Importer:
     """``__import__`` as one file has it: the files beside it first, then everything else."""
 
-    def __init__(self, text: _Text, running: dict[Path, ModuleType]) -> None:
+    def __init__(self, text: _Text, execution: _Execution) -> None:
         self._text = text
-        self._running = running
+        self._execution = execution
 
     def import_(
         self,
@@ -314,7 +451,7 @@ class _Importer:
     ) -> Any:
         top, _, rest = name.partition(".")
         if level == 0 and top not in self._text.siblings:
-            return builtins.__import__(name, globals, locals, fromlist or (), 0)
+            return self._execution.imported(builtins.__import__(name, globals, locals, fromlist or (), 0))
         if level > 1:
             raise ImportError(f"{'.' * level}{name}: a scenario file can import the files beside it only")
         if name:
@@ -327,10 +464,10 @@ class _Importer:
         text = self._text.siblings.get(name)
         if text is None:
             raise ModuleNotFoundError(f"there is no file {name}.py beside {self._text.shown}", name=name)
-        if text.real in self._running:
+        if text.real in self._execution.running:
             # Two files that import each other see what is there so far, as everywhere in Python.
-            return self._running[text.real]
-        return _execute(text, self._running).module
+            return self._execution.running[text.real]
+        return _execute(text, self._execution).module
 
 
 # What goes wrong on import.

@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from kemu import __version__
 from kemu.errors import InternalError, KemuError, ScenarioError
 from kemu.nt.kthread import KThread
 from kemu.nt.system import Options
-from kemu.runtime import ControlledRuntime, LogSink, Observer, Oracle, Outcome, Runtime
+from kemu.runtime import ControlledRuntime, LogSink, Observer, Oracle, Outcome, Runtime, current_thread
+from kemu.runtime.data import DriverData
 from kemu.runtime.foreign import is_kemu_file, is_library_file
 from kemu.runtime.live import LiveRuntime, run_live
+from kemu.scenario import tracking
 from kemu.scenario.world import World
 from kemu.verifier.ending import judge
 from kemu.verifier.finding import Finding
 
 if TYPE_CHECKING:
-    from kemu.scenario.declare import Scenario
+    from kemu.scenario.declare import Preemption, Scenario
     from kemu.scenario.loader import LoadedFile
+    from kemu.scenario.tracking.recorder import Recorder
+
+TRACKING: Final = str(Path(tracking.__file__).parent)
 
 LogFactory = Callable[[Runtime], LogSink]
 
@@ -36,6 +42,8 @@ class ScenarioProgram:
         *,
         bystanders: int = 0,
         races: bool = False,
+        preempt: Preemption | None = None,
+        tracked: bool = False,
     ) -> None:
         self.loaded = loaded
         self.races = races
@@ -46,9 +54,43 @@ class ScenarioProgram:
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
         self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
-        text = f"{scenario.name}\0{variant}\0{bystanders}\0{loaded.source_digest}\0{__version__}"
-        self.identity = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        self.given_preempt: Preemption | None = preempt
+        """The preemption that was asked for, if it was not left to the scenario."""
+        self.preempt: Preemption = preempt or scenario.preempt
+        """Where other threads may come in between in the code of drivers and scripts."""
+        self.tracked = self.can_track and (tracked or races or self.preempt != "call")
+        """Whether runs record what they do to the state of drivers and scripts."""
+        self.identity = self.identity_with(self.preempt)
         """Names scenario, variant, options, code and kemu's version; a token of anything else has another one."""
+
+    def identity_with(self, preempt: Preemption) -> str:
+        """The identity of the same program with another preemption."""
+        scenario, loaded = self.scenario, self.loaded
+        text = f"{scenario.name}\0{self.variant}\0{self.bystanders}\0{loaded.source_digest}\0{__version__}"
+        if preempt != "call":
+            text += f"\0{preempt}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @property
+    def can_track(self) -> bool:
+        """Whether runs can record what they do to the state of drivers and scripts."""
+        return self.loaded.text is not None
+
+    def instrumented(self, tracked: bool = True) -> ScenarioProgram:
+        """The same program, with runs that record what they do to the state of drivers and scripts, or do not.
+
+        Its runs take the same decisions, so that the two share identity and tokens. With a preemption other than
+        ``"call"`` runs record in any case.
+        """
+        return ScenarioProgram(
+            self.loaded,
+            self.scenario,
+            self.variant,
+            bystanders=self.bystanders,
+            races=self.races,
+            preempt=self.given_preempt,
+            tracked=tracked,
+        )
 
     @property
     def expected(self) -> str | None:
@@ -68,9 +110,13 @@ class ScenarioProgram:
         runtime = ControlledRuntime(oracle, thread_class=KThread, observer=observer, **limits)
         if log is not None:
             runtime.log = log(runtime)
+        scenario, recorder = self.scenario, None
+        if self.tracked:
+            flavoured = self.loaded.flavoured("tracked" if self.preempt == "call" else self.preempt)
+            scenario, recorder = flavoured.scenarios[scenario.name], flavoured.recorder
         cell: list[World] = []
         runtime.conclude = lambda outcome: self._judge(cell, outcome)
-        return self._finish(runtime.run("script", self._main(runtime, cell)), cell)
+        return self._finish(runtime.run("script", self._main(runtime, cell, scenario, recorder)), cell)
 
     def run_live(self, backend: str = "trio", log: LogFactory | None = None) -> Outcome:
         """Run once on an event loop of its own of *backend*, with a real clock."""
@@ -90,7 +136,15 @@ class ScenarioProgram:
         runtime.conclude = lambda outcome: self._judge(cell, outcome)
         return runtime, cell
 
-    async def _main(self, runtime: Runtime, cell: list[World]) -> Any:
+    async def _main(
+        self,
+        runtime: Runtime,
+        cell: list[World],
+        scenario: Scenario | None = None,
+        recorder: Recorder | None = None,
+    ) -> Any:
+        if recorder is not None:
+            runtime.data = DriverData(current_thread(), recorder.statics)
         world = World(
             runtime,
             self._options,
@@ -100,7 +154,7 @@ class ScenarioProgram:
             races=self.races and not isinstance(runtime, LiveRuntime),
         )
         cell.append(world)
-        return await self.scenario.start(world, self.variant)
+        return await (scenario or self.scenario).start(world, self.variant)
 
     def _judge(self, cell: list[World], outcome: Outcome) -> Finding | None:
         if not cell:
@@ -158,6 +212,9 @@ class ScenarioProgram:
 def _is_ours(error: BaseException) -> bool:
     """Whether kemu's own code raised *error*: the innermost frame that is not a library's is kemu's."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith(TRACKING):
+            # What a tracked container or access raises is what a plain one would have raised.
+            continue
         if is_kemu_file(frame.filename) or not is_library_file(frame.filename):
             return is_kemu_file(frame.filename)
     return True

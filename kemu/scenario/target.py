@@ -17,6 +17,7 @@ from kemu.scenario.declare import EVERY_VARIANT, Scenario, nearest
 from kemu.scenario.loader import LoadedFile, has_scenarios, load_file
 
 if TYPE_CHECKING:
+    from kemu.scenario.declare import Preemption
     from kemu.scenario.program import ScenarioProgram
 
 SYNTAX = "write path.py, path.py::name or path.py::name[variant]"
@@ -52,12 +53,14 @@ def parse_target(text: str) -> Target:
     return Target(path, name, variant[:-1])
 
 
-def select(text: str, *, variant: str | None = None, races: bool = False) -> list[ScenarioProgram]:
+def select(
+    text: str, *, variant: str | None = None, preempt: Preemption | None = None, races: bool = False
+) -> list[ScenarioProgram]:
     """What the target *text* stands for, in the order of paths and declarations.
 
     Each scenario comes with the variant that the target names, else with *variant*, else with its default;
-    *variant* may be ``"all"``. Of several scenarios those are left out that do not have *variant*. With *races*, data
-    races are findings.
+    *variant* may be ``"all"``. Of several scenarios those are left out that do not have *variant*. *preempt* replaces
+    what the scenarios say of preemption; with *races*, data races are findings.
 
     Raises `NothingMatched` if there is no such scenario or variant, and the errors of `load_file`.
     """
@@ -78,7 +81,7 @@ def select(text: str, *, variant: str | None = None, races: bool = False) -> lis
     if not found:
         raise _no_scenario(target, files)
     programs = [
-        ScenarioProgram(loaded, scenario, one, races=races)
+        ScenarioProgram(loaded, scenario, one, preempt=preempt, races=races)
         for loaded, scenario in found
         for one in _variants(scenario, variant)
     ]

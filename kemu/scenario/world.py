@@ -235,10 +235,10 @@ class World:
                     f"altitude {altitude!r} is taken by {instance.filter.driver.driver}",
                     remedy=f'give another one, such as "{altitude.rstrip(".")}{"" if "." in altitude else "."}5"',
                 )
-        one = driver() if isinstance(driver, type) else driver
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
             self._decide(False)
+        one = driver() if isinstance(driver, type) else driver
         while self._bystanders:
             self._bystanders -= 1
             # Above and below in turn, so that the drivers under test stand in the middle of the stack.
@@ -332,12 +332,17 @@ class World:
         """State an invariant that must hold after every step; finding ``invariant`` if it does not."""
 
         def invariant() -> None:
-            # It is nobody's code that looks here: nothing it sees is a race with anybody.
-            races, self.runtime.races = self.runtime.races, None
+            # It is nobody's code that looks here: nothing it sees is a race with anybody, and what it reads and makes
+            # is no part of the step that has just been taken. `DriverData.store` and the searches take care that no
+            # step which an invariant may tell from another passes for independent.
+            runtime = self.runtime
+            data, runtime.data = runtime.data, None
+            races, runtime.races = runtime.races, None
             try:
                 holds = predicate()
             finally:
-                self.runtime.races = races
+                if not runtime.dead:
+                    runtime.data, runtime.races = data, races
             if not holds:
                 self.verifier.report("invariant", what, subject=what)
 

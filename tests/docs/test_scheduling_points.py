@@ -16,6 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "schedulin
 # For each operation words of the page that it stands behind; None for one that a driver or script never comes to.
 WORDS = {
     "AcquireLock": "acquire or release a fast mutex",
+    "Access": None,  # of which loads and stores are the two kinds
     "Arm": "`FltCbdqInsertIo`",
     "Attach": "attach an instance",
     "AwaitCompletion": "wait for a completion",
@@ -32,6 +33,7 @@ WORDS = {
     "FreeBlock": "`ExFreePool`",
     "IsCanceled": "`FltIsIoCanceled`",
     "Join": "start a thread, join it",
+    "Load": "each load and each store",
     "ListRequests": "list the requests of a file",
     "Perform": "the file system performs a request",
     "Point": "Returns that race",
@@ -48,6 +50,8 @@ WORDS = {
     "SetCancelBit": "| cancel |",
     "SetCancelRoutine": "`FltSetCancelCompletion`",
     "SetEvent": "`KeSetEvent`",
+    "Statement": "before each statement that touches shared state",
+    "Store": "each load and each store",
     "StopFiltering": "`FltUnregisterFilter`",
     "TakeReference": "`FltObjectReference`",
     "TakeWork": "a worker takes a work item",

@@ -35,6 +35,7 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 @click.option("--cluster", metavar="ADDRESS", help="Use the workers of this dask scheduler, such as tcp://host:8786.")
 @opt.corpus_options
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
 @opt.directory_option
@@ -55,6 +56,7 @@ def command(
     corpus: str | None,
     no_corpus: bool,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
     races: bool,
     output: str | None,
@@ -90,7 +92,7 @@ def command(
     plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), corpus=kept)
     # Whatever is wrong with what was typed has to come out before anything is explored.
     made = plan.make_strategy()
-    programs = select(targets, variant, max_steps, races=races)
+    programs = select(targets, variant, max_steps, preempt, races=races)
     drawn = "" if made.seed is None else f", seed {made.seed}"
     console.note(
         f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}{division or ''}"

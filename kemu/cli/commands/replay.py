@@ -13,6 +13,7 @@ from kemu.cli import options as opt
 @click.argument("target")
 @click.argument("token")
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
 @opt.directory_option
@@ -22,6 +23,7 @@ def command(
     target: str,
     token: str,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
     races: bool,
     output: str | None,
@@ -39,5 +41,5 @@ def command(
 
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps, races=races)
+    program = select_one(target, variant, max_steps, preempt, races=races)
     return report_one(console, "replay", program, *replayed(program, token, directory))

@@ -18,6 +18,7 @@ from kemu.errors import UsageError
 @click.option("--live", is_flag=True, help="Run on an event loop with a real clock, not under kemu's control.")
 @click.option("--backend", type=click.Choice(["trio", "asyncio"]), help="The event loop of --live; trio unless given.")
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
 @opt.directory_option
@@ -31,6 +32,7 @@ def command(
     live: bool,
     backend: str | None,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
     races: bool,
     output: str | None,
@@ -60,9 +62,13 @@ def command(
             "--races is for controlled runs: what locks of the event loop order is not known",
             remedy="leave out --live, or --races",
         )
+    if live and preempt is not None:
+        raise UsageError(
+            "--preempt is for controlled runs: in a live one the event loop decides", remedy="leave it out"
+        )
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps, races=races)
+    program = select_one(target, variant, max_steps, preempt, races=races)
     single = Single(program)
     if live:
         single.live(backend or "trio")

@@ -15,6 +15,7 @@ from kemu.errors import UsageError
 @click.argument("token")
 @click.option("--replays", type=click.IntRange(min=1), default=None, help="Most replays to use; 70 unless given.")
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
 @opt.directory_option
@@ -25,6 +26,7 @@ def command(
     token: str,
     replays: int | None,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
     races: bool,
     output: str | None,
@@ -35,13 +37,13 @@ def command(
     from kemu.cli.console import Console
     from kemu.cli.hunt import describe, output_directory
     from kemu.cli.single import report_one
-    from kemu.cli.targets import select_one
-    from kemu.explore import MAX_REPLAYS, decode, replay, shrink
+    from kemu.cli.targets import choices_of, select_one
+    from kemu.explore import MAX_REPLAYS, replay, shrink
 
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps, races=races)
-    outcome = replay(program, decode(token, program.identity))
+    program = select_one(target, variant, max_steps, preempt, races=races)
+    outcome = replay(program, choices_of(token, program))
     if outcome.failure is None:
         raise UsageError(f"the run of this token passes in {program.name}", remedy="give the token of a failing run")
     shrunk = shrink(program, outcome.choices, max_replays=replays or MAX_REPLAYS)

@@ -77,6 +77,10 @@ class Reducing(Strategy, Protocol):
         """How far it has come."""
         ...
 
+    def distrust(self, why: str) -> None:
+        """Take note of *why* exhaustion will be no proof."""
+        ...
+
 
 def observer_of(strategy: Strategy) -> Observer | None:
     """Who has to watch the run that *strategy* has begun."""

@@ -158,6 +158,10 @@ class DPOR:
         """How far it has come."""
         return Reduction(self.traces, self.blocked, self.exhausted, self.doubt)
 
+    def distrust(self, why: str) -> None:
+        """Take note of *why* exhaustion will be no proof. The first doubt is what reports tell of."""
+        self.doubt = self.doubt or why
+
     # From run to run.
 
     def begin(self) -> bool:
@@ -194,8 +198,8 @@ class DPOR:
             self.blocked += 1
         else:
             self.traces += 1
-            if outcome.end in ("stopped", "step-limit") and not self.doubt:
-                self.doubt = "a run was cut short"
+            if outcome.end in ("stopped", "step-limit"):
+                self.distrust("a run was cut short")
         self._race_with_those_who_wait()
 
     # Decisions.
@@ -272,7 +276,7 @@ class DPOR:
         runtime = self._runtime
         assert runtime is not None
         if at == self.depth:
-            self.doubt = f"a run has more than {self.depth:,} steps"
+            self.distrust(f"a run has more than {self.depth:,} steps")
             del self._frames[at:]
             runtime.abandon()
         acting = runtime.clock.thread(runtime) if thread is None else thread
@@ -281,7 +285,7 @@ class DPOR:
             self._new_frame((party,))
         if not runtime.decides:
             if any(len(frame.enabled) > 1 for frame in self._frames[self._setup : at]):
-                self.doubt = "set-up that is not explored comes after the first decision"
+                self.distrust("set-up that is not explored comes after the first decision")
             self._setup = at + 1
         assert acting.footprint is not None
         self._open = (party, acting.footprint)

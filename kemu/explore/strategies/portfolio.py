@@ -79,6 +79,10 @@ class Portfolio:
         """How far the reduced search has come."""
         return self._search.reduction
 
+    def distrust(self, why: str) -> None:
+        """Leave the reduced search out, because it would be no proof."""
+        self._search.distrust(why)
+
     @property
     def sampler(self) -> str | None:
         """Who made the last run, for estimates: none but samplers that can make every run there is."""

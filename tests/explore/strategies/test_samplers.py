@@ -97,6 +97,9 @@ class InRange:
     def reduction(self) -> Reduction:
         return Reduction(0, 0, exhausted=False, doubt="")
 
+    def distrust(self, why: str) -> None:
+        raise AssertionError(why)
+
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_keeps_to_the_alternatives(name: str) -> None:
