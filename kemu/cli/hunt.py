@@ -143,6 +143,16 @@ def _explore(
     return exploration if memory is None else memory.together_with(exploration)
 
 
+def _coarse(program: Program) -> str:
+    """What of *program*'s files cannot be followed: the first place, and how many more there are."""
+    reasons: tuple[Any, ...] = getattr(getattr(program, "loaded", None), "coarse", ())
+    if not reasons:
+        return ""
+    first = reasons[0]
+    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"{Path(first.path).name}:{first.line}: {first.text}{more}"
+
+
 def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -> Verdict:
     """What *exploration* comes to if it has found nothing."""
     reduction = exploration.reduction
@@ -164,6 +174,7 @@ def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -
         traces=reduction.traces if reduction is not None else None,
         blocked=reduction.blocked if reduction is not None else 0,
         doubt=doubt,
+        coarse=_coarse(program) if reduction is not None else "",
         estimates=exploration.estimates,
         shard=exploration.shard,
         races=program.races,

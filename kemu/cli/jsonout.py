@@ -21,6 +21,15 @@
     ]
     error        what ended the command early, or null
 
+``kemu explore --outcomes``::
+
+    kemu, command, seed, exit_code, interrupted, subset_of, error
+    programs: [
+        program, strategy, seed, schedules, seconds, interrupted
+        complete     whether it is proved that there are no other outcomes
+        outcomes: [{value: [text], count, run (the first, from 0), token, replay, in_reference (or null)}]
+    ]
+
 ``kemu replay`` and ``kemu shrink``: kemu, command, program, exit_code, finding (FINDING or null), warnings.
 ``kemu run``: the same, and token, end, steps, vt (ticks of 100 ns), result (as text), trace.
 ``kemu corpus ls``: kemu, command, entries: [ENTRY]; ``kemu corpus show``: kemu, command, entry (ENTRY).

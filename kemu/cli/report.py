@@ -306,6 +306,8 @@ class Verdict:
     """How many schedules were given up because they were going to repeat a class."""
     doubt: str = ""
     """Why having explored all classes is no proof."""
+    coarse: str = ""
+    """Why all steps of the drivers' code count as dependent; "" if their state was told apart field by field."""
     estimates: tuple[Estimate, ...] = ()
     """What samplers that can make every schedule are likely not to have seen."""
     shard: str = ""
@@ -340,6 +342,8 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
         else:
             lines.append(f"  proof: all {_classes(verdict)} were explored:")
             lines.append(f"  {made}")
+            if verdict.coarse:
+                lines += _wrap(f"all steps of the drivers' code count as dependent: {verdict.coarse}", most=2)
     elif verdict.bound is not None:
         lines.append(f"  bound: every schedule with at most {verdict.bound} {verdict.cost} was")
         lines.append(f"  made, which proves nothing beyond that bound: {made}")
@@ -347,9 +351,13 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
         lines.append(f"  budget: no proof: {made}")
         if verdict.traces is not None:
             why = f"all there are, but {verdict.doubt}" if verdict.doubt and verdict.exhausted else "there are more"
-            lines.append(f"  the reduced search has explored {_classes(verdict)}; {why}")
+            lines += _wrap(f"the reduced search has explored {_classes(verdict)}; {why}", most=2)
     if verdict.bound is None and verdict.kind != "proof" and verdict.schedules and verdict.seed is not None:
-        lines.append(f"  {chance(verdict.schedules)}")
+        if verdict.traces is None:
+            lines.append(f"  {chance(verdict.schedules)}")
+        elif verdict.estimates:
+            # Of a mixture only the runs of one sampler are drawn alike.
+            lines.append(f"  {chance(verdict.estimates[0].runs, verdict.estimates[0].sampler)}")
         lines += [f"  {unseen(estimate)}" for estimate in verdict.estimates[:1]]
     if verdict.races:
         lines.append("  races: none in these schedules")
@@ -370,12 +378,10 @@ def warning_lines(warnings: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def chance(schedules: int) -> str:
+def chance(schedules: int, sampler: str = "this strategy") -> str:
     """What *schedules* drawn without a failure say about the share that fails: the rule of three."""
     share = min(1.0, 3 / schedules)
-    return (
-        f"with 95 % confidence less than {share:.2g} (3/{schedules:,}) of the schedules that this strategy draws fail"
-    )
+    return f"with 95 % confidence less than {share:.2g} (3/{schedules:,}) of the schedules that {sampler} draws fail"
 
 
 def unseen(estimate: Estimate) -> str:

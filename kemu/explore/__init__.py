@@ -18,6 +18,7 @@
 - ``estimate``     what a sampler is likely not to have seen
 - ``contract``     what every strategy promises, checked; on the programs of ``exercise``
 - ``corpus``       failing runs that were found, kept in a directory
+- ``outcomes``     everything that a program can come to
 - ``memory``       what is done with them: tried first, and forgotten once they pass
 - ``distinct``, ``collection``  counting fingerprints and collecting garbage while very many runs are made
 
@@ -34,6 +35,7 @@ from kemu.explore.explain import Conflict, Explanation, Flip, Switch, explain
 from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explore
 from kemu.explore.memory import Memory, Replayed
 from kemu.explore.orderings import Order, Orderings
+from kemu.explore.outcomes import OutcomeSet, Reached, collect_outcomes
 from kemu.explore.program import Failure, Program, failure_of
 from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
@@ -94,6 +96,7 @@ __all__ = [
     "Flip",
     "Order",
     "Orderings",
+    "OutcomeSet",
     "Key",
     "Memory",
     "Place",
@@ -104,6 +107,7 @@ __all__ = [
     "RandomWalk",
     "Recorder",
     "Recording",
+    "Reached",
     "Reducing",
     "Reduction",
     "Replay",
@@ -118,6 +122,7 @@ __all__ = [
     "blame",
     "check_determinism",
     "check_strategy",
+    "collect_outcomes",
     "decode",
     "encode",
     "explain",

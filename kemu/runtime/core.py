@@ -111,7 +111,7 @@ class Runtime(ABC):
         self.failure: Any = None
         self.choices: list[int] = []
         # The lists are given: a field's factory takes longer than all the rest of the outcome.
-        self.outcome = Outcome(choices=self.choices, advisories=[])
+        self.outcome = Outcome(choices=self.choices, advisories=[], named={})
         self.observer: Observer | None = None
         self.races: Races | None = None
         self.born: list[Waitable] | None = None

@@ -65,6 +65,8 @@ class Outcome:
     result: Any = None
     advisories: list[Any] = field(default_factory=list[Any])
     """Warnings: what is wrong with the program without being a failure of this run."""
+    named: dict[str, str] = field(default_factory=dict[str, str])
+    """What the program says the run came to, as texts under names."""
     swallowed: tuple[str, ...] = ()
     """Threads whose code swallowed the end of the run three times and was abandoned."""
 

@@ -352,6 +352,26 @@ class World:
         """State what must hold when everything has come to rest; finding ``invariant`` if it does not."""
         self.at_end_checks.append((predicate, what))
 
+    def outcome(self, **values: object) -> None:
+        """Say what this run comes to: ``world.outcome(create=status)``, for ``kemu explore --outcomes``.
+
+        Each name may be given once in a run. Values are kept as their texts, so give statuses, numbers and texts: what
+        has no text of its own that is the same in every run, such as an object with its address, is refused.
+        """
+        named = self.runtime.outcome.named
+        for name, value in values.items():
+            if name in named:
+                raise ScenarioError(
+                    f"the outcome {name!r} is given twice in one run",
+                    remedy="give each thread a name of its own, or collect the values and give them once, at the end",
+                )
+            if type(value).__repr__ is object.__repr__:
+                raise ScenarioError(
+                    f"the outcome {name!r} is a {type(value).__name__}, whose text differs from run to run",
+                    remedy="give a status, a number or a text",
+                )
+            named[name] = str(value)
+
     def now(self) -> int:
         """Virtual time, in ticks of 100 ns."""
         return self.runtime.clock.read(current_thread())

@@ -11,7 +11,7 @@ import click
 from kemu.cli import options as opt
 from kemu.cli.console import Console
 from kemu.cli.interrupt import gentle_interrupts, say
-from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
+from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError, UsageError
 
 
 @click.command(name="explore")
@@ -33,6 +33,8 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError
 )
 @click.option("--campaign", metavar="DIR", help="Keep what is done in DIR, and go on from what is there.")
 @click.option("--cluster", metavar="ADDRESS", help="Use the workers of this dask scheduler, such as tcp://host:8786.")
+@click.option("--outcomes", is_flag=True, help="Show what the scenario can come to, with a run for each outcome.")
+@click.option("--subset-of", metavar="VARIANT", help="With --outcomes: the others may only come to what VARIANT does.")
 @opt.corpus_options
 @opt.variant_option
 @opt.preempt_option
@@ -53,6 +55,8 @@ def command(
     shard: tuple[int, int] | None,
     campaign: str | None,
     cluster: str | None,
+    outcomes: bool,
+    subset_of: str | None,
     corpus: str | None,
     no_corpus: bool,
     variant: str | None,
@@ -97,6 +101,16 @@ def command(
     console.note(
         f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}{division or ''}"
     )
+    if outcomes or subset_of is not None:
+        from kemu.cli.outcomes import report_outcomes
+
+        if not outcomes:
+            raise UsageError("--subset-of compares outcomes", remedy="give --outcomes as well")
+        if division is not None:
+            raise UsageError(
+                "outcomes are collected by one process", remedy="leave out -j, --shard, --campaign and --cluster"
+            )
+        return report_outcomes(console, programs, plan, subset_of, as_json=as_json)
     hunts: list[Hunt] = []
     error: KemuError | None = None
     interrupted = False
