@@ -23,7 +23,7 @@ from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError, Usag
     "--strategy",
     type=opt.strategy,
     metavar="NAME[:K=V,...]",
-    help="alternating, sticky, pct, random, pos, urw, surw, delay, dfs (ipb), idb.",
+    help="portfolio, dpor, alternating, sticky, pct, random, pos, urw, surw, delay, dfs (ipb), idb.",
 )
 @click.option("--bound", type=opt.bound, metavar="N", help="Most preemptions and answers that are not plain, or none.")
 @click.option("--keep-going", is_flag=True, help="Go on after a finding, and report each kind once.")
