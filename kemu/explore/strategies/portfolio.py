@@ -21,6 +21,11 @@ REMEMBERED: Final = 1 << 16
 """How many fingerprints are remembered to tell new runs from old ones."""
 
 
+SAMPLING: Final = range(128, 1_024)
+"""The runs in which samplers have the better chance: what is small has been proved by then, and a bug that can be sampled
+at all mostly shows before the end."""
+
+
 class Member:
     """A sampler, and how well it does."""
 
@@ -41,10 +46,10 @@ class Member:
 class Portfolio:
     """Takes the runs of several strategies in turn, so that it does nearly as well as the best of them.
 
-    Every other run belongs to the reduced search (`DPOR`) until that has made *reduced* runs, or cannot prove anything
-    any more, or has explored everything, which proves that there is nothing more to find. The rest goes to samplers:
-    sticky walks and PCT, POS, SURW and URW. Those that come upon more runs that were not seen before get more turns,
-    but none goes without.
+    Every other run belongs to the reduced search (`DPOR`), and every fourth of those in `SAMPLING`, until that has made
+    *reduced* runs, or cannot prove anything any more, or has explored everything, which proves that there is nothing
+    more to find. The rest goes to samplers: sticky walks and PCT, POS, SURW and URW. Those that come upon more runs
+    that were not seen before get more turns, but none goes without.
 
     All follows from the program and the seed. *start* is the number of the first run; a portfolio that does not begin
     with run 0 leaves the reduced search out, which cannot be cut in pieces, and its samplers learn anew.
@@ -90,7 +95,7 @@ class Portfolio:
 
     def begin(self) -> bool:
         self._run += 1
-        if self._left and self._run % 2 == 0 and not self._search.doubt:
+        if self._left and not self._search.doubt and self._run % (4 if self._run in SAMPLING else 2) == 0:
             self._left -= 1
             self._member = None
             self._current = self._search
