@@ -38,6 +38,7 @@ from kemu.explore import (
     explore,
     shrink,
     strategy_from_name,
+    tracked,
 )
 from kemu.log import Recorder, Trace, capture, write_trace
 
@@ -242,7 +243,7 @@ def describe(
     stop: Callable[[], bool] | None = None,
 ) -> Found:
     """Explain and trace the failing run of *choices*. Raises `UsageError` if it does not fail."""
-    explanation = explain(program, choices, stop=stop)
+    explanation = explain(tracked(program), choices, stop=stop)
     if explanation is None:
         raise UsageError(f"this run of {program.name} does not fail", remedy="give the token of a failing run")
     full = explanation.recording.choices

@@ -36,7 +36,7 @@ from kemu.explore.explorer import Budget, Exploration, Finding, Progress, explor
 from kemu.explore.memory import Memory, Replayed
 from kemu.explore.orderings import Order, Orderings
 from kemu.explore.outcomes import OutcomeSet, Reached, collect_outcomes
-from kemu.explore.program import Failure, Program, failure_of
+from kemu.explore.program import Failure, Program, failure_of, tracked
 from kemu.explore.recording import Cost, Decision, Recorder, Recording, record
 from kemu.explore.shrink import MAX_REPLAYS, Shrunk, shrink
 from kemu.explore.strategies import (
@@ -132,6 +132,7 @@ __all__ = [
     "replay",
     "shrink",
     "strategy_from_name",
+    "tracked",
     "watch",
     "where",
 ]

@@ -11,7 +11,7 @@ from kemu.errors import KemuError, UsageError
 from kemu.explore.collection import BatchedCollection
 from kemu.explore.distinct import DistinctCounter
 from kemu.explore.estimate import Estimate, SampleCounter
-from kemu.explore.program import Failure, Trackable, failure_of
+from kemu.explore.program import Failure, Trackable, failure_of, tracked
 from kemu.explore.strategies.base import Reducing, Reduction
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def explore(
     watched_run = run
     if reducing is not None and isinstance(program, Trackable):
         if program.can_track:
-            watched_run = program.instrumented().run
+            watched_run = tracked(program).run
         else:
             reducing.distrust("what the code does to its own state was not seen")
     samples = hasattr(strategy, "sampler")

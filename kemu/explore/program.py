@@ -66,6 +66,11 @@ class Trackable(Program, Protocol):
         ...
 
 
+def tracked(program: Program) -> Program:
+    """*program* with runs that say what they do to its own state, if they can."""
+    return program.instrumented() if isinstance(program, Trackable) and program.can_track else program
+
+
 def failure_of(outcome: Outcome) -> Failure | None:
     """The failure in *outcome*, typed: the runtime, which only carries it, does not know what it is."""
     return cast("Failure | None", outcome.failure)
