@@ -10,11 +10,13 @@
 - ``where``        the line of the user's code at which a thread stands
 - ``races``        the pairs of events of a run whose order nothing else decides
 - ``orderings``    the fewest orders of two events that make a run fail
+- ``hitting``      the smallest set of which certain clauses are true, for these
 - ``explain``      those, the nearest run that passes, the context switches and the decision that matter
 - ``blame``        the decision after which the failure was likely
 - ``determinism``  the check that nothing but decisions makes runs differ
 - ``dependence``   events, what each touched, and which happen before which: for strategies that reduce
 - ``guards``       what was possible when, for the same
+- ``frames``       the states that they go through, and who sleeps
 - ``estimate``     what a sampler is likely not to have seen
 - ``contract``     what every strategy promises, checked; on the programs of ``exercise``
 - ``corpus``       failing runs that were found, kept in a directory

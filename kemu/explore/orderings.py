@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from kemu.errors import KemuError
+from kemu.explore.hitting import Clause, smallest_set
 from kemu.explore.races import Race, coarse, conflicting, conflicts, merged, races
 from kemu.explore.strategies.alternate import LEAST_HORIZON, SWITCHES
 from kemu.explore.strategies.base import Path
@@ -46,8 +47,6 @@ MOST_ORDERS: Final = 8
 MOST_CONFLICTS: Final = 500
 SURVEY: Final = 12
 REVERSAL_ATTEMPTS: Final = 4
-MOST_NODES: Final = 5_000
-"""How many sets are looked at in search for the smallest one."""
 LONGER: Final = 10
 """How many times as long as the failing run another one may get."""
 
@@ -497,55 +496,3 @@ def _answers(recording: Recording) -> dict[tuple[Path, str], tuple[int, ...]]:
             key = (recording.parties[decision.step], decision.label)
             answers[key] = (*answers.get(key, ()), decision.value)
     return answers
-
-
-class Clause(NamedTuple):
-    """That a set that contains all that is *given* has to contain one of *elements* as well."""
-
-    elements: frozenset[int]
-    given: frozenset[int] = frozenset()
-
-
-def smallest_set(clauses: Sequence[Clause], most: int, costs: Sequence[int] = ()) -> tuple[int, ...] | None:
-    """A smallest set of which all *clauses* are true; None if it would have more than *most* elements.
-
-    Of several, one is taken whose elements have low *costs*, and low numbers where these are equal. Where it would
-    take too long to find the smallest one, it is a small one.
-    """
-    nodes = 0
-
-    def preference(element: int) -> tuple[int, int]:
-        return (costs[element] if costs else 0, element)
-
-    def open_clauses(chosen: frozenset[int]) -> list[Clause]:
-        return [one for one in clauses if one.given <= chosen and one.elements.isdisjoint(chosen)]
-
-    def search(chosen: frozenset[int], size: int) -> frozenset[int] | None:
-        nonlocal nodes
-        nodes += 1
-        left = open_clauses(chosen)
-        if not left:
-            return chosen
-        if len(chosen) == size or nodes > MOST_NODES:
-            return None
-        for element in sorted(min(left, key=lambda one: len(one.elements)).elements, key=preference):
-            found = search(chosen | {element}, size)
-            if found is not None:
-                return found
-        return None
-
-    for size in range(most + 1):
-        found = search(frozenset(), size)
-        if found is not None:
-            return tuple(sorted(found))
-    if nodes <= MOST_NODES:
-        return None
-    chosen: frozenset[int] = frozenset()
-    while left := open_clauses(chosen):
-        counts: dict[int, int] = {}
-        for element in sorted(element for one in left for element in one.elements):
-            counts[element] = counts.get(element, 0) + 1
-        if not counts or len(chosen) == most:
-            return None
-        chosen |= {min(counts, key=lambda element: (-counts[element], *preference(element)))}
-    return tuple(sorted(chosen))

@@ -7,15 +7,18 @@ from itertools import combinations, count
 from random import Random
 
 import pytest
-from explore.classics import account, bluetooth_driver, deadlock01, lazy01, reorder, twostage, wronglock
+from explore.classics import Add, account, bluetooth_driver, deadlock01, lazy01, reorder, twostage, wronglock
 from explore.programs import (
     Acquire,
+    Flag,
     Load,
     Mutex,
     Release,
+    Set,
     Store,
     TestProgram,
     Variable,
+    Wait,
     abba,
     answered_badly,
     early_timeout,
@@ -36,11 +39,13 @@ from kemu.explore import (
     Replay,
     StickyRandomWalk,
     explore,
+    hitting,
     orderings,
     shrink,
     watch,
 )
-from kemu.explore.orderings import CHECKS, Clause, Orderings, Reasons, find_reasons, smallest_set
+from kemu.explore.hitting import Clause, smallest_set
+from kemu.explore.orderings import CHECKS, Orderings, Reasons, find_reasons
 from kemu.explore.strategies import Before, Constrain
 from kemu.explore.strategies.alternate import Alternating
 from kemu.runtime import Join, Observer, Oracle, Outcome, Point, current_thread
@@ -79,13 +84,13 @@ EXPECTED: list[tuple[TestProgram, set[Pair]]] = [
     # The check comes after both transfers; the two may come in either order.
     (account(), {("t0: acquire lock", "t2: acquire lock"), ("t1: acquire lock", "t2: acquire lock")}),
     (lazy01(), {("t0: acquire lock", "t2: acquire lock"), ("t1: acquire lock", "t2: acquire lock")}),
-    # The request checks before the stop begins; the stop does not wait for the request, because it counts itself out
-    # before the request counts itself in; and it is over before the request looks.
+    # The request checks before the stop begins; the stop is the last one out, because it counts itself out before the
+    # request counts itself in, and so goes on to its end; and it is over before the request looks.
     (
         bluetooth_driver(),
         {
             ("t0: load stopping", "t1: store stopping"),
-            ("t1: leave users", "t0: add users"),
+            ("t1: add users", "t0: add users"),
             ("t1: store stopped", "t0: load stopped"),
         },
     ),
@@ -180,12 +185,48 @@ def test_whatever_run_one_starts_from() -> None:
 
 
 def test_an_order_whose_reversal_takes_another_one_along() -> None:
-    # If the request counts itself in first the stop waits for it, so that it cannot be over before the request looks.
+    # The stop waits until nobody is in there any more. If the request counts itself in first the stop has to wait for
+    # it, so that it cannot be over before the request looks. (The stop of `bluetooth_driver` gives up then.)
+    async def patient_stop() -> None:
+        stopping, stopped = Variable("stopping"), Variable("stopped")
+        users, drained = Variable("users", 1), Flag("drained")
+
+        async def request() -> None:
+            if await Load(stopping):
+                return
+            await Add(users, 1)
+            if await Load(stopped):
+                fail("I/O after the stop")
+            if await Add(users, -1) == 0:
+                await Set(drained)
+
+        async def stop() -> None:
+            await Store(stopping, 1)
+            if await Add(users, -1) == 0:
+                await Set(drained)
+            await Wait(drained)
+            await Store(stopped, 1)
+
+        spawn("t0", request())
+        spawn("t1", stop())
+
+    program = TestProgram(patient_stop)
+    result = found(program, failing(program))
+    assert {words(order): order.reversal for order in result.orders} == {
+        ("t0: load stopping", "t1: store stopping"): "passes",
+        ("t1: add users", "t0: add users"): "passes with others",
+        ("t1: store stopped", "t0: load stopped"): "passes",
+    }
+
+
+def test_an_order_whose_reversal_leaves_another_one_open() -> None:
+    # If the request counts itself in first the stop finds it there and gives up: nothing is stored to come before or
+    # after what the request loads.
     program = bluetooth_driver()
     result = found(program, failing(program))
     assert {words(order): order.reversal for order in result.orders} == {
         ("t0: load stopping", "t1: store stopping"): "passes",
-        ("t1: leave users", "t0: add users"): "passes with others",
+        ("t1: add users", "t0: add users"): "passes",
         ("t1: store stopped", "t0: load stopped"): "passes",
     }
 
@@ -464,7 +505,7 @@ def test_nothing_can_be_done_about_an_empty_clause() -> None:
 
 
 def test_where_the_smallest_set_takes_too_long_a_small_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orderings, "MOST_NODES", 3)
+    monkeypatch.setattr(hitting, "MOST_NODES", 3)
     clauses = [Clause(frozenset({at, at + 10, 99})) for at in range(6)] + [Clause(frozenset({50, 51}))]
     assert smallest_set(clauses, 4, [0] * 100) == (50, 99)
     assert smallest_set(clauses, 1, [0] * 100) is None

@@ -22,8 +22,8 @@ REMEMBERED: Final = 1 << 16
 
 
 SAMPLING: Final = range(128, 1_024)
-"""The runs in which samplers have the better chance: what is small has been proved by then, and a bug that can be sampled
-at all mostly shows before the end."""
+"""The runs in which samplers have the better chance: what is small has been proved by then, and a bug that samplers
+find at all mostly shows before the end."""
 
 
 class Member:
