@@ -56,14 +56,13 @@ REFERENCE: Final = {
     "reorder_3": 56,
     "reorder_4": 1_248,
     "stringbuffer": 3,
-    "sync01": 3,
     "token_ring": 24,
     "twostage": 3,
     "wronglock_3": 360,
     "rmw_3x3": 1_680,
     "add_3x3": 1,
 }
-"""Traces, as counted elsewhere or by hand."""
+"""Traces, as counted elsewhere or by hand. The condition variable of sync01 has another form there."""
 
 PROGRAMS: Final[dict[str, Callable[[], TestProgram]]] = {
     **{name: CLASSICS[name].make for name in ORACLES},
@@ -109,13 +108,13 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
     for name, make in PROGRAMS.items():
-        results[name] = {**measure(make), "reference": REFERENCE[name]}
+        results[name] = {**measure(make), "reference": REFERENCE.get(name)}
         if not arguments.json:
             one = results[name]
             if len(results) == 1:
                 print(f"{'program':38} traces  brute force  reference  blocked  executions/s")
             print(
-                f"{name:38} {one['traces']:6,}  {one['brute_force'] or '-':>11}  {one['reference']:9,}"
+                f"{name:38} {one['traces']:6,}  {one['brute_force'] or '-':>11}  {one['reference'] or '-':>9}"
                 f"  {one['blocked']:7,}  {one['executions_per_second']:12,}"
             )
     if arguments.json:
