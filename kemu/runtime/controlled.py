@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Coroutine
+from operator import attrgetter
 from typing import Any, NoReturn, cast
 
 from kemu.runtime.clock import Timer
-from kemu.runtime.core import Observer, Runtime, path_of
+from kemu.runtime.core import Observer, Runtime
 from kemu.runtime.footprint import mix
 from kemu.runtime.foreign import foreign_await, foreign_call
 from kemu.runtime.operation import BlockingOperation, Operation
@@ -21,6 +22,8 @@ from kemu.runtime.outcome import Outcome, explain_stuck
 from kemu.runtime.thread import Thread, Unwind, host
 
 DEFAULT_MAX_STEPS = 20_000
+
+path_of = attrgetter("path")
 
 
 class ControlledRuntime(Runtime):

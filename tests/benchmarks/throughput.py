@@ -27,7 +27,7 @@ from statistics import median
 from time import process_time
 from typing import Any
 
-from kemu.explore.strategies import STRATEGIES, RandomWalk, Strategy, strategy_from_name
+from kemu.explore.strategies import STRATEGIES, RandomWalk, Reducing, Strategy, strategy_from_name
 from kemu.runtime import (
     BlockingOperation,
     Cell,
@@ -173,6 +173,7 @@ def kemu_batch(main: Callable[[int], Coroutine[Operation[Any], Any, Any]], size:
 def strategy_batch(strategy: Strategy, size: int) -> Batch:
     """As `kemu_batch`, with `end`, which a strategy may learn in. An exhaustive one starts again when it is done."""
     made = strategy
+    reducing = isinstance(strategy, Reducing)
 
     def run(schedules: int) -> int:
         nonlocal made
@@ -181,7 +182,7 @@ def strategy_batch(strategy: Strategy, size: int) -> Batch:
             if not made.begin():
                 made = strategy_from_name(strategy.name.partition("(")[0], SEED)
                 made.begin()
-            outcome = ControlledRuntime(made).run("main", rw_main(size))
+            outcome = ControlledRuntime(made, observer=made.observer if reducing else None).run("main", rw_main(size))
             check(outcome)
             made.end(outcome)
             steps += outcome.steps
