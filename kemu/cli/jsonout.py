@@ -11,7 +11,8 @@
         strategy, seed, schedules, distinct, distinct_is_exact, seconds
         exhausted    whether the strategy had nothing left
         bound        the largest bound within which every schedule was made, or null
-        failing_share_below   with 95 % confidence (rule of three), or null
+        failing_share_below   with 95 % confidence (rule of three), of what the sampler with the most runs draws if
+                     they are several, or null
         estimates    [{sampler, runs, distinct, once, twice, exact, unseen, least}], of samplers with full support
         findings     [FINDING]
         warnings     [text]
@@ -77,8 +78,10 @@ from dataclasses import asdict
 from typing import Any
 
 from kemu import __version__
+from kemu.cli.console import Console
 from kemu.cli.hunt import Found, Hunt
 from kemu.cli.targets import entry_command
+from kemu.errors import EXIT_INTERRUPTED, KemuError
 from kemu.explore import Entry, Replayed
 from kemu.explore.corpus import as_object
 
@@ -88,10 +91,32 @@ def dump(command: str, fields: dict[str, Any]) -> str:
     return json.dumps({"kemu": __version__, "command": command, **fields}, ensure_ascii=True)
 
 
+def conclude(
+    console: Console, command: str, fields: dict[str, Any], code: int, *, error: KemuError | None, interrupted: bool
+) -> int:
+    """The end of a *command* that has printed what it found: its one object, if that is asked for, and the exit code.
+
+    An *error* that came up after something was found is raised, and so is an interrupt, whatever *code* is.
+    """
+    if error is not None:
+        code = error.exit_code
+    elif interrupted:
+        code = EXIT_INTERRUPTED
+    console.clear()
+    if console.as_json:
+        ending = {"exit_code": code, "interrupted": interrupted, "error": None if error is None else str(error)}
+        console.json(dump(command, {**fields, **ending}))
+    if error is not None:
+        raise error
+    if interrupted:
+        raise KeyboardInterrupt
+    return code
+
+
 def hunt_object(hunt: Hunt) -> dict[str, Any]:
     """What came of one program."""
     verdict = hunt.verdict
-    drawn = verdict.bound is None and verdict.kind != "proof" and not hunt.found and verdict.schedules > 0
+    drawn = None if hunt.found else verdict.drawn
     return {
         "program": hunt.program,
         "verdict": "finding" if hunt.found else verdict.kind,
@@ -105,7 +130,7 @@ def hunt_object(hunt: Hunt) -> dict[str, Any]:
         "seconds": round(verdict.seconds, 3),
         "exhausted": verdict.exhausted,
         "bound": verdict.bound,
-        "failing_share_below": min(1.0, 3 / verdict.schedules) if drawn else None,
+        "failing_share_below": min(1.0, 3 / drawn[0]) if drawn is not None else None,
         "estimates": [{**asdict(one), "unseen": one.unseen, "least": one.least} for one in verdict.estimates],
         "findings": [found_object(found) for found in hunt.found],
         "warnings": list(hunt.warnings),

@@ -9,10 +9,10 @@ from typing import Any
 from kemu.cli.console import Console
 from kemu.cli.hunt import Plan
 from kemu.cli.interrupt import gentle_interrupts, say
-from kemu.cli.jsonout import dump
+from kemu.cli.jsonout import conclude
 from kemu.cli.report import how
 from kemu.cli.targets import Program, replay_command
-from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, UsageError
+from kemu.errors import EXIT_FINDING, EXIT_OK, KemuError, UsageError
 from kemu.explore import OutcomeSet, Progress, Reached, collect_outcomes, encode
 
 
@@ -156,9 +156,7 @@ def outcome_object(found: Outcomes) -> dict[str, Any]:
     }
 
 
-def report_outcomes(
-    console: Console, programs: Sequence[Program], plan: Plan, subset_of: str | None, *, as_json: bool
-) -> int:
+def report_outcomes(console: Console, programs: Sequence[Program], plan: Plan, subset_of: str | None) -> int:
     """Collect and print; the exit code. It is that of a finding if an outcome is not among the reference's."""
     found: list[Outcomes] = []
 
@@ -172,28 +170,19 @@ def report_outcomes(
         lines = outcome_lines(one)
         console.print(lines[:1] if console.quiet else lines)
 
-    with gentle_interrupts(say) as stop:
-        outcomes_of(programs, plan, subset_of, progress=show, stop=stop, done=done)
-    error = next((one.set.exploration.error for one in found if one.set.exploration.error is not None), None)
-    interrupted = any(one.set.exploration.interrupted for one in found)
+    error: KemuError | None = None
+    interrupted = False
+    try:
+        with gentle_interrupts(say) as stop:
+            outcomes_of(programs, plan, subset_of, progress=show, stop=stop, done=done)
+    except KeyboardInterrupt:
+        interrupted = True
+    except KemuError as raised:
+        if not found:
+            raise
+        error = raised
+    error = error or next((one.set.exploration.error for one in found if one.set.exploration.error is not None), None)
+    interrupted = interrupted or any(one.set.exploration.interrupted for one in found)
+    fields = {"seed": plan.seed, "subset_of": subset_of, "programs": [outcome_object(one) for one in found]}
     code = EXIT_FINDING if any(one.beyond for one in found) else EXIT_OK
-    if error is not None:
-        code = error.exit_code
-    elif interrupted:
-        code = EXIT_INTERRUPTED
-    console.clear()
-    if as_json:
-        fields = {
-            "seed": plan.seed,
-            "exit_code": code,
-            "interrupted": interrupted,
-            "subset_of": subset_of,
-            "programs": [outcome_object(one) for one in found],
-            "error": str(error) if error is not None else None,
-        }
-        console.json(dump("explore", fields))
-    if error is not None:
-        raise error
-    if interrupted:
-        raise KeyboardInterrupt
-    return code
+    return conclude(console, "explore", fields, code, error=error, interrupted=interrupted)

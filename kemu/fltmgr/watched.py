@@ -31,6 +31,20 @@ def _used(view: object, name: str) -> None:
         current_thread().use(frame)
 
 
+class _Telling:
+    """Tells of every access, before it is made."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        _used(self, name)
+        return _get(self, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        _used(self, name)
+        super().__setattr__(name, value)
+
+
 class WatchedCallbackData(FLT_CALLBACK_DATA):
     """Callback data that the driver has control of."""
 
@@ -52,56 +66,28 @@ class WatchedCallbackData(FLT_CALLBACK_DATA):
         super().__setattr__(name, value)
 
 
-class WatchedRelatedObjects(FLT_RELATED_OBJECTS):
+class WatchedRelatedObjects(_Telling, FLT_RELATED_OBJECTS):
     """FltObjects of such an operation."""
 
     __slots__ = ()
 
-    def __getattribute__(self, name: str) -> Any:
-        _used(self, name)
-        return _get(self, name)
 
-
-class WatchedParameterBlock(FLT_IO_PARAMETER_BLOCK):
+class WatchedParameterBlock(_Telling, FLT_IO_PARAMETER_BLOCK):
     """A parameter block of such an operation."""
 
     __slots__ = ()
 
-    def __getattribute__(self, name: str) -> Any:
-        _used(self, name)
-        return _get(self, name)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        _used(self, name)
-        super().__setattr__(name, value)
-
-
-class WatchedParameters(FLT_PARAMETERS):
+class WatchedParameters(_Telling, FLT_PARAMETERS):
     """The parameters of such an operation."""
 
     __slots__ = ()
 
-    def __getattribute__(self, name: str) -> Any:
-        _used(self, name)
-        return _get(self, name)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        _used(self, name)
-        super().__setattr__(name, value)
-
-
-class WatchedStatusBlock(IO_STATUS_BLOCK):
+class WatchedStatusBlock(_Telling, IO_STATUS_BLOCK):
     """The result of such an operation."""
 
     __slots__ = ()
-
-    def __getattribute__(self, name: str) -> Any:
-        _used(self, name)
-        return _get(self, name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        _used(self, name)
-        super().__setattr__(name, value)
 
 
 def watch(data: FLT_CALLBACK_DATA, objects: FLT_RELATED_OBJECTS | None) -> None:

@@ -11,7 +11,7 @@ import click
 from kemu.cli import options as opt
 from kemu.cli.console import Console
 from kemu.cli.interrupt import gentle_interrupts, say
-from kemu.errors import EXIT_FINDING, EXIT_INTERRUPTED, EXIT_OK, KemuError, UsageError
+from kemu.errors import EXIT_FINDING, EXIT_OK, KemuError, UsageError
 
 
 @click.command(name="explore")
@@ -75,7 +75,7 @@ def command(
     calls together, while -t counts for this one.
     """
     from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, corpus_of, hunt, memory_lines, output_directory
-    from kemu.cli.jsonout import dump, hunt_object
+    from kemu.cli.jsonout import conclude, hunt_object
     from kemu.cli.report import clean_lines, failure_lines, warning_lines
     from kemu.cli.targets import select
     from kemu.explore import DEFAULT_STRATEGY, EXHAUSTIVE, Budget, Progress
@@ -110,7 +110,12 @@ def command(
             raise UsageError(
                 "outcomes are collected by one process", remedy="leave out -j, --shard, --campaign and --cluster"
             )
-        return report_outcomes(console, programs, plan, subset_of, as_json=as_json)
+        if output is not None or corpus is not None:
+            raise UsageError(
+                "outcomes come without traces, and nothing is kept of them",
+                remedy="leave out -o and --corpus; kemu replay -o writes the trace of an outcome's run",
+            )
+        return report_outcomes(console, programs, plan, subset_of)
     hunts: list[Hunt] = []
     error: KemuError | None = None
     interrupted = False
@@ -158,23 +163,6 @@ def command(
         error = raised
     finally:
         stack.close()
+    fields = {"seed": seed, "programs": [hunt_object(one) for one in hunts]}
     code = EXIT_FINDING if any(one.found for one in hunts) else EXIT_OK
-    if error is not None:
-        code = error.exit_code
-    elif interrupted:
-        code = EXIT_INTERRUPTED
-    console.clear()
-    if as_json:
-        fields = {
-            "seed": seed,
-            "exit_code": code,
-            "interrupted": interrupted,
-            "programs": [hunt_object(one) for one in hunts],
-            "error": str(error) if error is not None else None,
-        }
-        console.json(dump("explore", fields))
-    if error is not None:
-        raise error
-    if interrupted:
-        raise KeyboardInterrupt
-    return code
+    return conclude(console, "explore", fields, code, error=error, interrupted=interrupted)
