@@ -128,6 +128,7 @@ class _Shrinker:
         """Run all passes until none helps; return whether it came to that."""
         passes: tuple[Callable[[], None], ...] = (
             self.cut,
+            self.put_off_many,
             self.merge_many,
             self.answer_plainly,
             self.merge_one,
@@ -269,6 +270,27 @@ class _Shrinker:
                 group = set(_preempted(self.best, plan)[start : start + width])
                 if not self.try_plan(_let_go_on(plan, group)):
                     start += width
+            width //= 2
+
+    def put_off_many(self) -> None:
+        """Leave pieces that end with a preemption to later ones of their threads, or to the end: half of them at a
+        time, then ever fewer, the last first.
+
+        A thread whose start matters to nobody is put off until everything is over. There can be as many of these as
+        there are threads, and each of them is a preemption.
+        """
+        width = self.cost.preemptions // 2
+        while width:
+            end = len(self.best.plan().slices)
+            while end > 0:
+                plan = self.best.plan()
+                group = [at for at in _preempted(self.best, plan) if at < end][-width:]
+                if not group:
+                    break
+                self.try_plan(
+                    Plan(tuple(piece for at, piece in enumerate(plan.slices) if at not in group), plan.answers)
+                )
+                end = group[0]
             width //= 2
 
     def merge_one(self) -> None:

@@ -13,7 +13,7 @@ from kemu.explore.distinct import DistinctCounter
 from kemu.explore.estimate import SampleCounter
 from kemu.explore.explorer import Budget, Collector, Finding, explore
 from kemu.explore.strategies import strategy_from_name
-from kemu.explore.strategies.base import Divisible, Remainder, Strategy
+from kemu.explore.strategies.base import Divisible, Reducing, Remainder, Strategy
 
 if TYPE_CHECKING:
     from kemu.explore.program import Program
@@ -109,6 +109,9 @@ def run_batch(
     if batch.piece is not None:
         assert isinstance(strategy, Divisible)
         strategy.resume(batch.piece, one_level=True)
+    elif isinstance(strategy, Reducing):
+        # It would begin anew in each batch, and end the first one early where there is little to explore.
+        strategy.distrust("a batch is no search")
     collected = Collector(batch.first)
     error: KemuError | None = None
     interrupted = out_of_time = False
@@ -130,6 +133,18 @@ def run_batch(
         out_of_time = done.schedules < batch.runs and not done.exhausted and not ended
     except KemuError as raised:
         error = raised
+    return result_of(
+        collected,
+        seconds=took,
+        whole=error is None and not interrupted and not out_of_time,
+        remainder=strategy.split() if isinstance(strategy, Divisible) else None,
+        error=error,
+        interrupted=interrupted,
+    )
+
+
+def result_of(collected: Collector, *, seconds: float, whole: bool = True, **rest: Any) -> BatchResult:
+    """What was *collected*, as data; *rest* is what else there is to say."""
     return BatchResult(
         schedules=collected.schedules,
         steps=collected.steps,
@@ -137,12 +152,10 @@ def run_batch(
         longest=collected.longest,
         distinct=collected.distinct,
         sightings=tuple(sighting(finding) for finding in collected.found.values()),
-        seconds=took,
-        whole=error is None and not interrupted and not out_of_time,
-        remainder=strategy.split() if isinstance(strategy, Divisible) else None,
-        error=error,
-        interrupted=interrupted,
+        seconds=seconds,
+        whole=whole,
         samples=collected.samples,
+        **rest,
     )
 
 

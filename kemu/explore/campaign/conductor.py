@@ -33,8 +33,13 @@ def batch_size(program: Program, schedules: int | None) -> int:
     return runs_a_batch(program.run(oracle).steps, schedules)
 
 
-def source_of(recipe: Recipe, strategy: Strategy, size: int, schedules: int | None, shard: Shard = WHOLE) -> Source:
-    """Where the batches of that strategy come from. Raises `UsageError` if it cannot be done in batches."""
+def source_of(
+    recipe: Recipe, strategy: Strategy, size: int, schedules: int | None, shard: Shard = WHOLE, start: int = 0
+) -> Source:
+    """Where the batches of that strategy come from; numbers of runs begin with *start*.
+
+    Raises `UsageError` if it cannot be done in batches.
+    """
     if isinstance(strategy, Divisible):
         return Pieces(strategy, size, shard)
     if "start" not in parameters_of(recipe.name):
@@ -42,7 +47,7 @@ def source_of(recipe: Recipe, strategy: Strategy, size: int, schedules: int | No
             f"the strategy {recipe.name!r} cannot be divided among workers or shards",
             remedy="leave out -j, --shard, --cluster and --campaign, or choose another strategy",
         )
-    return Numbers(size, schedules, shard)
+    return Numbers(size, schedules, shard, start)
 
 
 def explore_in_batches(
@@ -56,6 +61,7 @@ def explore_in_batches(
     size: int | None = None,
     shard: Shard = WHOLE,
     journal: Journal | None = None,
+    begun: BatchResult | None = None,
     keep_going: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -64,14 +70,18 @@ def explore_in_batches(
 
     *load* gives the program in other processes. *recipe* makes the strategy there; *strategy*, made by it as well,
     tells afterwards what was completed. The schedules of the *budget* are those of all shards together. With a
-    *journal*, batches that it has are not made again, and new ones are written into it.
+    *journal*, batches that it has are not made again, and new ones are written into it. *begun* is what the first runs
+    came to, if they were made already: the numbers of the others come after theirs.
     """
     if budget.steps is not None:
         raise UsageError("a budget of steps is for one process", remedy="give schedules or seconds")
     if size is None:
         size = batch_size(program, budget.schedules)
-    source = source_of(recipe, strategy, size, budget.schedules, shard)
+    start = 0 if begun is None else begun.schedules
+    source = source_of(recipe, strategy, size, budget.schedules, shard, start)
     conductor = Conductor(program, load, recipe, source, crew, journal, keep_going=keep_going)
+    if begun is not None:
+        conductor.total.add(begun)
     if isinstance(source, Pieces) and budget.schedules is not None:
         conductor.credit = max(1, budget.schedules // shard.count)
     conductor.conduct(budget.seconds, progress or (lambda _: None), stop or (lambda: False))
@@ -215,6 +225,8 @@ class Conductor(Adding):
         """How many runs may still be made, if the source does not know."""
         self.interrupted = False
         self.seconds = 0.0
+        self._is_ending = False
+        """Whether everybody was told to stop, so that a batch which did was not interrupted by the user."""
         self._program = program
         self._load = load
         self._recipe = recipe
@@ -231,6 +243,7 @@ class Conductor(Adding):
             while True:
                 self.interrupted = self.interrupted or stop()
                 if self.interrupted or (deadline is not None and time.perf_counter() >= deadline):
+                    self._is_ending = True
                     crew.stop_all()
                 else:
                     self._hand_out(deadline)
@@ -272,15 +285,16 @@ class Conductor(Adding):
 
     def _wait(self, stop: Callable[[], bool]) -> None:
         for task, result in self._crew.wait(stop):
-            if result.interrupted and self._end is None:
+            if result.interrupted and self._end is None and not self._is_ending:
                 # Where the crew is this process, the interrupt may have come in the middle of a run.
                 self.interrupted = True
             self._returned(task.batch, result, is_new=True)
 
     def _returned(self, batch: Batch, result: BatchResult, *, is_new: bool) -> None:
-        if self.credit is not None:
-            self.credit += batch.runs - result.schedules
         counted = self._source.give(batch, result)
+        if self.credit is not None:
+            # Runs that count for another shard are not charged to this one.
+            self.credit += batch.runs - counted.schedules
         if self._journal is not None and is_new and _is_worth_keeping(batch, counted):
             self._journal.write(batch, counted)
         if self.accept(batch, counted):

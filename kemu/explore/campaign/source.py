@@ -84,9 +84,10 @@ class Source(Protocol):
 
 
 class Numbers:
-    """Batches of consecutive run numbers, in turn to each shard."""
+    """Batches of consecutive run numbers from *start* on, in turn to each shard."""
 
-    def __init__(self, size: int, schedules: int | None, shard: Shard = WHOLE) -> None:
+    def __init__(self, size: int, schedules: int | None, shard: Shard = WHOLE, start: int = 0) -> None:
+        self._start = start
         self._size = size
         self._schedules = schedules
         self._shard = shard
@@ -95,7 +96,7 @@ class Numbers:
         self.finished = False
 
     def take(self, *, before: Key | None, most: int | None) -> Batch | None:
-        first = self._next * self._size
+        first = self._start + self._next * self._size
         if self._is_over() or (before is not None and (self._next,) >= before):
             return None
         runs = self._size if self._schedules is None else min(self._size, self._schedules - first)
@@ -105,7 +106,7 @@ class Numbers:
         return batch
 
     def _is_over(self) -> bool:
-        return self._schedules is not None and self._next * self._size >= self._schedules
+        return self._schedules is not None and self._start + self._next * self._size >= self._schedules
 
     def give(self, batch: Batch, result: BatchResult) -> BatchResult:
         self._open.discard(batch.key)

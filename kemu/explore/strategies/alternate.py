@@ -48,8 +48,8 @@ class Alternating:
 
     @property
     def sampler(self) -> str | None:
-        """The walk that made the last run; None for PCT, which cannot make every run."""
-        return self._current.sampler
+        """The walk that made the last run; None for PCT, which cannot make every run, and a run 0 made once more."""
+        return None if 0 <= self.run < self._start else self._current.sampler
 
     def begin(self) -> bool:
         if self.run == 0:

@@ -177,7 +177,8 @@ class BoundedDFS:
             self._keep_put_off()
         for back, value in enumerate(reversed(following), 1):
             length = len(path) - back
-            now += self._items(path, ends, length, range(value, ends[length]))
+            if value < ends[length]:
+                now += self._items(path, ends, length, range(value, ends[length]))
         for work in self._work:
             now += self._items(*work)
         later = [item for work in self._later for item in self._items(*work)]

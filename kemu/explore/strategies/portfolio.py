@@ -59,11 +59,16 @@ class Portfolio:
     completed: None = None
 
     def __init__(self, seed: int, *, reduced: int = 5_000, start: int = 0) -> None:
+        check_number("seed", seed, least=0)
         check_number("reduced", reduced, least=0)
         self.seed = seed
         self._left = 0 if start else reduced
         self._search = DPOR()
-        self._members = [Member(make(seed, start=start)) for make in (Alternating, POS, SURW, URW)]
+        samplers = (Alternating, POS, SURW, URW)
+        # With one seed for all they would draw from the same streams, and answer questions alike.
+        self._members = [
+            Member(make(seed * len(samplers) + number, start=start)) for number, make in enumerate(samplers)
+        ]
         self._seen: set[int] = set()
         self._run = -1
         self._member: Member | None = None

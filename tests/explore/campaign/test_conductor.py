@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from explore.campaign import kit
+from explore.programs import TestProgram
 
 from kemu.errors import KemuError, ScenarioNotDeterministic, UsageError, WorkerDied
 from kemu.explore import STRATEGIES, BoundedDFS, Budget, Exploration, Progress, RandomWalk, explore
@@ -16,6 +17,7 @@ from kemu.explore.campaign import Alone, BatchResult, Recipe, Shard, explore_in_
 from kemu.explore.campaign.batch import Batch, failed, run_batch
 from kemu.explore.campaign.conductor import batch_size
 from kemu.explore.campaign.source import MOST_RUNS, STEPS_A_BATCH, Numbers, Pieces, runs_a_batch
+from kemu.explore.strategies import EXHAUSTIVE
 from kemu.runtime import DecisionPoint, Observer, Oracle, Outcome
 
 ORDERS: dict[str, Callable[[], Any]] = {
@@ -32,7 +34,8 @@ STATELESS: list[tuple[str, dict[str, Any]]] = [
     ("pct", {"horizon": 64}),
     ("delay", {"horizon": 16}),
 ]
-UNDIVIDED = ("dpor", "portfolio")
+UNDIVIDED = ("dpor",)
+"""It needs what all runs before have shown. (So does a part of the portfolio, which is left out of batches.)"""
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -132,7 +135,7 @@ def test_a_start_that_the_user_gave_is_where_the_numbers_begin() -> None:
     assert one == other
 
 
-@pytest.mark.parametrize("name", ["urw", "surw"])
+@pytest.mark.parametrize("name", ["urw", "surw", "portfolio"])
 def test_strategies_that_learn_do_so_within_a_batch(name: str) -> None:
     load = kit.Load("many_bugs")
     results = [
@@ -149,7 +152,8 @@ def test_shards_add_up_to_the_whole(name: str, count: int) -> None:
     load = kit.Load("many_bugs")
     program = load()
     recipe = Recipe(name, {}, 1)
-    budget = Budget(schedules=None if name == "dfs" else 200)
+    # A search makes all of its runs: where a number of schedules ends it, each shard has made others than the whole.
+    budget = Budget(schedules=None if name in EXHAUSTIVE else 200)
 
     def shard(index: int, of: int) -> Exploration:
         strategy, crew = recipe.make(), kit.Disorderly(2)
@@ -158,6 +162,7 @@ def test_shards_add_up_to_the_whole(name: str, count: int) -> None:
 
     whole = shard(1, 1)
     parts = [shard(index, count) for index in range(1, count + 1)]
+    assert whole.schedules
     assert sum(part.schedules for part in parts) == whole.schedules
     assert sum(part.steps for part in parts) == whole.steps
     assert {one.signature for part in parts for one in part.findings} == {one.signature for one in whole.findings}
@@ -170,6 +175,97 @@ def test_shards_add_up_to_the_whole(name: str, count: int) -> None:
         ]
     if count == 2:
         assert all(part.schedules for part in parts)
+
+
+@pytest.mark.parametrize(("count", "schedules"), [(1, 200), (2, 200), (3, 198), (7, 196)])
+def test_a_budget_of_schedules_is_that_of_all_shards_of_a_search(count: int, schedules: int) -> None:
+    # Every shard makes the first piece, but only one counts it: the others do not pay for it either.
+    load = kit.Load("many_bugs")
+    recipe = Recipe("dfs", {"bound": None}, 1)
+    budget = Budget(schedules=200)
+    parts: list[Exploration] = []
+    for index in range(1, count + 1):
+        strategy, crew, part = recipe.make(), kit.Disorderly(2), Shard(index, count)
+        one = explore_in_batches(load(), load, recipe, strategy, budget, crew, size=16, shard=part, keep_going=True)
+        parts.append(one)
+    assert [part.schedules for part in parts] == [schedules // count] * count
+
+
+class Written(kit.Disorderly):
+    """Also keeps the choices of all runs, by the key of their batch."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.program = kit.Load("many_bugs")()
+        self.runs: dict[tuple[int, ...], list[list[int]]] = {}
+        self._choices: list[list[int]] = []
+        self._real = self.program.run
+        self.program.run = self._run
+
+    def load(self) -> TestProgram:
+        return self.program
+
+    def _run(self, oracle: Oracle, observer: Observer | None = None) -> Outcome:
+        outcome = self._real(oracle, observer)
+        self._choices.append(outcome.choices)
+        return outcome
+
+    def wait(self, stop: Any) -> Any:
+        del self._choices[:]
+        ((task, result),) = super().wait(stop)
+        self.runs[task.batch.key] = list(self._choices)
+        return [(task, result)]
+
+
+def all_within(delays: int) -> list[list[int]]:
+    """All runs of `many_bugs` with so many delays at most, found without any bound."""
+    program = kit.Load("many_bugs")()
+    search = BoundedDFS(None)
+    found: list[list[int]] = []
+    while search.begin():
+        outcome = program.run(search)
+        search.end(outcome)
+        if sum(outcome.choices) <= delays:
+            found.append(outcome.choices)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1_000])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_search_by_delays_in_pieces_makes_every_run_once_and_on_its_level(count: int, size: int) -> None:
+    recipe = Recipe("idb", {"bound": 4}, 1)
+    made: list[list[int]] = []
+    roots: list[list[list[int]]] = []
+    for index in range(1, count + 1):
+        crew = Written(5)
+        strategy, part = recipe.make(), Shard(index, count)
+        explore_in_batches(
+            crew.program, crew.load, recipe, strategy, Budget(), crew, size=size, shard=part, keep_going=True
+        )
+        for key, runs in crew.runs.items():
+            # A delay is worth 1 for each place that a decision is away from the plain one.
+            assert {sum(choices) for choices in runs} <= {key[0]}
+            if key == (0, 0):
+                roots.append(runs)
+            else:
+                made += runs
+        if count == 1:
+            assert strategy.completed == 4
+    # All shards make the first piece, which tells them what there is to be dealt.
+    assert roots == [roots[0]] * count
+    assert sorted(made + roots[0]) == all_within(4)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("size", [1, 2, 7])
+@pytest.mark.parametrize(("name", "bound"), [("abba", None), ("questions", None), ("many_bugs", 3)])
+def test_a_search_by_delays_comes_to_the_same(name: str, bound: int | None, size: int, order: str) -> None:
+    load = kit.Load(name)
+    one, other, plain, divided = kit.both(load, "idb", Budget(), ORDERS[order](), size=size, bound=bound)
+    assert one == other
+    assert isinstance(plain, BoundedDFS)
+    assert isinstance(divided, BoundedDFS)
+    assert (divided.completed, divided.exhausted) == (plain.completed, plain.exhausted)
 
 
 @pytest.mark.parametrize(("index", "count"), [(0, 2), (3, 2), (1, 0)])

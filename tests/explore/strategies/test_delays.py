@@ -7,6 +7,7 @@ from explore.catalogue import CLASSICS
 from explore.programs import TestProgram, abba, mixed, questions, steps_program
 
 from kemu.explore import BoundedDelays, BoundedDFS, Budget, explore, strategy_from_name
+from kemu.runtime import current_thread
 
 
 def runs_within(program: TestProgram, bound: int | None) -> list[tuple[int, ...]]:
@@ -54,6 +55,18 @@ def test_without_a_bound_it_makes_what_the_other_search_makes(program: TestProgr
 def test_answers_cost_what_they_are() -> None:
     # Answers 0 to 2 and 0 to 1: sums 0, 1, 1, 2, 2, 3.
     assert [sum(run) for run in runs_within(TestProgram(questions), None)] == [0, 1, 1, 2, 2, 3]
+
+
+def test_the_answers_beyond_the_bound_are_left_out_and_that_is_known() -> None:
+    # One question of three answers: the last costs two, and nothing else is put off.
+    async def one_question() -> None:
+        current_thread().runtime.choose(3, "which")
+
+    program = TestProgram(one_question)
+    for bound, runs, exhausted in ((0, 1, False), (1, 2, False), (2, 3, True)):
+        strategy = BoundedDelays(bound)
+        assert explore(program, strategy, Budget()).schedules == runs
+        assert (strategy.completed, strategy.exhausted) == (bound, exhausted)
 
 
 def test_few_delays_reach_what_many_preemptions_do_not_leave_out() -> None:

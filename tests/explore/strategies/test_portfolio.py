@@ -12,6 +12,7 @@ from kemu.explore import Budget, Exploration, explore
 from kemu.explore.strategies import DPOR, Portfolio
 from kemu.explore.strategies.portfolio import WINDOW, Member
 from kemu.explore.strategies.random_walk import RandomWalk
+from kemu.runtime import Outcome
 
 
 def explored(program: TestProgram, portfolio: Portfolio, runs: int) -> Exploration:
@@ -109,3 +110,30 @@ def test_the_search_of_a_portfolio_is_not_shared() -> None:
     assert one.exhausted
     assert not other.exhausted
     assert isinstance(other.observer, DPOR)
+
+
+def test_its_samplers_do_not_draw_alike() -> None:
+    """Otherwise four runs in a row would answer the same question in the same way."""
+    portfolio = Portfolio(1, reduced=0)
+    drawn: dict[int, list[tuple[int, ...]]] = {}
+    for run in range(8):
+        portfolio.begin()
+        drawn.setdefault(run // 4, []).append(tuple(portfolio.choose(1_000, "which") for _ in range(20)))
+        portfolio.end(Outcome(fingerprint=run))
+    assert [len(set(round_)) for round_ in drawn.values()] == [4, 4]
+    other = Portfolio(2, reduced=0)
+    other.begin()
+    assert tuple(other.choose(1_000, "which") for _ in range(20)) not in drawn[0]
+
+
+def test_a_run_0_that_is_made_once_more_is_no_sample() -> None:
+    """Each batch begins with it, where a batch is made without those before it."""
+    portfolio = Portfolio(1, start=16)
+    samplers: list[str | None] = []
+    for run in range(12):
+        portfolio.begin()
+        samplers.append(portfolio.sampler)
+        portfolio.end(Outcome(fingerprint=run))
+    # The walks and PCT, POS, SURW and URW.
+    assert samplers[0] is None
+    assert [sampler is None for sampler in samplers[4::4]] == [False, True]

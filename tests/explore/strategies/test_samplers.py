@@ -33,6 +33,7 @@ from kemu.explore import (
     Alternating,
     BoundedDFS,
     Budget,
+    Portfolio,
     RandomDelay,
     RandomWalk,
     Reducing,
@@ -293,7 +294,7 @@ def test_pct_gives_every_deadline_a_priority_of_its_own() -> None:
 
 
 def test_default_is_in_the_table() -> None:
-    assert isinstance(strategy_from_name(DEFAULT_STRATEGY, 1), Alternating)
+    assert isinstance(strategy_from_name(DEFAULT_STRATEGY, 1), Portfolio)
 
 
 def test_strategies_by_name() -> None:
