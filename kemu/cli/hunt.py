@@ -28,6 +28,7 @@ from kemu.explore import (
     Place,
     Progress,
     Recording,
+    Reducing,
     Replay,
     Shrunk,
     StickyRandomWalk,
@@ -177,6 +178,7 @@ def verdict_of(program: Program, strategy: Strategy, exploration: Exploration) -
         doubt=doubt,
         coarse=_coarse(program) if reduction is not None else "",
         estimates=exploration.estimates,
+        mixed=isinstance(strategy, Reducing),
         shard=exploration.shard,
         races=program.races,
     )

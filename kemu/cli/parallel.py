@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, chdir, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +26,10 @@ from kemu.explore.campaign import (
     explore_in_batches,
     open_campaign,
 )
+from kemu.explore.campaign.batch import result_of
 from kemu.explore.campaign.conductor import batch_size, source_of
 from kemu.explore.campaign.version import code_digest, python_version
+from kemu.explore.explorer import Collector
 
 ALONE: Final = 500
 """How many runs a strategy with a reduced search makes in this process, before workers only sample. A small program is
@@ -131,14 +133,23 @@ class Engine:
         progress: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Exploration:
-        first = self._alone(program, strategy, budget, keep_going=keep_going, progress=progress, stop=stop)
-        if first is not None and (first.findings or first.exhausted or first.interrupted or first.error):
-            return first
+        collected = Collector()
+        alone = self._alone(
+            program, strategy, budget, keep_going=keep_going, progress=progress, stop=stop, collected=collected
+        )
+        begun = None
+        if alone is not None:
+            left = _left(budget, alone)
+            if left is None or (alone.findings and not keep_going):
+                return alone
+            budget = left
+            begun = result_of(collected, seconds=alone.seconds)
+            progress = _after(alone, progress)
         journal = None
         if self.campaign is not None:
             names = [entry.name for entry in self.campaign.manifest.programs]
             journal = self.campaign.journal(names.index(program.name))
-        return explore_in_batches(
+        result = explore_in_batches(
             program,
             loader_of(program),
             self.recipe,
@@ -148,17 +159,43 @@ class Engine:
             size=self.sizes[program.name],
             shard=self.shard,
             journal=journal,
+            begun=begun,
             keep_going=keep_going,
             progress=progress,
             stop=stop,
         )
+        if alone is None:
+            return result
+        return replace(result, reduction=alone.reduction, seconds=alone.seconds + result.seconds)
 
     def _alone(self, program: Program, strategy: Strategy, budget: Budget, **options: Any) -> Exploration | None:
         """What can only be done by one process, if the strategy has such a part: the reduced search of a portfolio."""
-        if not isinstance(strategy, Reducing) or self.campaign is not None or self.shard.index > 1:
+        if not isinstance(strategy, Reducing) or self.campaign is not None or self.shard.count > 1:
             return None
         runs = ALONE if budget.schedules is None else min(ALONE, budget.schedules)
         return explore(program, strategy, Budget(runs, budget.seconds), **options)
+
+
+def _after(done: Exploration, progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """A *progress* of what comes after *done*, whose time counts as well."""
+
+    def show(one: Progress) -> None:
+        if progress is not None:
+            progress(replace(one, seconds=done.seconds + one.seconds))
+
+    return show
+
+
+def _left(budget: Budget, done: Exploration) -> Budget | None:
+    """What *done* leaves of *budget*, whose schedules count from the first; None if there is nothing left to do."""
+    if done.exhausted or done.interrupted or done.error is not None:
+        return None
+    if budget.schedules is not None and done.schedules >= budget.schedules:
+        return None
+    if budget.seconds is None:
+        return budget
+    seconds = budget.seconds - done.seconds
+    return Budget(budget.schedules, seconds) if seconds > 0 else None
 
 
 @contextmanager

@@ -310,6 +310,8 @@ class Verdict:
     """Why all steps of the drivers' code count as dependent; "" if their state was told apart field by field."""
     estimates: tuple[Estimate, ...] = ()
     """What samplers that can make every schedule are likely not to have seen."""
+    mixed: bool = False
+    """Whether not all runs were drawn, or not in the same way throughout."""
     shard: str = ""
     """Which part of the exploration it is about; empty for all of it."""
     races: bool = False
@@ -326,6 +328,18 @@ class Verdict:
             return "interrupted"
         return "bound" if self.bound is not None else "budget"
 
+    @property
+    def drawn(self) -> tuple[int, str] | None:
+        """How many runs were drawn alike, and by whom; None if nothing follows from it.
+
+        Of a mixture only the runs of one sampler are drawn alike.
+        """
+        if self.bound is not None or self.kind == "proof" or not self.schedules or self.seed is None:
+            return None
+        if not self.mixed:
+            return self.schedules, "this strategy"
+        return (self.estimates[0].runs, self.estimates[0].sampler) if self.estimates else None
+
 
 def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
     """The report of an exploration that found nothing: what that means, and what it does not."""
@@ -340,7 +354,7 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
         if verdict.traces is None:
             lines.append(f"  proof: every schedule there is was made, without a bound: {made}")
         else:
-            lines.append(f"  proof: all {_classes(verdict)} were explored:")
+            lines += _wrap(f"proof: all {_classes(verdict)} were explored:", most=2)
             lines.append(f"  {made}")
             if verdict.coarse:
                 lines += _wrap(f"all steps of the drivers' code count as dependent: {verdict.coarse}", most=2)
@@ -349,15 +363,9 @@ def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
         lines.append(f"  made, which proves nothing beyond that bound: {made}")
     else:
         lines.append(f"  budget: no proof: {made}")
-        if verdict.traces is not None:
-            why = f"all there are, but {verdict.doubt}" if verdict.doubt and verdict.exhausted else "there are more"
-            lines += _wrap(f"the reduced search has explored {_classes(verdict)}; {why}", most=2)
-    if verdict.bound is None and verdict.kind != "proof" and verdict.schedules and verdict.seed is not None:
-        if verdict.traces is None:
-            lines.append(f"  {chance(verdict.schedules)}")
-        elif verdict.estimates:
-            # Of a mixture only the runs of one sampler are drawn alike.
-            lines.append(f"  {chance(verdict.estimates[0].runs, verdict.estimates[0].sampler)}")
+        lines += _wrap(_reduced(verdict), most=2)
+    if verdict.drawn is not None:
+        lines.append(f"  {chance(*verdict.drawn)}")
         lines += [f"  {unseen(estimate)}" for estimate in verdict.estimates[:1]]
     if verdict.races:
         lines.append("  races: none in these schedules")
@@ -397,6 +405,18 @@ def unseen(estimate: Estimate) -> str:
 def how(strategy: str, seed: int | None) -> str:
     """The strategy and its seed, if it has one."""
     return strategy if seed is None else f"{strategy}, seed {seed}"
+
+
+def _reduced(verdict: Verdict) -> str:
+    """How far a reduced search has come that has proved nothing."""
+    if verdict.traces is None:
+        return ""
+    if not verdict.traces and verdict.doubt:
+        return f"the reduced search was left out: {verdict.doubt}"
+    why = "there are more"
+    if verdict.doubt:
+        why = f"all there are, but {verdict.doubt}" if verdict.exhausted else f"it was given up: {verdict.doubt}"
+    return f"the reduced search has explored {_classes(verdict)}; {why}"
 
 
 def _classes(verdict: Verdict) -> str:

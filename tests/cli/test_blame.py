@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,27 @@ from kemu.explore.where import Place
 
 TARGET = "scene.py::lost_update[racy]"
 
+HALF_WAY = """
+from kemu.scenario import World, scenario
+
+@scenario
+async def half_way(world: World) -> None:
+    state = [0]
+
+    async def writer() -> None:
+        for _ in range(6):
+            await world.step("prepare")
+        state[0] = 1
+        await world.step("half way")
+        state[0] = 2
+
+    async def reader() -> None:
+        await world.step("look")
+        world.check(state[0] != 1, "it is never half done")
+
+    await world.together(writer(), reader())
+"""
+
 
 @pytest.fixture
 def token(here: Path) -> str:
@@ -31,23 +53,27 @@ def token(here: Path) -> str:
     return str(found.json["token"])
 
 
-def test_a_decision_is_named(token: str) -> None:
-    result = kit.kemu("blame", TARGET, token)
+def test_a_decision_is_named(here: Path) -> None:
+    target = kit.write(here, HALF_WAY)
+    (finding,) = kit.kemu("explore", target, "--json").json["programs"][0]["findings"]
+    token = finding["token"]
+    result = kit.kemu("blame", target, token)
     assert result.code == 1
     assert result.err == "kemu: 32 runs for each point, seed 0\n"
-    assert result.lines[0] == "FAIL scene.py::lost_update[racy]: expectation"
-    # One of the two has loaded; what matters is that the other one loads before the first one stores.
-    assert result.lines[1].startswith("  decision ")
-    assert result.lines[1].endswith(" %")
-    assert result.lines[2].startswith("    step ")
-    assert result.lines[3].startswith("      at scene.py:")
+    assert result.lines[0] == "FAIL scene.py::half_way[default]: expectation"
+    # The writer is between its two stores; what matters is that the reader goes on just then.
+    rise = re.fullmatch(r"  decision (\d+) of \1: +(\d+) % -> 100 %", result.lines[1])
+    assert rise is not None
+    assert int(rise[2]) < 80
+    assert result.lines[2] == "    step 9: reader goes on: look"
+    assert result.lines[3] == "      at scene.py:16"
     assert result.lines[4:6] == [
         "",
         "  decisions followed, and how many of the runs that then go on at random fail in the same way:",
     ]
     assert result.lines[-1].endswith("the run itself") or result.lines[-1].endswith("the run itself  <")
-    assert kit.kemu("blame", TARGET, token).out == result.out
-    assert kit.kemu("blame", TARGET, token, "--seed", "1").out != result.out
+    assert kit.kemu("blame", target, token).out == result.out
+    assert kit.kemu("blame", target, token, "--seed", "1").out != result.out
 
 
 def test_json_says_the_same(token: str) -> None:

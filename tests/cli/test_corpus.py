@@ -47,9 +47,7 @@ def test_what_failed_is_tried_first(here: Path, scene: str, monkeypatch: pytest.
     again = kit.kemu("explore", scene)
     assert again.code == 1
     assert again.lines[:3] == first.lines[:3]
-    assert re.search(
-        r"^  found in the corpus, known since schedule \d+ of alternating, seed 0$", again.out, re.MULTILINE
-    )
+    assert re.search(r"^  found in the corpus, known since schedule \d+ of portfolio, seed 0$", again.out, re.MULTILINE)
     (replay,) = [line for line in first.lines if line.startswith("  replay: ")]
     assert replay in again.lines
     assert again.lines[-1].startswith("corpus: a known failure comes before anything new: --keep-going explores")
@@ -254,7 +252,7 @@ def test_one_run_is_shown_with_the_command_that_replays_it(here: Path, scene: st
     (name,) = kit.kemu("corpus", "ls", "-q").lines
     shown = kit.kemu("corpus", "show", name[:5])
     assert shown.lines[:2] == [f"{name} scene.py::lost_update[racy]: expectation", "  about both additions count"]
-    assert re.fullmatch(r"  found in schedule \d+ of alternating, seed 0", shown.lines[2])
+    assert re.fullmatch(r"  found in schedule \d+ of portfolio, seed 0", shown.lines[2])
     assert "preemptions 1" in shown.lines[3]
     assert kit.kemu(*shlex.split(shown.lines[-1].removeprefix("  replay: kemu "))).code == 1
     assert kit.kemu("corpus", "show", name, "-q").lines == [shown.lines[0], shown.lines[-1]]

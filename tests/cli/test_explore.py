@@ -24,7 +24,7 @@ def test_a_finding_is_reported_with_a_command_that_replays_it(here: Path) -> Non
     scene = kit.write(here, kit.LOST_UPDATE)
     result = kit.kemu("explore", scene)
     assert result.code == 1
-    assert result.err == "kemu: 1 program, strategy alternating, seed 0\n"
+    assert result.err == "kemu: 1 program, strategy portfolio, seed 0\n"
     assert result.lines[:3] == [
         "FAIL scene.py::lost_update[racy]: expectation (as expected)",
         "  an expectation of the scenario was not met",
@@ -54,9 +54,23 @@ def test_a_race_of_the_corpus(here: Path) -> None:
 
 def test_every_bound_and_the_default_say_what_they_prove(here: Path) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    budget = kit.kemu("explore", scene, "--variant", "safe", "-n", "20")
+    budget = kit.kemu("explore", scene, "--variant", "safe", "-n", "20", "--strategy", "alternating")
     assert budget.code == 0
     assert budget.lines[1].startswith("  budget: no proof: 20 schedules (")
+    assert budget.lines[2].endswith(" less than 0.15 (3/20) of the schedules that this strategy draws fail")
+    # Who adds first is all there is. Every other run is the search's, which ends in place of a third.
+    whole = kit.kemu("explore", scene, "--variant", "safe")
+    assert whole.code == 0
+    assert whole.lines[1:2] == [
+        "  proof: all 2 classes of schedules that differ by more than the order of independent steps were explored:"
+    ]
+    assert whole.lines[2].startswith("  4 schedules (")
+    assert len(whole.lines) == 3
+    some = kit.kemu("explore", scene, "--variant", "safe", "-n", "2")
+    assert some.lines[1].startswith("  budget: no proof: 2 schedules (")
+    words = " ".join(line.strip() for line in some.lines[2:4])
+    assert words.startswith("the reduced search has explored 1 class of schedules that differ ")
+    assert words.endswith("; there are more")
     # Nothing is lost without a preemption.
     bound = kit.kemu("explore", f"{scene}::lost_update[racy]", "--bound", "0")
     assert bound.code == 0
@@ -64,6 +78,40 @@ def test_every_bound_and_the_default_say_what_they_prove(here: Path) -> None:
     proof = kit.kemu("explore", scene, "--variant", "safe", "--strategy", "dfs:bound=none")
     assert proof.lines[1].startswith("  proof: every schedule there is was made, without a bound: ")
     assert kit.kemu("explore", scene, "--variant", "safe", "--bound", "none").lines[1][:60] == proof.lines[1][:60]
+
+
+def test_a_proof_says_what_could_not_be_followed(here: Path) -> None:
+    coarse = kit.LOST_UPDATE.replace("    count = [0]\n", "    count = [0]\n    vars(world)\n    vars(world)\n")
+    scene = kit.write(here, coarse)
+    result = kit.kemu("explore", scene, "--variant", "safe")
+    assert result.lines[1].startswith("  proof: all 2 classes ")
+    (reason,) = result.lines[3:]
+    assert reason == (
+        "  all steps of the drivers' code count as dependent:"
+        " scene.py:11: vars reaches state past its names, and 1 more"
+    )
+    assert "count as dependent" not in kit.kemu("explore", scene, "--variant", "safe", "--bound", "none").out
+
+
+def test_without_a_proof_the_default_tells_of_the_search_and_of_one_sampler(here: Path) -> None:
+    words = ("explore", CORPUS / "drain_then_disable.py", "--variant", "fixed", "-n", "120")
+    result = kit.kemu(*words)
+    assert result.code == 0
+    assert result.lines[1].startswith("  budget: no proof: 120 schedules (")
+    classes, chance, unseen = " ".join(line.strip() for line in result.lines[2:4]), *result.lines[4:]
+    assert re.match(
+        r"the reduced search has explored \d+ classes of schedules that differ .*; there are more$", classes
+    )
+    found = re.fullmatch(
+        r"  with 95 % confidence less than \S+ \(3/(\d+)\) of the schedules that (\w+) draws fail", chance
+    )
+    assert found is not None
+    assert unseen.endswith(f" % of this sampler's mass is unseen ({found[1]} runs of {found[2]}); not a bound on bugs")
+    (program,) = kit.kemu(*words, "--json").json["programs"]
+    runs = {one["sampler"]: one["runs"] for one in program["estimates"]}
+    assert runs[found[2]] == int(found[1]) == max(runs.values())
+    assert len(runs) > 2
+    assert program["failing_share_below"] == 3 / int(found[1])
 
 
 def test_a_generous_bound_that_leaves_nothing_out_is_a_proof(here: Path) -> None:
@@ -75,6 +123,11 @@ def test_a_generous_bound_that_leaves_nothing_out_is_a_proof(here: Path) -> None
 def test_json_is_one_object_and_nothing_else(here: Path) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
     result = kit.kemu("explore", scene, "--variant", "all", "--seed", "0x10", "-n", "300", "--json", "-o", "out")
+    whole = result.json["programs"][1]
+    assert (whole["verdict"], whole["strategy"], whole["exhausted"]) == ("proof", "portfolio", True)
+    assert (whole["schedules"] < 300, whole["findings"], whole["failing_share_below"]) == (True, [], None)
+    words = ("--variant", "all", "--seed", "0x10", "-n", "300", "--strategy", "alternating", "--no-corpus", "-o", "out")
+    result = kit.kemu("explore", scene, *words, "--json")
     assert result.code == 1
     answer = result.json
     assert {key: answer[key] for key in ("command", "seed", "exit_code", "interrupted", "error")} == {
@@ -124,7 +177,7 @@ def test_the_trace_is_written_where_asked(here: Path) -> None:
     assert result.lines[-1] == f"  trace:  {path.relative_to(here).as_posix()}"
     trace = read_trace(path)
     assert trace.header["failure"]["check"] == "expectation"
-    assert trace.header["strategy"] == "alternating"
+    assert trace.header["strategy"] == "portfolio"
     # What is there is not overwritten.
     again = kit.kemu("explore", scene, "--output", "new/folder", "--no-corpus")
     assert again.lines[-1].endswith("lost_update-racy-expectation-2.trace.jsonl")
@@ -189,7 +242,9 @@ def test_max_steps_is_part_of_the_replay_command(here: Path) -> None:
 
 
 def test_a_time_budget(here: Path) -> None:
-    result = kit.kemu("explore", kit.write(here, kit.LOST_UPDATE), "--variant", "safe", "--time", "50ms", "--json")
+    scene = kit.write(here, kit.LOST_UPDATE)
+    # One that does not come to an end by itself.
+    result = kit.kemu("explore", scene, "--strategy", "sticky", "--variant", "safe", "--time", "50ms", "--json")
     (program,) = result.json["programs"]
     assert program["verdict"] == "budget"
     assert 0.05 <= program["seconds"] < 10
@@ -198,7 +253,7 @@ def test_a_time_budget(here: Path) -> None:
 def test_a_random_seed_is_told(here: Path) -> None:
     result = kit.kemu("explore", kit.write(here, kit.LOST_UPDATE), "--seed", "random")
     (seed,) = re.findall(r"seed (\d+)", result.err)
-    assert f"(alternating, seed {seed}, " in result.out
+    assert f"(portfolio, seed {seed}, " in result.out
 
 
 def test_misuse_in_some_run_names_it(here: Path) -> None:
@@ -372,5 +427,5 @@ def test_who_stops_the_exploration_still_has_its_findings_explained(
 
     monkeypatch.setattr("kemu.cli.commands.explore.gentle_interrupts", asked_already)
     # The first schedule of this seed fails, and then the question is answered for the first time.
-    result = kit.kemu("explore", scene, "--seed", "12")
+    result = kit.kemu("explore", scene, "--strategy", "alternating", "--seed", "12")
     assert any(line.endswith("(20 of 20 runs), and passes if either is reversed:") for line in result.lines)

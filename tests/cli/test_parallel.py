@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,133 @@ def test_workers_find_what_one_process_finds(here: Path, words: tuple[str, ...])
     assert (two.code, without_times(two)) == (one.code, without_times(one))
     assert one.err.endswith("\n")
     assert two.err == one.err[:-1] + ", 2 workers\n"
+
+
+def test_workers_of_the_default_sample_after_a_search_in_this_process(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is small is proved before anybody is hired, and what is found then is found at once."""
+    from kemu.explore.campaign import Processes
+
+    def submit(*args: object) -> None:
+        raise AssertionError("no worker may be started")
+
+    monkeypatch.setattr(Processes, "submit", submit)
+    scene = kit.write(here, kit.LOST_UPDATE)
+    proved = kit.kemu("explore", "--no-corpus", scene, "--variant", "safe", "-j", "2")
+    assert (proved.code, proved.lines[1][:12]) == (0, "  proof: all")
+    found = kit.kemu("explore", "--no-corpus", scene, "-j", "2")
+    assert found.code == 1
+    assert found.lines[0] == "FAIL scene.py::lost_update[racy]: expectation (as expected)"
+    # All there is to be made is made here.
+    many = kit.write(here, MANY.replace("FAILS", "15"), "many.py")
+    some = kit.kemu("explore", "--no-corpus", many, "-j", "2", "-n", "100")
+    assert some.lines[1].startswith("  budget: no proof: 100 schedules (")
+
+
+MANY = """
+from kemu.scenario import World, scenario
+
+@scenario
+async def many(world: World) -> None:
+    async def steps() -> None:
+        for _ in range(9):
+            await world.step()
+
+    mask = [world.choose(2, f"bit {bit}") for bit in range(14)]
+    await world.together(steps(), steps(), steps())
+    world.check(sum(mask) < FAILS, "some are zero")
+"""
+
+
+def test_workers_of_the_default_go_on_where_the_search_ended(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "ALONE", 60)
+    clean = kit.write(here, MANY.replace("FAILS", "15"))
+    words = ("explore", "--no-corpus", clean, "-j", "2", "--keep-going")
+    result = kit.kemu(*words, "-n", "400")
+    assert result.code == 0
+    # Those made here count as well.
+    assert result.lines[1].startswith("  budget: no proof: 400 schedules (")
+    assert " ".join(line.strip() for line in result.lines[2:4]).startswith(
+        "the reduced search has explored 30 classes of schedules that differ"
+    )
+    (program,) = kit.kemu(*words, "-n", "400", "--json").json["programs"]
+    # Every other run of the first 60 was the search's.
+    assert sum(one["runs"] for one in program["estimates"]) < 400 - 30
+    assert program["failing_share_below"] == min(1, 3 / max(one["runs"] for one in program["estimates"]))
+    assert without_times(kit.kemu(*words, "-n", "400")) == without_times(result)
+    monkeypatch.setattr(parallel, "ALONE", 2)
+    buggy = kit.write(here, MANY.replace("FAILS", "6"), "buggy.py")
+    found = kit.kemu("explore", "--no-corpus", buggy, "-j", "2")
+    assert found.code == 1
+    (origin,) = [line for line in found.lines if line.startswith("  found in schedule ")]
+    (number,) = re.findall(r"schedule (\d+) of \1 ", origin)
+    assert int(number) > 2
+
+
+def test_the_time_of_an_exploration_counts_for_the_search_and_the_workers(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kemu.explore import Budget, Exploration, Progress
+
+    given: list[Budget] = []
+    shown: list[int] = []
+    done: list[Exploration] = []
+
+    def explore(*args: Any, **options: Any) -> Exploration:
+        done.append(parallel_explore(*args, **options))
+        done[-1] = replace(done[-1], seconds=4.0)
+        return done[-1]
+
+    def batches(*args: Any, **options: Any) -> Exploration:
+        given.append(args[4])
+        options["progress"](Progress(1, 1, 0, 1.0))
+        return replace(done[-1], seconds=1.5)
+
+    def show(console: Any, text: str) -> None:
+        shown.extend(int(seconds) for seconds in re.findall(r" (\d+) s$", text))
+
+    parallel_explore = parallel.explore
+    monkeypatch.setattr(parallel, "explore", explore)
+    monkeypatch.setattr(parallel, "explore_in_batches", batches)
+    monkeypatch.setattr(parallel, "ALONE", 10)
+    monkeypatch.setattr("kemu.cli.console.Console.progress", show)
+    scene = kit.write(here, MANY.replace("FAILS", "15"))
+    result = kit.kemu("explore", "--no-corpus", scene, "-j", "2", "-t", "10s")
+    assert given == [Budget(None, 6.0)]
+    assert shown[-1] == 5
+    assert " in 5.5 s" in result.lines[1]
+    # There is nothing left.
+    given.clear()
+    result = kit.kemu("explore", "--no-corpus", scene, "-j", "2", "-t", "4s")
+    assert given == []
+    assert " in 4.0 s" in result.lines[1]
+
+
+def test_workers_and_a_corpus(here: Path) -> None:
+    scene = kit.write(here, kit.LOST_UPDATE)
+    words = ("explore", scene, "-j", "2", "-n", "300")
+    first = kit.kemu(*words)
+    assert first.code == 1
+    assert "found in schedule" in first.out
+    again = kit.kemu(*words)
+    assert "found in the corpus, known since schedule" in again.out
+    assert again.lines[-1].startswith("corpus: a known failure comes before anything new")
+    more = kit.kemu(*words, "--keep-going")
+    assert more.out.count("FAIL") == 1
+    assert "schedules show it" in more.out
+    kit.write(here, kit.LOST_UPDATE.replace("if racy:", "if False:"))
+    repaired = kit.kemu(*words)
+    assert repaired.code == 0
+    assert repaired.lines[1].startswith("  proof: all ")
+    assert repaired.lines[-1].endswith("passes now; fixed? 1 of 3 clean replays")
+
+
+def test_a_shard_has_no_search_of_its_own(here: Path) -> None:
+    scene = kit.write(here, kit.LOST_UPDATE)
+    result = kit.kemu("explore", "--no-corpus", scene, "--variant", "safe", "-n", "64", "--shard", "1/2", "--json")
+    (program,) = result.json["programs"]
+    assert (program["verdict"], program["schedules"]) == ("shard", 32)
 
 
 def test_one_job_is_this_process_and_auto_is_every_core(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +242,7 @@ def test_a_worker_that_died_does_not_take_findings_along(here: Path, monkeypatch
     result = kit.kemu("explore", "--no-corpus", scene, "-n", "100", "--keep-going", "--campaign", "kept")
     assert result.code == 3
     assert result.lines[0] == "FAIL scene.py::lost_update[racy]: expectation (as expected)"
-    assert "kemu: error: one worker after another died while it made runs 32 to 47 (alternating, seed 0)" in result.err
+    assert "kemu: error: one worker after another died while it made runs 32 to 47 (portfolio, seed 0)" in result.err
     monkeypatch.undo()
     monkeypatch.chdir(here)
     # What was done need not be done again.
@@ -133,12 +261,30 @@ def test_a_shard_says_that_it_is_one(here: Path) -> None:
     drawn = kit.kemu("explore", "--no-corpus", scene, "--variant", "safe", "-n", "64", "--shard", "2/2", "--json")
     (program,) = drawn.json["programs"]
     assert (program["verdict"], program["schedules"], program["bound"]) == ("shard", 32, None)
+    # Of several samplers that get more runs the better they do, only one counts.
+    (most, *_) = [one["runs"] for one in program["estimates"]]
+    assert most < 32
+    assert program["failing_share_below"] == min(1, 3 / most)
+    words = ("--variant", "safe", "-n", "64", "--shard", "2/2", "--strategy", "alternating", "--json")
+    (program,) = kit.kemu("explore", "--no-corpus", scene, *words).json["programs"]
+    assert (program["verdict"], program["schedules"]) == ("shard", 32)
     assert program["failing_share_below"] == pytest.approx(3 / 32)
 
 
 def test_shards_are_merged_into_one_report(here: Path) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    words = ("explore", scene, "--no-corpus", "--variant", "all", "-n", "128", "--keep-going")
+    words = (
+        "explore",
+        scene,
+        "--no-corpus",
+        "--variant",
+        "all",
+        "-n",
+        "128",
+        "--keep-going",
+        "--strategy",
+        "alternating",
+    )
     whole = kit.kemu(*words)
     for index in (1, 2):
         part = kit.kemu(*words, "--shard", f"{index}/2", "--campaign", f"part{index}")
@@ -202,7 +348,7 @@ def test_a_campaign_goes_on_with_the_same_command(here: Path) -> None:
     assert second > first == 160
     shown = kit.kemu("campaign", "show", "soak")
     assert shown.code == 0
-    assert shown.lines[0].startswith("campaign soak: alternating, seed 0, shard 1/1; kemu ")
+    assert shown.lines[0].startswith("campaign soak: portfolio, seed 0, shard 1/1; kemu ")
     assert re.fullmatch(
         r"scene.py::lost_update\[safe\]: [\d,]+ schedules \(\d+ distinct\) in \d+ batches, \d+\.\d s; goes on",
         shown.lines[1],

@@ -20,6 +20,7 @@ from kemu.cli.report import (
     failure_lines,
     warning_lines,
 )
+from kemu.explore import Estimate
 
 RACE = Report(
     program="scenarios/minifilter/touch.py::touch[buggy]",
@@ -323,6 +324,67 @@ def test_an_interrupt_and_an_expectation() -> None:
         "  the scenario expects pend-orphan, which did not come up",
         "warning: a.py:3: look here",
     ]
+
+
+REDUCED = replace(CLEAN, strategy="portfolio", traces=1_234, mixed=True)
+CLASSES = "classes of schedules that differ by more than the order of independent steps"
+
+
+def text_of(verdict: Verdict) -> str:
+    lines = clean_lines(verdict)
+    assert max(len(line) for line in lines) <= WIDTH
+    return " ".join(line.strip() for line in lines[1:])
+
+
+def test_all_classes_are_a_proof() -> None:
+    proof = replace(REDUCED, exhausted=True, complete=True)
+    assert clean_lines(proof)[1:] == [
+        f"  proof: all 1,234 {CLASSES} were explored:",
+        "  10,000 schedules (1,234 distinct) of portfolio, seed 7 in 3.2 s",
+    ]
+    assert "proof: all 1 class of schedules that" in text_of(replace(proof, traces=1))
+    assert f"{CLASSES} (5 schedules given up as repetitions) were" in text_of(replace(proof, blocked=5))
+
+
+def test_what_cannot_be_followed_is_named_with_the_proof() -> None:
+    proof = replace(REDUCED, exhausted=True, complete=True, coarse="a.py:3: vars reaches state past its names")
+    assert clean_lines(proof)[-1] == (
+        "  all steps of the drivers' code count as dependent: a.py:3: vars reaches state past its names"
+    )
+
+
+def test_a_reduced_search_that_is_not_through_proves_nothing() -> None:
+    before = "budget: no proof: 10,000 schedules (1,234 distinct) of portfolio, seed 7 in 3.2 s"
+    explored = f"{before} the reduced search has explored 1,234 {CLASSES};"
+    assert text_of(REDUCED) == f"{explored} there are more"
+    assert text_of(replace(REDUCED, doubt="it is odd")) == f"{explored} it was given up: it is odd"
+    doubted = replace(REDUCED, exhausted=True, doubt="it is odd")
+    assert doubted.kind == "budget"
+    assert text_of(doubted) == f"{explored} all there are, but it is odd"
+    left_out = replace(REDUCED, traces=0, doubt="it is odd")
+    assert text_of(left_out) == f"{before} the reduced search was left out: it is odd"
+
+
+def test_of_a_mixture_one_sampler_is_asked() -> None:
+    some = Estimate("pos", runs=100, distinct=40, once=25, twice=10)
+    other = Estimate("urw", runs=60, distinct=60, once=60, twice=0)
+    verdict = replace(REDUCED, estimates=(some, other))
+    assert verdict.drawn == (100, "pos")
+    assert clean_lines(verdict)[-2:] == [
+        "  with 95 % confidence less than 0.03 (3/100) of the schedules that pos draws fail",
+        "  about 25 % of this sampler's mass is unseen (100 runs of pos); not a bound on bugs",
+    ]
+    # Workers have no search to tell of.
+    assert replace(verdict, traces=None).drawn == (100, "pos")
+    assert replace(verdict, estimates=()).drawn is None
+    assert replace(verdict, mixed=False).drawn == (10_000, "this strategy")
+    for nothing in (
+        replace(verdict, bound=1),
+        replace(verdict, exhausted=True, complete=True),
+        replace(verdict, schedules=0),
+        replace(verdict, seed=None),
+    ):
+        assert nothing.drawn is None
 
 
 def test_the_rule_of_three() -> None:

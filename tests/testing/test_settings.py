@@ -16,7 +16,7 @@ pytest_plugins = ["pytester"]
 
 
 PLANS: list[tuple[Wanted, Options, tuple[Any, ...]]] = [
-    (Wanted(), Options(), ("alternating", {}, 0, 500)),
+    (Wanted(), Options(), ("portfolio", {}, 0, 500)),
     (Wanted(7, "pct:depth=2", 3), Options(), ("pct", {"depth": 2}, 3, 7)),
     (Wanted(), Options(profile=Profile("p", 9, "pos", 4)), ("pos", {}, 4, 9)),
     (Wanted(7, "pct", 3), Options(profile=Profile("p", 9, "pos", 4)), ("pct", {}, 3, 7)),
@@ -123,7 +123,7 @@ def test_the_profile_of_a_session(pytests: Run, pytester: pytest.Pytester, monke
     text = kit.SAFE.replace(kit.FEW, "@explore")
     monkeypatch.setenv("CI", "true")
     (line,) = pytests(text, "--kemu-stats").section("kemu")
-    assert line.endswith("of alternating, seed 7: nothing found (budget)")
+    assert line.endswith("of portfolio, seed 7: nothing found (budget)")
     assert ": 15 schedules" in line
     (line,) = pytests(None, "--kemu-stats", "--kemu-profile", "deep", "--kemu-schedules", "5").section("kemu")
     assert "of pct(depth=5), seed 0: nothing found (budget)" in line

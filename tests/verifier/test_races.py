@@ -216,14 +216,19 @@ def test_a_live_run_looks_for_no_races() -> None:
 
 def test_a_token_is_the_same_run_with_and_without_race_detection() -> None:
     with_races, without = program("fixed"), program("fixed", races=False)
-    assert with_races.identity == without.identity
+    recording = without.instrumented()
+    assert with_races.identity == without.identity == recording.identity
     search, again = BoundedDFS(1), BoundedDFS(1)
     while search.begin():
         assert again.begin()
         one, other = with_races.run(search), without.run(again)
-        assert (one.choices, one.fingerprint, one.failure) == (other.choices, other.fingerprint, other.failure)
+        assert (one.choices, one.steps, one.end) == (other.choices, other.steps, other.end)
+        assert one.failure == other.failure
+        # What drivers do to their state is recorded with race detection, and then counts for what a run is.
+        assert one.fingerprint == replay(recording, one.choices).fingerprint
         search.end(one)
         again.end(other)
+    assert not again.begin()
 
 
 def test_a_lock_that_only_one_of_two_takes_orders_nothing() -> None:
