@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 from time import process_time
-from typing import Any
+from typing import Any, cast
 
 from kemu.explore.strategies import STRATEGIES, RandomWalk, Reducing, Strategy, strategy_from_name
 from kemu.runtime import (
@@ -182,7 +182,9 @@ def strategy_batch(strategy: Strategy, size: int) -> Batch:
             if not made.begin():
                 made = strategy_from_name(strategy.name.partition("(")[0], SEED)
                 made.begin()
-            outcome = ControlledRuntime(made, observer=made.observer if reducing else None).run("main", rw_main(size))
+            outcome = ControlledRuntime(made, observer=cast("Reducing", made).observer if reducing else None).run(
+                "main", rw_main(size)
+            )
             check(outcome)
             made.end(outcome)
             steps += outcome.steps

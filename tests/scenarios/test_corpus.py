@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kemu.explore import Budget, explain, explore, shrink
-from kemu.explore.strategies import strategy_from_name
+from kemu.explore.strategies import DEFAULT_STRATEGY, strategy_from_name
 from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.scenario.program import ScenarioProgram
 from kemu.scenario.target import select
@@ -95,14 +95,14 @@ def test_every_scenario_has_a_hand_derived_minimum() -> None:
 def test_the_race_is_found_within_500_schedules(name: str, bystanders: int) -> None:
     one = program(name, "buggy", bystanders)
     for seed in range(3):
-        found = explore(one, strategy_from_name("alternating", seed), Budget(schedules=500))
+        found = explore(one, strategy_from_name(DEFAULT_STRATEGY, seed), Budget(schedules=500))
         assert found.findings, f"seed {seed} found nothing in {found.schedules} schedules"
 
 
 @pytest.mark.parametrize("name", names("buggy"))
 def test_the_expected_finding_is_found_and_shrunk(name: str) -> None:
     one = program(name, "buggy")
-    found = explore(one, strategy_from_name("alternating", 1), Budget(schedules=500), keep_going=True)
+    found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 1), Budget(schedules=500), keep_going=True)
     expected = next(finding for finding in found.findings if finding.failure.code == one.expected)
     shrunk = shrink(one, expected.choices, second=expected.second)
     assert shrunk.replays <= 70
@@ -142,7 +142,7 @@ def test_the_orders_that_make_it_fail(name: str) -> None:
 @pytest.mark.parametrize("name", names("fixed"))
 def test_the_repaired_twin_is_clean(name: str) -> None:
     one = program(name, "fixed")
-    found = explore(one, strategy_from_name("alternating", 2), Budget(schedules=500))
+    found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 2), Budget(schedules=500))
     assert [finding.failure.summary for finding in found.findings] == []
 
 
@@ -150,7 +150,7 @@ def test_the_repaired_twin_is_clean(name: str) -> None:
 @pytest.mark.parametrize("name", names("fixed"))
 def test_the_repaired_twin_has_no_race(name: str, bystanders: int) -> None:
     one = program(name, "fixed", bystanders, races=True)
-    found = explore(one, strategy_from_name("alternating", 4), Budget(schedules=400))
+    found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 4), Budget(schedules=400))
     assert [finding.failure.summary for finding in found.findings] == []
 
 
@@ -166,7 +166,7 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
 @pytest.mark.parametrize("name", names("buggy"))
 def test_the_expected_finding_is_found_with_race_detection_as_well(name: str) -> None:
     one = program(name, "buggy", races=True)
-    found = explore(one, strategy_from_name("alternating", 1), Budget(schedules=500), keep_going=True)
+    found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 1), Budget(schedules=500), keep_going=True)
     assert one.expected in {finding.failure.code for finding in found.findings}
 
 
@@ -188,5 +188,5 @@ def test_no_schedule_of_the_repaired_twin_fails_at_bound_2(name: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", names("fixed"))
 def test_the_repaired_twin_is_clean_for_5000_schedules(name: str) -> None:
-    found = explore(program(name, "fixed"), strategy_from_name("alternating", 3), Budget(schedules=5000))
+    found = explore(program(name, "fixed"), strategy_from_name(DEFAULT_STRATEGY, 3), Budget(schedules=5000))
     assert [finding.failure.summary for finding in found.findings] == []

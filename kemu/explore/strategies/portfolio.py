@@ -21,16 +21,17 @@ REMEMBERED: Final = 1 << 16
 """How many fingerprints are remembered to tell new runs from old ones."""
 
 
-SAMPLING: Final = range(128, 1_024)
-"""The runs in which samplers have the better chance: what is small has been proved by then, and a bug that samplers
-find at all mostly shows before the end."""
+PROVING: Final = 1_024
+"""From this run on the reduced search gets as many turns as all samplers together: what is small has been proved by
+then, and a bug that samplers find at all has mostly shown."""
 
 
 class Member:
     """A sampler, and how well it does."""
 
-    def __init__(self, strategy: Strategy) -> None:
+    def __init__(self, strategy: Strategy, share: int = 1) -> None:
         self.strategy = strategy
+        self.share = share
         self.turns = 0.0
         """How much of its due it has had: each run counts the more, the fewer of its runs were new."""
         self._new: list[bool] = [True] * WINDOW
@@ -40,16 +41,16 @@ class Member:
         """Take note of whether its run was unlike all before."""
         self._new[self._at] = new
         self._at = (self._at + 1) % WINDOW
-        self.turns += WINDOW / (1 + sum(self._new))
+        self.turns += WINDOW / (self.share * (1 + sum(self._new)))
 
 
 class Portfolio:
     """Takes the runs of several strategies in turn, so that it does nearly as well as the best of them.
 
-    Every other run belongs to the reduced search (`DPOR`), and every fourth of those in `SAMPLING`, until that has made
-    *reduced* runs, or cannot prove anything any more, or has explored everything, which proves that there is nothing
-    more to find. The rest goes to samplers: sticky walks and PCT, POS, SURW and URW. Those that come upon more runs
-    that were not seen before get more turns, but none goes without.
+    The first two runs and then every fourth, from run `PROVING` on two of four, belong to the reduced search (`DPOR`),
+    until that has made *reduced* runs, or cannot prove anything any more, or has explored everything, which proves that
+    there is nothing more to find. The rest goes to samplers: POS, SURW (twice as much), sticky walks and PCT, and URW.
+    Those that come upon more runs that were not seen before get more turns, but none goes without.
 
     All follows from the program and the seed. *start* is the number of the first run; a portfolio that does not begin
     with run 0 leaves the reduced search out, which cannot be cut in pieces, and its samplers learn anew.
@@ -64,10 +65,11 @@ class Portfolio:
         self.seed = seed
         self._left = 0 if start else reduced
         self._search = DPOR()
-        samplers = (Alternating, POS, SURW, URW)
+        samplers = (POS, SURW, Alternating, URW)
         # With one seed for all they would draw from the same streams, and answer questions alike.
         self._members = [
-            Member(make(seed * len(samplers) + number, start=start)) for number, make in enumerate(samplers)
+            Member(make(seed * len(samplers) + number, start=start), 2 if make is SURW else 1)
+            for number, make in enumerate(samplers)
         ]
         self._seen: set[int] = set()
         self._run = -1
@@ -100,7 +102,8 @@ class Portfolio:
 
     def begin(self) -> bool:
         self._run += 1
-        if self._left and not self._search.doubt and self._run % (4 if self._run in SAMPLING else 2) == 0:
+        turns = 2 if self._run < 2 or self._run >= PROVING else 1
+        if self._left and not self._search.doubt and self._run % 4 < turns:
             self._left -= 1
             self._member = None
             self._current = self._search
