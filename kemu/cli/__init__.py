@@ -8,7 +8,8 @@
 - ``single``     one run: made, and reported
 - ``listing``    what there is to run
 - ``order``      a schedule written by hand, as an oracle
-- ``report``     data to lines of text
+- ``report``     a failure, as lines of text
+- ``verdict``    an exploration that has found nothing, as lines of text
 - ``jsonout``    data to the objects that ``--json`` prints, with their keys documented
 - ``console``    what goes to which stream, in colour or not; progress
 - ``interrupt``  Ctrl-C

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from kemu.cli.report import COST, Cost, EventLine, OrderLine, Report, SwitchLine, Verdict, how
+from kemu.cli.report import Cost, EventLine, OrderLine, Report, SwitchLine
 from kemu.cli.targets import Program, corpus_key, replay_command, short_path, source_warnings
+from kemu.cli.verdict import COST, Verdict, how
 from kemu.errors import KemuError, NonDeterminism, UsageError
 from kemu.explore import (
     DEFAULT_STRATEGY,

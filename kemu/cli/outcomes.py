@@ -10,8 +10,8 @@ from kemu.cli.console import Console
 from kemu.cli.hunt import Plan
 from kemu.cli.interrupt import gentle_interrupts, say
 from kemu.cli.jsonout import conclude
-from kemu.cli.report import how
 from kemu.cli.targets import Program, replay_command
+from kemu.cli.verdict import how
 from kemu.errors import EXIT_FINDING, EXIT_OK, KemuError, UsageError
 from kemu.explore import OutcomeSet, Progress, Reached, collect_outcomes, encode
 

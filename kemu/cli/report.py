@@ -1,16 +1,15 @@
-"""What a person reads: data to lines, and nothing else. Lines are ASCII but for what the user's own code says."""
+"""What a person reads of a failure: data to lines, and nothing else.
+
+Lines are ASCII but for what the user's own code says.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from kemu.explore import Estimate
+from typing import Final
 
 WIDTH: Final = 118
-COST: Final = "preemptions plus answers that are not plain"
 LIMIT: Final = 25
 """The most lines of a report of a failure."""
 
@@ -104,14 +103,14 @@ class Report:
 def failure_lines(report: Report, *, limit: int = LIMIT) -> list[str]:
     """The report of a failure: at most *limit* lines, the switches in the middle being what is cut."""
     head = [f"FAIL {report.program}: {report.code}{' (as expected)' if report.expected else ''}"]
-    head += _wrap(report.title, most=2)
+    head += wrap(report.title, most=2)
     if report.rules or report.bug_check:
         rules = f"rules {', '.join(report.rules)}" if report.rules else ""
-        head += _wrap("; ".join(part for part in (rules, report.bug_check) if part), most=2)
+        head += wrap("; ".join(part for part in (rules, report.bug_check) if part), most=2)
     if report.detail:
-        head += _wrap(report.detail, most=4)
+        head += wrap(report.detail, most=4)
     tail = _tail(report)
-    flip = _wrap(report.passes_if, most=2) if report.passes_if else []
+    flip = wrap(report.passes_if, most=2) if report.passes_if else []
     head += _reasons(report, limit - len(head) - len(flip) - len(tail))
     head += flip
     room = limit - len(head) - len(tail)
@@ -249,9 +248,9 @@ def _tail(report: Report) -> list[str]:
         )
     if report.orders is not None and report.preemptions is not None:
         verb = "is" if report.answers == 1 else "are"
-        answers = f" and {_plural(report.answers, 'answer')} that {verb} not plain" if report.answers else ""
-        depth = _plural(len(report.orders), "order")
-        there = f"{_plural(report.preemptions, 'preemption')}{answers} in this run"
+        answers = f" and {plural(report.answers, 'answer')} that {verb} not plain" if report.answers else ""
+        depth = plural(len(report.orders), "order")
+        there = f"{plural(report.preemptions, 'preemption')}{answers} in this run"
         fewest = ", and none with fewer fails" if report.fewest and report.preemptions + report.answers else ""
         tail.append(f"  bug depth: {depth} of events; {there}{fewest}")
     tail += [_cut(f"  {note}") for note in report.notes[:2]]
@@ -262,7 +261,8 @@ def _tail(report: Report) -> list[str]:
     return tail
 
 
-def _wrap(text: str, *, most: int) -> list[str]:
+def wrap(text: str, *, most: int) -> list[str]:
+    """*text* as at most so many indented lines."""
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ", max_lines=most, placeholder=" ...")
 
 
@@ -278,157 +278,6 @@ def _cut(line: str) -> str:
     return f"{body[:room]} ...{at}{place}" if room > 20 else line
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an exploration without a finding comes to."""
-
-    program: str
-    strategy: str
-    seed: int | None
-    schedules: int
-    distinct: int
-    distinct_is_exact: bool
-    seconds: float
-    exhausted: bool
-    """Whether the strategy had nothing left."""
-    complete: bool
-    """Whether it had no bound, or none that left anything out: together with `exhausted`, a proof."""
-    bound: int | None
-    """The largest bound within which everything was made."""
-    interrupted: bool = False
-    cost: str = COST
-    """What the bound counts."""
-    expected: str = ""
-    """The finding that the scenario says this variant has."""
-    traces: int | None = None
-    """How many classes of equivalent schedules were explored, if the strategy goes by them."""
-    blocked: int = 0
-    """How many schedules were given up because they were going to repeat a class."""
-    doubt: str = ""
-    """Why having explored all classes is no proof."""
-    coarse: str = ""
-    """Why all steps of the drivers' code count as dependent; "" if their state was told apart field by field."""
-    estimates: tuple[Estimate, ...] = ()
-    """What samplers that can make every schedule are likely not to have seen."""
-    mixed: bool = False
-    """Whether not all runs were drawn, or not in the same way throughout."""
-    shard: str = ""
-    """Which part of the exploration it is about; empty for all of it."""
-    races: bool = False
-    """Whether data races were looked for."""
-
-    @property
-    def kind(self) -> str:
-        """``proof``, ``bound``, ``budget``, ``interrupted`` or ``shard``."""
-        if self.shard:
-            return "interrupted" if self.interrupted else "shard"
-        if self.exhausted and self.complete:
-            return "proof"
-        if self.interrupted:
-            return "interrupted"
-        return "bound" if self.bound is not None else "budget"
-
-    @property
-    def drawn(self) -> tuple[int, str] | None:
-        """How many runs were drawn alike, and by whom; None if nothing follows from it.
-
-        Of a mixture only the runs of one sampler are drawn alike.
-        """
-        if self.bound is not None or self.kind == "proof" or not self.schedules or self.seed is None:
-            return None
-        if not self.mixed:
-            return self.schedules, "this strategy"
-        return (self.estimates[0].runs, self.estimates[0].sampler) if self.estimates else None
-
-
-def clean_lines(verdict: Verdict, warnings: tuple[str, ...] = ()) -> list[str]:
-    """The report of an exploration that found nothing: what that means, and what it does not."""
-    about = "" if verdict.distinct_is_exact else "about "
-    distinct = f"{about}{verdict.distinct:,} distinct"
-    lines = [f"ok {verdict.program}: nothing found"]
-    made = f"{_schedules(verdict.schedules)} ({distinct}) of {how(verdict.strategy, verdict.seed)}"
-    made = f"{made} in {verdict.seconds:.1f} s"
-    if verdict.shard:
-        lines.append(f"  shard {verdict.shard}: a part of the exploration, which proves nothing by itself: {made}")
-    elif verdict.kind == "proof":
-        if verdict.traces is None:
-            lines.append(f"  proof: every schedule there is was made, without a bound: {made}")
-        else:
-            lines += _wrap(f"proof: all {_classes(verdict)} were explored:", most=2)
-            lines.append(f"  {made}")
-            if verdict.coarse:
-                lines += _wrap(f"all steps of the drivers' code count as dependent: {verdict.coarse}", most=2)
-    elif verdict.bound is not None:
-        lines.append(f"  bound: every schedule with at most {verdict.bound} {verdict.cost} was")
-        lines.append(f"  made, which proves nothing beyond that bound: {made}")
-    else:
-        lines.append(f"  budget: no proof: {made}")
-        lines += _wrap(_reduced(verdict), most=2)
-    if verdict.drawn is not None:
-        lines.append(f"  {chance(*verdict.drawn)}")
-        lines += [f"  {unseen(estimate)}" for estimate in verdict.estimates[:1]]
-    if verdict.races:
-        lines.append("  races: none in these schedules")
-    if verdict.interrupted:
-        lines.append("  interrupted: this is what there was until then")
-    if verdict.expected:
-        lines.append(f"  the scenario expects {verdict.expected}, which did not come up")
-    return lines + warning_lines(warnings)
-
-
-def warning_lines(warnings: tuple[str, ...]) -> list[str]:
-    """Lines for what is wrong without being a failure."""
-    lines: list[str] = []
-    for text in warnings[:5]:
-        lines += textwrap.wrap(f"warning: {text}", WIDTH, subsequent_indent="  ", max_lines=3, placeholder=" ...")
-    if len(warnings) > 5:
-        lines.append(f"warning: ... and {len(warnings) - 5} more")
-    return lines
-
-
-def chance(schedules: int, sampler: str = "this strategy") -> str:
-    """What *schedules* drawn without a failure say about the share that fails: the rule of three."""
-    share = min(1.0, 3 / schedules)
-    return f"with 95 % confidence less than {share:.2g} (3/{schedules:,}) of the schedules that {sampler} draws fail"
-
-
-def unseen(estimate: Estimate) -> str:
-    """How much a sampler has not seen, as far as its own runs tell."""
-    about = f"{estimate.runs:,} runs of {estimate.sampler}"
-    if estimate.once:
-        share = f"about {100 * estimate.unseen:.2g} % of this sampler's mass is unseen"
-    else:
-        share = f"less than about {100 * estimate.failing_below:.2g} % of this sampler's mass is unseen"
-    return f"{share} ({about}); not a bound on bugs"
-
-
-def how(strategy: str, seed: int | None) -> str:
-    """The strategy and its seed, if it has one."""
-    return strategy if seed is None else f"{strategy}, seed {seed}"
-
-
-def _reduced(verdict: Verdict) -> str:
-    """How far a reduced search has come that has proved nothing."""
-    if verdict.traces is None:
-        return ""
-    if not verdict.traces and verdict.doubt:
-        return f"the reduced search was left out: {verdict.doubt}"
-    why = "there are more"
-    if verdict.doubt:
-        why = f"all there are, but {verdict.doubt}" if verdict.exhausted else f"it was given up: {verdict.doubt}"
-    return f"the reduced search has explored {_classes(verdict)}; {why}"
-
-
-def _classes(verdict: Verdict) -> str:
-    assert verdict.traces is not None
-    many = "class" if verdict.traces == 1 else "classes"
-    given_up = f" ({verdict.blocked:,} schedules given up as repetitions)" if verdict.blocked else ""
-    return f"{verdict.traces:,} {many} of schedules that differ by more than the order of independent steps{given_up}"
-
-
-def _schedules(number: int) -> str:
-    return _plural(number, "schedule")
-
-
-def _plural(number: int, what: str) -> str:
+def plural(number: int, what: str) -> str:
+    """``1 schedule``, ``2 schedules``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -9,8 +9,9 @@ from kemu.cli.console import Console
 from kemu.cli.hunt import Found, describe, trace_path, warnings_of
 from kemu.cli.jsonout import dump, found_object
 from kemu.cli.order import Order, parse_order
-from kemu.cli.report import failure_lines, warning_lines
+from kemu.cli.report import failure_lines
 from kemu.cli.targets import Program, choices_of, replay_command, short_path, source_warnings
+from kemu.cli.verdict import warning_lines
 from kemu.errors import EXIT_FINDING, EXIT_OK
 from kemu.explore import Replay, StickyRandomWalk, encode, replay
 from kemu.log import Recorder, Trace, capture, write_trace

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from kemu.cli.hunt import Found, bare, describe, verdict_of, warnings_of
-from kemu.cli.report import clean_lines, failure_lines, how, warning_lines
+from kemu.cli.report import failure_lines
 from kemu.cli.targets import source_warnings
+from kemu.cli.verdict import clean_lines, how, warning_lines
 from kemu.errors import KemuError, ScenarioNotDeterministic, UsageError
 from kemu.explore import (
     Exploration,

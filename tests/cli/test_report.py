@@ -14,12 +14,9 @@ from kemu.cli.report import (
     OrderLine,
     Report,
     SwitchLine,
-    Verdict,
-    chance,
-    clean_lines,
     failure_lines,
-    warning_lines,
 )
+from kemu.cli.verdict import Verdict, chance, clean_lines, warning_lines
 from kemu.explore import Estimate
 
 RACE = Report(

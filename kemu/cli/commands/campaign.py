@@ -52,7 +52,8 @@ def merge(directories: tuple[str, ...], output: str | None, as_json: bool, **pri
     from kemu.cli.hunt import output_directory
     from kemu.cli.jsonout import dump, hunt_object
     from kemu.cli.merging import Merging
-    from kemu.cli.report import clean_lines, failure_lines, warning_lines
+    from kemu.cli.report import failure_lines
+    from kemu.cli.verdict import clean_lines, warning_lines
 
     console = Console(as_json=as_json, **printing)
     traces = output_directory(output)

@@ -76,8 +76,9 @@ def command(
     """
     from kemu.cli.hunt import DEFAULT_SCHEDULES, Hunt, Plan, corpus_of, hunt, memory_lines, output_directory
     from kemu.cli.jsonout import conclude, hunt_object
-    from kemu.cli.report import clean_lines, failure_lines, warning_lines
+    from kemu.cli.report import failure_lines
     from kemu.cli.targets import select
+    from kemu.cli.verdict import clean_lines, warning_lines
     from kemu.explore import DEFAULT_STRATEGY, EXHAUSTIVE, Budget, Progress
 
     console = Console(as_json=as_json, **printing)

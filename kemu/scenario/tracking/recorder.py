@@ -216,13 +216,7 @@ class Recorder:
         kind = kinds[cls] if cls in kinds else self.kind_of(cls)
         if kind is None or kind.recorded.get(name) is False:
             return obj
-        touched = self.cell_for(obj, name)
-        if touched is not None:
-            data, thread, cell, keeper = touched
-            if keeper is not None:
-                thread.read(keeper)
-            if cell is not None:
-                data.load(thread, cell)
+        self._touch(obj, name, DriverData.load)
         return obj
 
     def store(self, obj: object, name: str) -> Any:
@@ -230,14 +224,18 @@ class Recorder:
         if isinstance(obj, type):
             self._store_class(obj, name)
             return obj
+        self._touch(obj, name, DriverData.store)
+        return obj
+
+    def _touch(self, obj: object, name: str, record: Callable[[DriverData, Thread, DataCell], None]) -> None:
+        """*record* the cell that an access to ``obj.name`` touches, which depends on what keeps the object alive."""
         touched = self.cell_for(obj, name)
         if touched is not None:
             data, thread, cell, keeper = touched
             if keeper is not None:
                 thread.read(keeper)
             if cell is not None:
-                data.store(thread, cell)
-        return obj
+                record(data, thread, cell)
 
     def update(self, obj: Any, name: str) -> Any:
         """Record that ``obj.name`` is about to be read and assigned; *obj*."""
