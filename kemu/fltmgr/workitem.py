@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from kemu.fltmgr.callback_data import owned_frame
@@ -21,7 +21,7 @@ from kemu.nt.status import (
     STATUS_FLT_NOT_SAFE_TO_POST_OPERATION,
     STATUS_SUCCESS,
 )
-from kemu.nt.system import current_system, refuse, report
+from kemu.nt.system import Leftover, current_system, refuse, report, resources_fail
 from kemu.nt.work import WorkerPool, WorkItem, check_queue_type, free_item
 from kemu.runtime import Cell, Operation, Point, Thread, current_thread
 
@@ -54,14 +54,15 @@ class WorkItems:
     def __init__(self) -> None:
         self.alive: dict[FltWorkItem, None] = {}
 
-    def owned_by(self, driver: DriverActor) -> list[FltWorkItem]:
-        """Those that *driver* has allocated."""
-        return [item for item in self.alive if item.driver is driver]
+    def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
+        """Those that *driver* has allocated and not freed."""
+        for item in self.alive:
+            if item.driver is driver:
+                yield Leftover("workitem-leak", f"a {item.label}")
 
 
 def _allocate(kind: type[FltWorkItem], label: str, name: str) -> Any:
-    system = current_system()
-    if system.options.low_resources and system.runtime.choose(2, f"{name} fails"):
+    if resources_fail(name):
         return None
     return kind(label)
 
@@ -87,6 +88,7 @@ async def FltAllocateDeferredIoWorkItem() -> FLT_DEFERRED_IO_WORKITEM | None:
     "fltkernel",
     "VOID FltFreeDeferredIoWorkItem(_In_ PFLT_DEFERRED_IO_WORKITEM FltWorkItem)",
     max_irql=DISPATCH_LEVEL,
+    unchecked=("FltWorkItem",),
 )
 async def FltFreeDeferredIoWorkItem(FltWorkItem: FLT_DEFERRED_IO_WORKITEM) -> None:
     """Free a work item, usually in its own routine. IRQL: <= DISPATCH_LEVEL.
@@ -106,6 +108,7 @@ async def FltAllocateGenericWorkItem() -> FLT_GENERIC_WORKITEM | None:
     "fltkernel",
     "VOID FltFreeGenericWorkItem(_In_ PFLT_GENERIC_WORKITEM FltWorkItem)",
     max_irql=DISPATCH_LEVEL,
+    unchecked=("FltWorkItem",),
 )
 async def FltFreeGenericWorkItem(FltWorkItem: FLT_GENERIC_WORKITEM) -> None:
     """Free a generic work item. IRQL: <= DISPATCH_LEVEL. Findings as FltFreeDeferredIoWorkItem."""
@@ -161,6 +164,7 @@ class QueueDeferred(Operation[NTSTATUS]):
     """NTSTATUS FltQueueDeferredIoWorkItem(_In_ PFLT_DEFERRED_IO_WORKITEM FltWorkItem, _In_ PFLT_CALLBACK_DATA Data,
        _In_ PFLT_DEFERRED_IO_WORKITEM_ROUTINE WorkerRoutine, _In_ WORK_QUEUE_TYPE QueueType, _In_opt_ PVOID Context)""",
     max_irql=DISPATCH_LEVEL,
+    unchecked=("FltWorkItem",),
 )
 async def FltQueueDeferredIoWorkItem(
     FltWorkItem: FLT_DEFERRED_IO_WORKITEM,
@@ -202,6 +206,7 @@ async def FltQueueDeferredIoWorkItem(
     """NTSTATUS FltQueueGenericWorkItem(_In_ PFLT_GENERIC_WORKITEM FltWorkItem, _In_ PVOID FltObject,
        _In_ PFLT_GENERIC_WORKITEM_ROUTINE WorkerRoutine, _In_ WORK_QUEUE_TYPE QueueType, _In_opt_ PVOID Context)""",
     max_irql=DISPATCH_LEVEL,
+    unchecked=("FltWorkItem",),
 )
 async def FltQueueGenericWorkItem(
     FltWorkItem: FLT_GENERIC_WORKITEM,

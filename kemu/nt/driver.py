@@ -12,9 +12,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kemu.errors import KemuError, UsageError
-from kemu.nt.bugcheck import SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, BugCheck
-from kemu.nt.kthread import current_kthread
-from kemu.nt.status import NTSTATUS, is_known
+from kemu.nt.bugcheck import (
+    KMODE_EXCEPTION_NOT_HANDLED,
+    SYSTEM_SERVICE_EXCEPTION,
+    SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
+    BugCheck,
+    BugCheckCode,
+)
+from kemu.nt.exception import StructuredException
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.status import NTSTATUS, STATUS_ACCESS_VIOLATION, is_known
 from kemu.nt.system import System, report
 from kemu.runtime import Actor, Runtime, current_thread
 from kemu.runtime.core import foreign_call, is_library_file
@@ -88,11 +95,21 @@ def crashed(actor: DriverActor, routine: str, error: Exception) -> None:
     misuse = error if isinstance(error, KemuError) else foreign_call(error)
     if misuse is not None:
         current_thread().runtime.abort(misuse)
+    code = error.ExceptionCode if isinstance(error, StructuredException) else STATUS_ACCESS_VIOLATION
     report(
         "ke.unhandled-exception",
         f"{routine} of {actor.driver} raised {type(error).__name__}: {error} at {site_of(error)}",
-        BugCheck(SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, ()),
+        BugCheck(_unhandled(current_kthread()), (int(code),)),
     )
+
+
+def _unhandled(thread: KThread) -> BugCheckCode:
+    """Which bug check an exception is that nobody on *thread* handles."""
+    if thread.irql >= DISPATCH_LEVEL:
+        return KMODE_EXCEPTION_NOT_HANDLED
+    if thread.process is not None and thread.process.is_system:
+        return SYSTEM_THREAD_EXCEPTION_NOT_HANDLED
+    return SYSTEM_SERVICE_EXCEPTION
 
 
 async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
@@ -102,14 +119,19 @@ async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaita
     with another APC disable count or with a lock that it did not hold when it was called (FLT-PRE-27, KE-IRQL-10).
     """
     thread = current_kthread()
-    irql, locks, apc = thread.irql, len(thread.locks), thread.kernel_apc_disable
+    irql, locks = thread.irql, len(thread.locks)
+    apc = thread.kernel_apc_disable, thread.special_apc_disable
     thread.actors.append(actor)
     try:
         result = await routine(*arguments)
     except Exception as error:
         crashed(actor, name, error)
         raise
-    if thread.irql != irql or len(thread.locks) != locks or thread.kernel_apc_disable != apc:
+    if (
+        thread.irql != irql
+        or len(thread.locks) != locks
+        or (thread.kernel_apc_disable, thread.special_apc_disable) != apc
+    ):
         dirty_exit(actor, name, irql, locks)
     thread.actors.pop()
     return result
@@ -123,7 +145,7 @@ def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
     elif thread.irql != irql:
         what = f"at IRQL {thread.irql} where it was called at {irql}"
     else:
-        what = "with another lock held or in another critical region than it was called with"
+        what = "with another lock held or in another critical or guarded region than it was called with"
     report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
 
 

@@ -1,24 +1,21 @@
-"""Event objects and waiting for one dispatcher object (KE-EVENT, KE-WAIT)."""
+"""Event objects (KE-EVENT)."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
-from kemu.nt.process import KernelMode
+from kemu.nt.dispatcher import DispatcherObject, signalled
+from kemu.nt.kthread import DISPATCH_LEVEL
 from kemu.nt.routine import routine
-from kemu.nt.status import NTSTATUS, STATUS_SUCCESS, STATUS_TIMEOUT
+from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.nt.system import refuse, report
-from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
+from kemu.runtime import Cell, Operation, Thread, current_thread
 
 NotificationEvent: Final = 0
 SynchronizationEvent: Final = 1
-Executive: Final = 0
-"""The usual wait reason."""
-UserRequest: Final = 6
 
 
-class KEVENT(Waitable):
+class KEVENT(DispatcherObject):
     """Storage for an event; `KeInitializeEvent` makes one of it."""
 
     __slots__ = ("initialised", "signalled", "type")
@@ -30,6 +27,22 @@ class KEVENT(Waitable):
         self.type = NotificationEvent
         self.signalled = False
         self.initialised = False
+
+    @property
+    def is_initialised(self) -> bool:
+        return self.initialised
+
+    def is_signalled(self, thread: Thread) -> bool:
+        return self.signalled
+
+    def satisfy(self, thread: Thread) -> NTSTATUS:
+        if self.type != SynchronizationEvent:
+            return signalled(self, thread)
+        thread.write(self)
+        thread.acquire(self)
+        self.signalled = False
+        self.changed()
+        return STATUS_SUCCESS
 
 
 class SetEvent(Operation[int]):
@@ -80,49 +93,8 @@ class ClearEvent(Operation[int]):
         return self.event
 
 
-class WaitForEvent(BlockingOperation[NTSTATUS]):
-    """Wait until an event is signalled; a synchronization event is cleared by that."""
-
-    __slots__ = ("event",)
-    kind = "see the signal of"
-
-    def __init__(self, event: KEVENT, timeout: int | None = None) -> None:
-        super().__init__(event, timeout=timeout)
-        self.event = event
-
-    def available(self, thread: Thread) -> bool:
-        return self.event.signalled
-
-    def take(self, thread: Thread) -> NTSTATUS:
-        event = self.event
-        if event.type == SynchronizationEvent:
-            thread.write(event)
-            event.signalled = False
-            event.changed()
-        else:
-            thread.read(event)
-        thread.acquire(event)
-        log = thread.runtime.log
-        if log is not None:
-            log("sync.wait", obj=event, status=STATUS_SUCCESS)
-        return STATUS_SUCCESS
-
-    def timed_out(self, thread: Thread) -> NTSTATUS:
-        thread.read(self.event)
-        log = thread.runtime.log
-        if log is not None:
-            log("sync.wait", obj=self.event, status=STATUS_TIMEOUT)
-        return STATUS_TIMEOUT
-
-
-def checked_event(event: object, where: str) -> KEVENT:
+def checked_event(event: KEVENT, where: str) -> KEVENT:
     """Return *event* if it was initialised; finding ``ke.uninitialised`` otherwise (KE-WAIT-02)."""
-    if not isinstance(event, KEVENT):
-        # C takes any pointer here; what has no dispatcher header cannot be waited for (KE-WAIT-01).
-        refuse(
-            f"{where} on {event!r}, which is a {type(event).__name__}",
-            remedy="give it a KEVENT: locks are acquired with their own routines",
-        )
     if not event.initialised:
         report("ke.uninitialised", f"{where} on {event.label}, which KeInitializeEvent has not initialised")
     return event
@@ -184,57 +156,3 @@ async def KeResetEvent(Event: KEVENT) -> int:
     """Make *Event* not signalled and return its previous state (KE-EVENT-02). IRQL: <= DISPATCH_LEVEL."""
     checked_event(Event, "KeResetEvent")
     return seen(Event, await ClearEvent(Event))
-
-
-def relative_timeout(timeout: int | None) -> int | None:
-    """Turn a LARGE_INTEGER timeout into ticks from now (KE-WAIT-03): negative is relative, positive absolute."""
-    if timeout is None or timeout == 0:
-        return timeout
-    if timeout < 0:
-        return -timeout
-    thread = current_thread()
-    return max(timeout - thread.runtime.clock.read(thread), 0)
-
-
-def wait_ceiling(
-    Object: KEVENT,
-    WaitReason: int = Executive,
-    WaitMode: int = KernelMode,
-    Alertable: bool = False,
-    Timeout: int | None = None,
-) -> int:
-    """<= APC_LEVEL; <= DISPATCH_LEVEL with a zero timeout."""
-    return DISPATCH_LEVEL if Timeout == 0 else APC_LEVEL
-
-
-@routine(
-    "wdm",
-    """NTSTATUS KeWaitForSingleObject(_In_ PVOID Object, _In_ KWAIT_REASON WaitReason, _In_ KPROCESSOR_MODE WaitMode,
-       _In_ BOOLEAN Alertable, _In_opt_ PLARGE_INTEGER Timeout)""",
-    max_irql=wait_ceiling,
-)
-async def KeWaitForSingleObject(
-    Object: KEVENT,
-    WaitReason: int = Executive,
-    WaitMode: int = KernelMode,
-    Alertable: bool = False,
-    Timeout: int | None = None,
-) -> NTSTATUS:
-    """Wait until *Object* is signalled: STATUS_SUCCESS, or STATUS_TIMEOUT, which is a success code too (KE-WAIT-05).
-
-    *Timeout* in units of 100 ns: None for ever, 0 polls, negative is relative, positive absolute (KE-WAIT-03).
-    IRQL: <= APC_LEVEL; <= DISPATCH_LEVEL if *Timeout* is 0 (KE-WAIT-04).
-    """
-    checked_event(Object, "KeWaitForSingleObject")
-    forbid_wait_under_spin_lock("KeWaitForSingleObject", Timeout)
-    return await WaitForEvent(Object, relative_timeout(Timeout))
-
-
-def forbid_wait_under_spin_lock(name: str, timeout: int | None) -> None:
-    """Finding ``ke.spin-forbidden-call`` for a wait while a spin lock is held below its IRQL (KE-SPIN-08)."""
-    from kemu.nt.spinlock import KSPIN_LOCK
-
-    if timeout != 0:
-        for lock in current_kthread().locks:
-            if isinstance(lock, KSPIN_LOCK):
-                report("ke.spin-forbidden-call", f"{name} waits while spin lock {lock.label} is held")

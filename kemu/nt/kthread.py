@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from kemu.nt.dispatcher import DispatcherObject
+from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.runtime import Operation, Runtime, Thread, current_thread
 
 if TYPE_CHECKING:
@@ -39,14 +41,15 @@ class HeldLock(Protocol):
     def label(self) -> str: ...
 
 
-class KThread(Thread):
-    """A kernel thread.
+class KThread(Thread, DispatcherObject):
+    """A kernel thread; as a dispatcher object it is signalled when it has ended.
 
     `locks` holds what the thread has acquired and not released, in order. `kernel_apc_disable` counts critical
-    regions; it grows where Windows' counter goes down (KE-APC-04).
+    regions and owned mutexes, `special_apc_disable` guarded regions; they grow where Windows' counters go down
+    (KE-APC-04).
     """
 
-    __slots__ = ("irql", "kernel_apc_disable", "locks", "process", "top_level_irp")
+    __slots__ = ("irql", "kernel_apc_disable", "locks", "process", "special_apc_disable", "top_level_irp")
 
     def __init__(
         self,
@@ -58,9 +61,20 @@ class KThread(Thread):
         super().__init__(runtime, parent, label, coroutine)
         self.irql = PASSIVE_LEVEL
         self.kernel_apc_disable = 0
+        self.special_apc_disable = 0
         self.locks: list[HeldLock] = []
         self.process: Process | None = None
         self.top_level_irp: object = None
+
+    def is_signalled(self, thread: Thread) -> bool:
+        return not self.alive
+
+    def satisfy(self, thread: Thread) -> NTSTATUS:
+        thread.read(self)
+        races = thread.runtime.races
+        if races is not None:
+            races.join(thread, self)
+        return STATUS_SUCCESS
 
 
 def current_kthread() -> KThread:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 from kemu.nt.bugcheck import BAD_POOL_CALLER, BugCheck
-from kemu.nt.driver import current_driver
+from kemu.nt.driver import DriverActor, current_driver
+from kemu.nt.exception import raise_status
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
-from kemu.nt.system import System, current_system, refuse, report
+from kemu.nt.status import STATUS_INSUFFICIENT_RESOURCES
+from kemu.nt.system import Leftover, System, current_system, refuse, report, resources_fail
 from kemu.runtime import Cell, Operation, Thread
 
 POOL_FLAG_USE_QUOTA: Final = 0x1
@@ -131,9 +134,11 @@ class Pool:
     def __init__(self) -> None:
         self.allocations: dict[Allocation, None] = {}
 
-    def owned_by(self, driver: object) -> list[Allocation]:
+    def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
         """The blocks that *driver* has allocated and not freed."""
-        return [allocation for allocation in self.allocations if allocation.driver is driver]
+        for allocation in self.allocations:
+            if allocation.driver is driver:
+                yield Leftover("ke.pool-leak", allocation.describe())
 
 
 class FreeBlock(Operation[None]):
@@ -186,7 +191,7 @@ async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str) -> Any:
     *NumberOfBytes* is usually ``sizeof(STRUCTURE)``; the block is then an instance of it. A plain number gives a
     `Bytes`. *Tag* is one to four printable ASCII characters. None comes back for a zero tag, for flags that name
     no kind of pool, and where allocations are explored with low resources. With POOL_FLAG_RAISE_ON_FAILURE such a
-    failure raises `MemoryError` in the driver instead. Another tag raises `UsageError`.
+    failure raises STATUS_INSUFFICIENT_RESOURCES instead (`StructuredException`). Another tag raises `UsageError`.
     IRQL: <= DISPATCH_LEVEL; <= APC_LEVEL for paged pool (KE-POOL-01). Zero bytes: bug check 0xC2 (KE-POOL-04).
     """
     system = current_system()
@@ -201,9 +206,9 @@ async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str) -> Any:
         )
     if not Tag or not (Flags & _KINDS) or (Flags & _KINDS) & ((Flags & _KINDS) - 1):
         return None
-    if system.options.low_resources and system.runtime.choose(2, f"ExAllocatePool2 '{Tag}' fails"):
+    if resources_fail(f"ExAllocatePool2 '{Tag}'"):
         if Flags & POOL_FLAG_RAISE_ON_FAILURE:
-            raise MemoryError(f"ExAllocatePool2 of {int(NumberOfBytes)} bytes, tag '{Tag}', failed")
+            raise_status(STATUS_INSUFFICIENT_RESOURCES, "ExAllocatePool2")
         return None
     structure = NumberOfBytes.structure if isinstance(NumberOfBytes, Size) else Bytes
     block = structure.__new__(structure)

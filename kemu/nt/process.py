@@ -13,9 +13,10 @@ KernelMode: Final = 0
 class Process(Cell):
     """A user process, or the System process."""
 
-    __slots__ = ("handles",)
+    __slots__ = ("handles", "is_system")
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, *, is_system: bool = False) -> None:
         super().__init__(current_thread(), label)
+        self.is_system = is_system
         self.handles: list[object] = []
         """Open handles, oldest first."""

@@ -1,6 +1,6 @@
-"""Critical regions: no normal kernel APC is delivered to a thread in one (KE-APC).
+"""Critical and guarded regions: in the one a thread gets no normal kernel APC, in the other none at all (KE-APC).
 
-The count belongs to the calling thread and nobody else looks at it, so that these routines do not schedule.
+The counts belong to the calling thread and nobody else looks at them, so that these routines do not schedule.
 """
 
 from __future__ import annotations
@@ -28,7 +28,39 @@ def KeLeaveCriticalRegion() -> None:
     thread.kernel_apc_disable -= 1
 
 
+@routine("ntddk", "VOID KeEnterGuardedRegion(VOID)", max_irql=APC_LEVEL)
+def KeEnterGuardedRegion() -> None:
+    """Disable all APCs for the calling thread; regions nest (KE-APC-03, KE-APC-05).
+
+    IRQL: <= APC_LEVEL. A callback that returns inside a region it entered: finding ``callback-dirty-exit``.
+    """
+    current_kthread().special_apc_disable += 1
+
+
+@routine("ntddk", "VOID KeLeaveGuardedRegion(VOID)", max_irql=APC_LEVEL)
+def KeLeaveGuardedRegion() -> None:
+    """Leave the innermost guarded region. IRQL: <= APC_LEVEL. Findings: ``ke.region-balance`` (KE-APC-06)."""
+    thread = current_kthread()
+    if thread.special_apc_disable == 0:
+        report("ke.region-balance", f"{thread.label} leaves a guarded region that it has not entered")
+    thread.special_apc_disable -= 1
+
+
 @routine("ntddk", "BOOLEAN KeAreApcsDisabled(VOID)", max_irql=DISPATCH_LEVEL)
 def KeAreApcsDisabled() -> bool:
-    """Whether the calling thread is in a critical region, whatever its IRQL (KE-APC-10). IRQL: <= DISPATCH_LEVEL."""
-    return current_kthread().kernel_apc_disable > 0
+    """Whether the calling thread is in a critical or guarded region, whatever its IRQL (KE-APC-10).
+
+    IRQL: <= DISPATCH_LEVEL.
+    """
+    thread = current_kthread()
+    return thread.kernel_apc_disable > 0 or thread.special_apc_disable > 0
+
+
+@routine("wdm", "BOOLEAN KeAreAllApcsDisabled(VOID)", max_irql=DISPATCH_LEVEL)
+def KeAreAllApcsDisabled() -> bool:
+    """Whether the calling thread is in a guarded region, or at APC_LEVEL or above (KE-APC-10).
+
+    IRQL: <= DISPATCH_LEVEL.
+    """
+    thread = current_kthread()
+    return thread.special_apc_disable > 0 or thread.irql >= APC_LEVEL

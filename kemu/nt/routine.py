@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
-from kemu.nt.kthread import HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
-from kemu.nt.system import report
+from kemu.nt.bugcheck import DRIVER_IRQL_NOT_LESS_OR_EQUAL, PAGE_FAULT_IN_NONPAGED_AREA, BugCheck
+from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
+from kemu.nt.system import current_system, report
+from kemu.runtime import Cell
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,12 +97,19 @@ def parse_prototype(text: str) -> tuple[str, str, tuple[Parameter, ...]]:
 
 
 def routine(
-    header: str, prototype: str, *, max_irql: Ceiling = HIGH_LEVEL, min_irql: int = PASSIVE_LEVEL
+    header: str,
+    prototype: str,
+    *,
+    max_irql: Ceiling = HIGH_LEVEL,
+    min_irql: int = PASSIVE_LEVEL,
+    unchecked: tuple[str, ...] = (),
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
 
     A call outside the IRQL range is finding ``ke.irql`` (KE-IRQL-11, FLT-IRQL-06). Out parameters do not appear
-    in the Python signature; all others must, in C's order.
+    in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
+    takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
+    an object in freed memory is ``ke.use-after-free``. *unchecked* are parameters that the routine itself looks at.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -121,32 +130,71 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        if min_irql == PASSIVE_LEVEL and not callable(max_irql) and max_irql >= HIGH_LEVEL:
-            return function
-        return _checked(function, name, min_irql, max_irql)
+        return _checked(function, name, min_irql, max_irql, unchecked)
 
     return declare
 
 
-def _checked(function: Callable[P, R], name: str, lowest: int, ceiling: Ceiling) -> Callable[P, R]:
-    if callable(ceiling):
+Checks = tuple[tuple[int, str, type, bool], ...]
+"""Of each parameter that takes a kernel object: its position, its name, the object's class, and whether it may be
+NULL."""
 
-        @wraps(function)
-        def check_by_arguments(*args: P.args, **kwargs: P.kwargs) -> R:
-            limit = ceiling(*args, **kwargs)
-            if current_kthread().irql > limit:
-                _off_limits(name, lowest, limit)
-            return function(*args, **kwargs)
 
-        return check_by_arguments
+def _object_parameters(function: Callable[..., Any]) -> Checks:
+    """The parameters of *function* that its annotations declare to be kernel objects."""
+    hints = get_type_hints(function)
+    checks: list[tuple[int, str, type, bool]] = []
+    for position, name in enumerate(inspect.signature(function).parameters):
+        kinds = [kind for kind in get_args(hints[name]) or (hints[name],) if kind is not type(None)]
+        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell):
+            checks.append((position, name, kinds[0], len(get_args(hints[name])) > 1))
+    return tuple(checks)
+
+
+def _checked(
+    function: Callable[P, R], name: str, lowest: int, ceiling: Ceiling, unchecked: tuple[str, ...]
+) -> Callable[P, R]:
+    """*function*, which first looks at the caller's IRQL and at the objects that it is given."""
+    checks: Checks | None = None
 
     @wraps(function)
     def check(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not lowest <= current_kthread().irql <= ceiling:
-            _off_limits(name, lowest, ceiling)
+        nonlocal checks
+        if checks is None:
+            # Not before the first call: annotations may name what is defined after the routine.
+            checks = tuple(one for one in _object_parameters(function) if one[1] not in unchecked)
+        irql = current_kthread().irql
+        limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
+        if not lowest <= irql <= limit:
+            _off_limits(name, lowest, limit)
+        for position, parameter, kind, may_be_null in checks:
+            if position < len(args):
+                value = args[position]
+            elif parameter in kwargs:
+                value = kwargs[parameter]
+            else:
+                continue
+            if not isinstance(value, kind):
+                if value is not None or not may_be_null:
+                    _bad_pointer(name, parameter, kind, value)
+            elif value in current_system().freed:
+                report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
         return function(*args, **kwargs)
 
     return check
+
+
+def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
+    """Report a pointer to nothing, or to something else than the routine takes. C would follow it."""
+    thread = current_kthread()
+    what = "NULL" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, Cell):
+        what = f"{value.label}, {what}"
+    if thread.irql >= DISPATCH_LEVEL:
+        stop = BugCheck(DRIVER_IRQL_NOT_LESS_OR_EQUAL, (0, thread.irql))
+    else:
+        stop = BugCheck(PAGE_FAULT_IN_NONPAGED_AREA)
+    report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes a {kind.__name__}", stop)
 
 
 def _off_limits(name: str, lowest: int, highest: int) -> None:

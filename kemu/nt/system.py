@@ -8,13 +8,17 @@ listens.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BugCheck
 from kemu.runtime import Runtime, Thread, current_thread
 from kemu.runtime.foreign import is_library_file
+
+if TYPE_CHECKING:
+    from kemu.nt.driver import DriverActor
 
 T = TypeVar("T")
 
@@ -22,7 +26,9 @@ T = TypeVar("T")
 class FindingSink(Protocol):
     """Takes note of a broken rule. Does not return if the finding ends the run."""
 
-    def report(self, code: str, detail: str, bug_check: BugCheck | None = None) -> None: ...
+    def report(
+        self, code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,25 @@ class Options:
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something that a driver has not given back by the time it is unloaded, and the finding that this is."""
+
+    code: str
+    what: str
+    bug_check: BugCheck | None = None
+    verifier: BugCheck | None = None
+
+
+@runtime_checkable
+class Ledger(Protocol):
+    """A part of the system that knows what a driver has taken of it."""
+
+    def left_by(self, driver: DriverActor) -> Iterable[Leftover]:
+        """What *driver* has not given back, oldest first."""
+        ...
+
+
 class System:
     """The kernel of one run."""
 
@@ -46,6 +71,8 @@ class System:
         self.findings = findings
         self.options = options
         self._parts: dict[type[Any], Any] = {}
+        self.freed: dict[object, str] = {}
+        """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
         runtime.system = self
 
     def add(self, part: object) -> None:
@@ -56,10 +83,27 @@ class System:
         """Return the registered object of class *part*."""
         return self._parts[part]
 
-    def report(self, code: str, detail: str, bug_check: BugCheck | None = None) -> None:
-        """Report that the rule behind finding *code* was broken."""
+    def left_by(self, driver: DriverActor) -> list[Leftover]:
+        """What *driver* has not given back, by the parts' order of registration."""
+        return [left for part in self._parts.values() if isinstance(part, Ledger) for left in part.left_by(driver)]
+
+    def report_leftovers(self, name: str, driver: DriverActor) -> None:
+        """Report what *driver*, known as *name*, leaves behind as it is unloaded (KE-UNLOAD-03)."""
+        for left in self.left_by(driver):
+            self.report(
+                left.code, f"{name} was unloaded and left {left.what} behind", left.bug_check, verifier=left.verifier
+            )
+
+    def report(
+        self, code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None
+    ) -> None:
+        """Report that the rule behind finding *code* was broken.
+
+        *bug_check* is the stop of an unverified system and *verifier* that of one with Driver Verifier, where they say
+        more than the catalogue does.
+        """
         if not self.runtime.dead:
-            self.findings.report(code, detail, bug_check)
+            self.findings.report(code, detail, bug_check, verifier=verifier)
 
 
 def current_system() -> System:
@@ -67,9 +111,15 @@ def current_system() -> System:
     return current_thread().runtime.system
 
 
-def report(code: str, detail: str, bug_check: BugCheck | None = None) -> None:
+def report(code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None) -> None:
     """Report a broken rule to the kernel of the calling thread. Does not return if the finding ends the run."""
-    current_system().report(code, detail, bug_check)
+    current_system().report(code, detail, bug_check, verifier=verifier)
+
+
+def resources_fail(what: str) -> bool:
+    """Whether *what*, which needs memory or another resource, fails now: a choice where low resources are explored."""
+    system = current_system()
+    return system.options.low_resources and system.runtime.choose(2, f"{what} fails") != 0
 
 
 def refuse(message: str, *, remedy: str) -> NoReturn:

@@ -15,7 +15,7 @@ from kemu.nt.bugcheck import WORKER_INVALID, BugCheck
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, in_driver, routine_name
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread
 from kemu.nt.routine import routine
-from kemu.nt.system import System, current_system, refuse, report
+from kemu.nt.system import System, refuse, report, resources_fail
 from kemu.runtime import (
     Actor,
     BlockingOperation,
@@ -246,8 +246,7 @@ async def IoAllocateWorkItem(IoObject: DRIVER_OBJECT) -> IO_WORKITEM | None:
 
     IRQL: <= DISPATCH_LEVEL.
     """
-    system = current_system()
-    if system.options.low_resources and system.runtime.choose(2, "IoAllocateWorkItem fails"):
+    if resources_fail("IoAllocateWorkItem"):
         return None
     return IO_WORKITEM(IoObject)
 

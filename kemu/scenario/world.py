@@ -26,8 +26,9 @@ from kemu.io.constants import (
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
 from kemu.io.volume import Volume
+from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
-from kemu.nt.event import KEVENT, WaitForEvent
+from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.memory import Pool
 from kemu.nt.process import Process
@@ -203,10 +204,10 @@ class World:
         self._explore_setup = explore_setup
         self._started_threads = False
         self.at_end_checks: list[tuple[Callable[[], bool], str]] = []
-        self.system_process = Process("System")
+        self.system_process = Process("System", is_system=True)
         current_kthread().process = self.system_process
-        self.system.add(Pool())
         self.system.add(WorkItems())
+        self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))
         self.system.add(IoManager(self.system))
         self.manager = FilterManager(self.system, FltChecks(self.system))
@@ -309,7 +310,7 @@ class World:
 
     async def sleep(self, seconds: float) -> None:
         """Let *seconds* of virtual time pass for the calling thread."""
-        await WaitForEvent(KEVENT("sleep"), max(1, round(seconds * TICKS_PER_SECOND)))
+        await WaitForObject(KEVENT("sleep"), max(1, round(seconds * TICKS_PER_SECOND)))
 
     async def step(self, what: str = "step") -> None:
         """A scheduling point of the script's own."""

@@ -5,8 +5,8 @@ finds into words, `ending` checks what is left at the end of a run, and `Verifie
 `kemu.scenario`; the layers below know only the interfaces they define.
 """
 
-from kemu.verifier.catalogue import CATALOGUE, ERROR, WARNING, Rule
+from kemu.verifier.catalogue import CATALOGUE, ERROR, INFO, WARNING, Rule
 from kemu.verifier.finding import Finding
 from kemu.verifier.verifier import Verifier
 
-__all__ = ["CATALOGUE", "ERROR", "WARNING", "Finding", "Rule", "Verifier"]
+__all__ = ["CATALOGUE", "ERROR", "INFO", "WARNING", "Finding", "Rule", "Verifier"]

@@ -12,7 +12,7 @@ class Finding:
     """A broken rule.
 
     `title` is the rule in one sentence, `detail` what happened here. `thread` and `actor` say who was running,
-    `vt` the virtual time in ticks of 100 ns.
+    `vt` the virtual time in ticks of 100 ns, `bug_check` what Windows would stop with.
     """
 
     code: str
@@ -25,6 +25,8 @@ class Finding:
     actor: str
     vt: int
     signature: tuple[str, ...]
+    verifier: BugCheck | None = None
+    """The bug check of a system that runs Driver Verifier, where it is another one."""
 
     @property
     def summary(self) -> str:

@@ -24,7 +24,7 @@ from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PEN
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.observer import FltObserver
 from kemu.fltmgr.structures import FLT_REGISTRATION
-from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem, WorkItems
+from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem
 from kemu.io.constants import (
     IRP_MJ_CLEANUP,
     IRP_MJ_CLOSE,
@@ -41,7 +41,6 @@ from kemu.io.constants import (
 from kemu.io.request import CLASS_NAMES, FAST_IO_OPERATION, IRP_OPERATION
 from kemu.nt.driver import DRIVER_OBJECT, current_driver
 from kemu.nt.kthread import current_kthread
-from kemu.nt.memory import Pool
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -94,16 +93,16 @@ class FltChecks(FltObserver):
             if filter_ is not None and not filter_.started:
                 self.report("reg-order", f"DriverEntry of {name} succeeded, but never called FltStartFiltering")
             return
-        blocks = self.system.get(Pool).owned_by(driver_object.actor)
+        left = self.system.left_by(driver_object.actor)
         if filter_ is not None and filter_.registered:
             self.report(
                 "driverentry-fail-leak",
                 f"DriverEntry of {name} failed with {NTSTATUS(status)} and left its filter registered",
             )
-        elif blocks:
+        elif left:
             self.report(
                 "driverentry-fail-leak",
-                f"DriverEntry of {name} failed with {NTSTATUS(status)} and left {blocks[0].describe()}",
+                f"DriverEntry of {name} failed with {NTSTATUS(status)} and left {left[0].what}",
             )
 
     def unregistering(self, filter_: Filter) -> None:
@@ -121,10 +120,7 @@ class FltChecks(FltObserver):
             self.report("unload-refused-after-teardown", f"FilterUnload of {name} refused with {NTSTATUS(status)}")
         if not unloads:
             return
-        for item in self.system.get(WorkItems).owned_by(filter_.driver):
-            self.report("workitem-leak", f"{name} was unloaded and left a {item.label} behind")
-        for block in self.system.get(Pool).owned_by(filter_.driver):
-            self.report("ke.pool-leak", f"{name} was unloaded and left {block.describe()}")
+        self.system.report_leftovers(name, filter_.driver)
 
     def dereferencing(self, object_: RundownObject, had_reference: bool) -> None:
         if not had_reference:

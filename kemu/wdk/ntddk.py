@@ -1,13 +1,25 @@
-"""ntddk.h: critical regions."""
+"""ntddk.h: critical and guarded regions, raising exceptions."""
 
+from kemu.nt.exception import (
+    ExRaiseAccessViolation,
+    ExRaiseStatus,
+    StructuredException,
+)
 from kemu.nt.region import (
     KeAreApcsDisabled,
     KeEnterCriticalRegion,
+    KeEnterGuardedRegion,
     KeLeaveCriticalRegion,
+    KeLeaveGuardedRegion,
 )
 
 __all__ = [
+    "ExRaiseAccessViolation",
+    "ExRaiseStatus",
     "KeAreApcsDisabled",
     "KeEnterCriticalRegion",
+    "KeEnterGuardedRegion",
     "KeLeaveCriticalRegion",
+    "KeLeaveGuardedRegion",
+    "StructuredException",
 ]

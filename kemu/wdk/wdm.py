@@ -77,15 +77,12 @@ from kemu.nt.driver import (
 )
 from kemu.nt.event import (
     KEVENT,
-    Executive,
     KeClearEvent,
     KeInitializeEvent,
     KeResetEvent,
     KeSetEvent,
-    KeWaitForSingleObject,
     NotificationEvent,
     SynchronizationEvent,
-    UserRequest,
 )
 from kemu.nt.fastmutex import (
     FAST_MUTEX,
@@ -131,6 +128,9 @@ from kemu.nt.process import (
     KernelMode,
     UserMode,
 )
+from kemu.nt.region import (
+    KeAreAllApcsDisabled,
+)
 from kemu.nt.spinlock import (
     KSPIN_LOCK,
     KeAcquireSpinLock,
@@ -143,6 +143,11 @@ from kemu.nt.status import (
     NT_SUCCESS,
     NT_WARNING,
     NTSTATUS,
+)
+from kemu.nt.wait import (
+    Executive,
+    KeWaitForSingleObject,
+    UserRequest,
 )
 from kemu.nt.work import (
     IO_WORKITEM,
@@ -249,6 +254,7 @@ __all__ = [
     "KSPIN_LOCK",
     "KdPrint",
     "KeAcquireSpinLock",
+    "KeAreAllApcsDisabled",
     "KeClearEvent",
     "KeGetCurrentIrql",
     "KeInitializeEvent",

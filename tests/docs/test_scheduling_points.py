@@ -57,7 +57,7 @@ WORDS = {
     "TakeWork": "a worker takes a work item",
     "_Start": "start a thread, join it",
     "WaitDone": "wait for a completion",
-    "WaitForEvent": "`KeWaitForSingleObject`",
+    "WaitForObject": "`KeWaitForSingleObject`",
     "WaitGone": "for a teardown",
     "WaitOutstanding": "wait for operations",
     "WaitRundown": "for references",

@@ -10,7 +10,8 @@ from log.kit import Choices, Failed, Ping, Small, record
 from kemu.errors import InternalError
 from kemu.log import Recorder, capture
 from kemu.log.recorder import HEAD
-from kemu.nt.event import KEVENT, SetEvent, WaitForEvent
+from kemu.nt.dispatcher import WaitForObject
+from kemu.nt.event import KEVENT, SetEvent
 from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock
 from kemu.nt.status import STATUS_SUCCESS
 from kemu.runtime import Actor, Cell, First, Join, Point, ServingActor, current_thread, tell
@@ -24,7 +25,7 @@ async def wait_and_set() -> None:
     event = KEVENT("go")
 
     async def waiter() -> None:
-        await WaitForEvent(event)
+        await WaitForObject(event)
 
     spawn("waiter", waiter())
     await Point("let it wait")
@@ -62,8 +63,8 @@ def test_a_poll_that_times_out_is_not_caused_by_an_old_signal() -> None:
         event = KEVENT("go")
         event.type = 1
         await SetEvent(event)
-        await WaitForEvent(event, 0)
-        await WaitForEvent(event, 0)
+        await WaitForObject(event, 0)
+        await WaitForObject(event, 0)
 
     first, second = record(main).of("sync.wait")
     assert first["status"] == "STATUS_SUCCESS"
@@ -74,7 +75,7 @@ def test_a_poll_that_times_out_is_not_caused_by_an_old_signal() -> None:
 
 def test_time_passing_is_record() -> None:
     async def main() -> None:
-        await WaitForEvent(KEVENT("never"), 5_000)
+        await WaitForObject(KEVENT("never"), 5_000)
 
     result = record(main)
     clock = result.one("sched.decide", thread="clock")
@@ -315,7 +316,7 @@ def test_recording_changes_nothing(choices: tuple[int, ...]) -> None:
     async def main() -> None:
         await wait_and_set()
         current_thread().runtime.choose(2, "what")
-        await WaitForEvent(KEVENT("never"), 5_000)
+        await WaitForObject(KEVENT("never"), 5_000)
 
     plain = Small(main).run(Choices(*choices))
     logged, trace, _ = capture(Small(main), Choices(*choices))

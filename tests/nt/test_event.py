@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from fltmgr.kit import Lab, Script, all_runs, codes, run
 
@@ -270,13 +273,17 @@ def test_polling_is_allowed_at_dispatch_level() -> None:
     assert run(script).result == STATUS_TIMEOUT
 
 
-@pytest.mark.rule("KE-WAIT-01")
-def test_waiting_for_what_cannot_be_waited_for_is_refused_with_its_name() -> None:
+@pytest.mark.rule("KE-WAIT-01", "KE-WAIT-02")
+@pytest.mark.parametrize(
+    ("pointer", "words"), [(lambda: FAST_MUTEX("mutex"), "mutex, a FAST_MUTEX, as Object"), (lambda: None, "NULL")]
+)
+def test_what_cannot_be_waited_for_is_a_bad_pointer(pointer: Callable[[], Any], words: str) -> None:
     async def script(lab: Lab) -> None:
-        await KeWaitForSingleObject(FAST_MUTEX("mutex"))  # type: ignore[arg-type]
+        await KeWaitForSingleObject(pointer())
 
-    with pytest.raises(UsageError, match="KeWaitForSingleObject on mutex, which is a FAST_MUTEX"):
-        run(script)
+    one = run(script)
+    assert one.code == "ke.bad-pointer"
+    assert words in one.finding.detail
 
 
 @pytest.mark.rule("KE-WAIT-17")

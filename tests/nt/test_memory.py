@@ -11,6 +11,7 @@ from fltmgr.kit import Lab, Script, all_runs, codes, run
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BugCheck
 from kemu.nt.memory import fields_of
+from kemu.wdk.ntddk import StructuredException
 from kemu.wdk.ntstatus import STATUS_INSUFFICIENT_RESOURCES
 from kemu.wdk.wdm import (
     LIST_ENTRY,
@@ -118,7 +119,7 @@ def test_an_allocation_may_fail_where_low_resources_are_explored(flags: int) -> 
     async def script(lab: Lab) -> str:
         try:
             return "none" if await ExAllocatePool2(flags, 8, "Test") is None else "block"
-        except MemoryError:
+        except StructuredException:
             return "raised"
 
     failed = "raised" if flags & POOL_FLAG_RAISE_ON_FAILURE else "none"

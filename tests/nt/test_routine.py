@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fltmgr.kit import Lab, run
 
+from kemu.nt.bugcheck import DRIVER_IRQL_NOT_LESS_OR_EQUAL, PAGE_FAULT_IN_NONPAGED_AREA, BugCheckCode
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_kthread
 from kemu.nt.routine import REGISTRY, Parameter, parse_prototype, routine
+from kemu.verifier import Finding
+from kemu.wdk.wdm import KEVENT, KeInitializeEvent, KeSetEvent
 
 
 def test_a_prototype_is_split_into_its_parts() -> None:
@@ -67,7 +72,7 @@ def test_a_declaration_says_its_irql_in_words(name: str, words: str) -> None:
     assert REGISTRY[name].irql == words
 
 
-def declare(name: str, **limits: int) -> object:
+def declare(name: str, **limits: Any) -> object:
     def body() -> str:
         return "done"
 
@@ -132,3 +137,39 @@ def test_a_call_inside_the_range_is_none() -> None:
         return function()
 
     assert run(script).result == "done"
+
+
+@pytest.mark.rule("KE-WAIT-02")
+@pytest.mark.parametrize(
+    ("irql", "stop"), [(PASSIVE_LEVEL, PAGE_FAULT_IN_NONPAGED_AREA), (DISPATCH_LEVEL, DRIVER_IRQL_NOT_LESS_OR_EQUAL)]
+)
+def test_a_pointer_to_nothing_or_to_something_else_is_followed_as_in_c(irql: int, stop: BugCheckCode) -> None:
+    def given(*pointers: object) -> Finding | None:
+        async def script(lab: Lab) -> None:
+            current_kthread().irql = irql
+            await KeSetEvent(*pointers)  # type: ignore[arg-type]
+
+        return run(script).outcome.failure
+
+    for pointer, words in (
+        (None, "KeSetEvent was given NULL, as Event, which takes a KEVENT"),
+        ("event", "KeSetEvent was given a str, as Event, which takes a KEVENT"),
+    ):
+        found = given(pointer)
+        assert found is not None
+        assert (found.code, found.detail) == ("ke.bad-pointer", words)
+        assert found.bug_check is not None
+        assert found.bug_check.code == stop
+
+
+@pytest.mark.rule("KE-POOL-08")
+def test_an_object_in_freed_memory_is_found_by_whatever_routine_it_is_given_to() -> None:
+    async def script(lab: Lab) -> None:
+        event = KEVENT("Done")
+        KeInitializeEvent(event, 0, False)
+        lab.system.freed[event] = "whose block was freed by the worker"
+        await KeSetEvent(Event=event)
+
+    one = run(script)
+    assert one.code == "ke.use-after-free"
+    assert one.finding.detail == "KeSetEvent on Done, whose block was freed by the worker"

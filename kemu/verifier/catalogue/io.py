@@ -1,0 +1,1 @@
+"""IRPs, devices, cancellation, cancel-safe queues, remove locks, unload."""

@@ -1,0 +1,18 @@
+"""The kernel at large: use before initialisation, exceptions, runs that do not come to rest."""
+
+from kemu.nt.bugcheck import (
+    KMODE_EXCEPTION_NOT_HANDLED,
+    PAGE_FAULT_IN_NONPAGED_AREA,
+    SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
+)
+from kemu.verifier.catalogue.rule import declare
+
+declare("ke.uninitialised", "something was used before it was initialised", "KE-WAIT-02", "KE-SPIN-10")
+declare("ke.unhandled-exception", "an exception left a driver's routine", "FLT-PRE-27",
+      stop=(SYSTEM_THREAD_EXCEPTION_NOT_HANDLED, 0))  # fmt: skip
+declare("ke.bad-pointer", "a routine was given NULL, or another object than it takes", "KE-WAIT-02", "KE-POOL-06",
+      stop=(PAGE_FAULT_IN_NONPAGED_AREA, 0))  # fmt: skip
+declare("ke.raise-at-dispatch", "an exception is raised where none can be handled", "KE-IRQL-19", "KE-SPIN-08",
+      stop=(KMODE_EXCEPTION_NOT_HANDLED, 0))  # fmt: skip
+declare("ke.hang", "a thread waits for something that nobody will bring about", "KE-EVENT-05")
+declare("ke.step-limit", "the run did not come to rest within the step limit", "KE-WORK-13")

@@ -1,0 +1,1 @@
+"""References, handles, processes, callback objects."""
