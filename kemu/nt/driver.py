@@ -52,6 +52,13 @@ class DriverActor(Actor):
     def __init__(self, runtime: Runtime, driver: Driver) -> None:
         super().__init__(runtime, f"flt:{driver}")
         self.driver = driver
+        self.object: DRIVER_OBJECT | None = None
+        """What DriverEntry was given."""
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the driver's code is in memory. Who asks reads `presence`; the unload writes it."""
+        return self.object is None or self.object.loaded
 
 
 class DRIVER_OBJECT:
@@ -112,11 +119,18 @@ def _unhandled(thread: KThread) -> BugCheckCode:
     return SYSTEM_SERVICE_EXCEPTION
 
 
-async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+async def in_driver(
+    actor: DriverActor,
+    name: str,
+    routine: Callable[..., Awaitable[Any]],
+    *arguments: Any,
+    stops: Callable[[KThread, int], Stops] | None = None,
+) -> Any:
     """Run *routine* of a driver on the calling thread and return its result.
 
     Findings: ``ke.unhandled-exception``, and ``callback-dirty-exit`` for a routine that returns at another IRQL,
     with another APC disable count or with a lock that it did not hold when it was called (FLT-PRE-27, KE-IRQL-10).
+    *stops* tells from the thread, and from how many locks it held before, which bug checks that is.
     """
     thread = current_kthread()
     irql, locks = thread.irql, len(thread.locks)
@@ -132,12 +146,18 @@ async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaita
         or len(thread.locks) != locks
         or (thread.kernel_apc_disable, thread.special_apc_disable) != apc
     ):
-        dirty_exit(actor, name, irql, locks)
+        dirty_exit(actor, name, irql, locks, stops)
     thread.actors.pop()
     return result
 
 
-def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
+Stops = tuple[BugCheck | None, BugCheck | None]
+"""The bug check of an unverified system, and that of one with Driver Verifier."""
+
+
+def dirty_exit(
+    actor: DriverActor, name: str, irql: int, locks: int, stops: Callable[[KThread, int], Stops] | None = None
+) -> None:
     """Report how a routine left its thread."""
     thread = current_kthread()
     if len(thread.locks) > locks:
@@ -146,7 +166,8 @@ def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
         what = f"at IRQL {thread.irql} where it was called at {irql}"
     else:
         what = "with another lock held or in another critical or guarded region than it was called with"
-    report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
+    stop, verifier = (None, None) if stops is None else stops(thread, locks)
+    report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}", stop, verifier=verifier)
 
 
 def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value: object) -> NTSTATUS:
@@ -176,7 +197,7 @@ async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NT
     """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL."""
     actor = DriverActor(system.runtime, driver)
     name = driver.name or type(driver).__name__
-    driver_object = DRIVER_OBJECT(actor, name, altitude)
+    actor.object = driver_object = DRIVER_OBJECT(actor, name, altitude)
     path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
     status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
     return status_of(actor, "DriverEntry", driver.DriverEntry, status), driver_object

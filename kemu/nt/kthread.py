@@ -14,12 +14,16 @@ from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.runtime import Operation, Runtime, Thread, current_thread
 
 if TYPE_CHECKING:
+    from kemu.nt.deferred import Deferred
     from kemu.nt.process import Process
 
 PASSIVE_LEVEL: Final = 0
 APC_LEVEL: Final = 1
 DISPATCH_LEVEL: Final = 2
 HIGH_LEVEL: Final = 15
+
+NORMAL_PRIORITY: Final = 8
+"""The priority that a thread starts with."""
 
 IRQL_NAMES: Final = {
     PASSIVE_LEVEL: "PASSIVE_LEVEL",
@@ -49,7 +53,16 @@ class KThread(Thread, DispatcherObject):
     (KE-APC-04).
     """
 
-    __slots__ = ("irql", "kernel_apc_disable", "locks", "process", "special_apc_disable", "top_level_irp")
+    __slots__ = (
+        "deferred",
+        "irql",
+        "kernel_apc_disable",
+        "locks",
+        "priority",
+        "process",
+        "special_apc_disable",
+        "top_level_irp",
+    )
 
     def __init__(
         self,
@@ -65,6 +78,9 @@ class KThread(Thread, DispatcherObject):
         self.locks: list[HeldLock] = []
         self.process: Process | None = None
         self.top_level_irp: object = None
+        self.deferred: Deferred | None = None
+        """The DPC or work item whose routine the thread runs."""
+        self.priority = NORMAL_PRIORITY
 
     def is_signalled(self, thread: Thread) -> bool:
         return not self.alive
