@@ -119,18 +119,11 @@ def _unhandled(thread: KThread) -> BugCheckCode:
     return SYSTEM_SERVICE_EXCEPTION
 
 
-async def in_driver(
-    actor: DriverActor,
-    name: str,
-    routine: Callable[..., Awaitable[Any]],
-    *arguments: Any,
-    stops: Callable[[KThread, int], Stops] | None = None,
-) -> Any:
+async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
     """Run *routine* of a driver on the calling thread and return its result.
 
     Findings: ``ke.unhandled-exception``, and ``callback-dirty-exit`` for a routine that returns at another IRQL,
     with another APC disable count or with a lock that it did not hold when it was called (FLT-PRE-27, KE-IRQL-10).
-    *stops* tells from the thread, and from how many locks it held before, which bug checks that is.
     """
     thread = current_kthread()
     irql, locks = thread.irql, len(thread.locks)
@@ -146,18 +139,12 @@ async def in_driver(
         or len(thread.locks) != locks
         or (thread.kernel_apc_disable, thread.special_apc_disable) != apc
     ):
-        dirty_exit(actor, name, irql, locks, stops)
+        dirty_exit(actor, name, irql, locks)
     thread.actors.pop()
     return result
 
 
-Stops = tuple[BugCheck | None, BugCheck | None]
-"""The bug check of an unverified system, and that of one with Driver Verifier."""
-
-
-def dirty_exit(
-    actor: DriverActor, name: str, irql: int, locks: int, stops: Callable[[KThread, int], Stops] | None = None
-) -> None:
+def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
     """Report how a routine left its thread."""
     thread = current_kthread()
     if len(thread.locks) > locks:
@@ -166,8 +153,7 @@ def dirty_exit(
         what = f"at IRQL {thread.irql} where it was called at {irql}"
     else:
         what = "with another lock held or in another critical or guarded region than it was called with"
-    stop, verifier = (None, None) if stops is None else stops(thread, locks)
-    report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}", stop, verifier=verifier)
+    report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
 
 
 def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value: object) -> NTSTATUS:

@@ -15,6 +15,7 @@ from kemu.runtime import Operation, Runtime, Thread, current_thread
 
 if TYPE_CHECKING:
     from kemu.nt.deferred import Deferred
+    from kemu.nt.dpc import DpcRun
     from kemu.nt.process import Process
 
 PASSIVE_LEVEL: Final = 0
@@ -55,6 +56,8 @@ class KThread(Thread, DispatcherObject):
 
     __slots__ = (
         "deferred",
+        "dpcs",
+        "in_dpc",
         "irql",
         "kernel_apc_disable",
         "locks",
@@ -80,6 +83,10 @@ class KThread(Thread, DispatcherObject):
         self.top_level_irp: object = None
         self.deferred: Deferred | None = None
         """The DPC or work item whose routine the thread runs."""
+        self.dpcs: list[DpcRun] | None = None
+        """If the thread is there to run DPCs, those that its processor has still to run; the first is running."""
+        self.in_dpc = False
+        """Whether the thread carries out a DPC, and so may not wait whatever its IRQL (KE-DPC-05)."""
         self.priority = NORMAL_PRIORITY
 
     def is_signalled(self, thread: Thread) -> bool:
