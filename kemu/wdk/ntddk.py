@@ -5,6 +5,13 @@ from kemu.nt.exception import (
     ExRaiseStatus,
     StructuredException,
 )
+from kemu.nt.psapi import (
+    PsGetCurrentProcessId,
+    PsGetCurrentThreadId,
+    PsGetProcessId,
+    PsGetThreadId,
+    ZwOpenProcess,
+)
 from kemu.nt.region import (
     KeAreApcsDisabled,
     KeEnterCriticalRegion,
@@ -22,4 +29,9 @@ __all__ = [
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
     "StructuredException",
+    "PsGetCurrentProcessId",
+    "PsGetCurrentThreadId",
+    "PsGetProcessId",
+    "PsGetThreadId",
+    "ZwOpenProcess",
 ]

@@ -30,7 +30,9 @@ RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
         DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
+        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
+        PsGetCurrentProcess PsGetCurrentThread PsGetCurrentProcessId PsGetCurrentThreadId PsGetProcessId
+        PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
         IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
@@ -38,11 +40,18 @@ RANGES: dict[tuple[int, int], str] = {
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
         FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
         FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        KeAreAllApcsDisabled""",
+        KeAreAllApcsDisabled
+        ObReferenceObject ObReferenceObjectWithTag ObReferenceObjectSafe ObReferenceObjectByPointer
+        ObDereferenceObject ObDereferenceObjectWithTag ObDereferenceObjectDeferDelete
+        PsGetThreadId PsIsThreadTerminating ExNotifyCallback""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation""",
+        ExRaiseStatus ExRaiseAccessViolation
+        ObOpenObjectByPointer PsLookupProcessByProcessId PsLookupThreadByThreadId PsGetProcessExitStatus
+        ExCreateCallback ExRegisterCallback ExUnregisterCallback""",
+    (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        ObReferenceObjectByHandle ObCloseHandle ZwClose ZwOpenProcess ZwDuplicateObject""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }
