@@ -15,8 +15,8 @@ from kemu.nt.bugcheck import (
     SYSTEM_SCAN_AT_RAISED_IRQL_CAUGHT_IMPROPER_DRIVER_UNLOAD,
     BugCheck,
 )
-from kemu.nt.driver import DriverActor, Stops, in_driver
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.driver import DriverActor, crashed
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import report
 from kemu.runtime import Cell
 
@@ -40,26 +40,52 @@ def stale_context(block: object) -> str | None:
     return deferred.stale if deferred is not None and deferred.context is block else None
 
 
+Stops = tuple[BugCheck | None, BugCheck | None]
+"""The bug check of an unverified system, and that of one with Driver Verifier."""
+
+
 async def run_deferred(
     driver: DriverActor | None,
     name: str,
     routine: Callable[..., Awaitable[Any]],
     arguments: tuple[Any, ...],
     deferred: Deferred | None,
-    stops: Callable[[KThread, int], Stops] | None = None,
+    stops: Callable[[KThread, int, int], Stops],
 ) -> None:
     """Call a deferred *routine* on the current thread; *driver* is whose it is, None for that of a script.
 
-    Findings: ``ke.unloaded-code`` if the driver is gone before the routine is over, and those of `in_driver`.
+    Findings: ``ke.unloaded-code`` if the driver is gone before the routine is over, ``ke.unhandled-exception``, and
+    ``callback-dirty-exit`` for a routine that returns at another IRQL, with another APC disable count or with a lock
+    (KE-WORK-10, KE-DPC-05). *stops* tells from the thread, its IRQL and its APC disable count before which bug checks
+    that is.
     """
     thread = current_kthread()
+    irql, locks, apcs = thread.irql, len(thread.locks), combined_apc_disable(thread)
     outer, thread.deferred = thread.deferred, deferred
+    whose = name
     if driver is None:
         await routine(*arguments)
     else:
-        still_loaded(driver, f"{name} of {driver.driver} is called, which was unloaded")
-        await in_driver(driver, name, routine, *arguments, stops=stops)
-        still_loaded(driver, f"{name} of {driver.driver} was running when it was unloaded")
+        whose = f"{name} of {driver.driver}"
+        still_loaded(driver, f"{whose} is called, which was unloaded")
+        thread.actors.append(driver)
+        try:
+            await routine(*arguments)
+        except Exception as error:
+            crashed(driver, name, error)
+            raise
+        thread.actors.pop()
+        still_loaded(driver, f"{whose} was running when it was unloaded")
+    how = None
+    if len(thread.locks) > locks:
+        how = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
+    elif thread.irql != irql:
+        how = f"at {irql_name(thread.irql)} where it was called at {irql_name(irql)}"
+    elif combined_apc_disable(thread) != apcs:
+        how = "in another critical or guarded region than it was called in"
+    if how is not None:
+        stop, verifier = stops(thread, irql, apcs)
+        report("callback-dirty-exit", f"{whose} returned {how}", stop, verifier=verifier)
     thread.deferred = outer
 
 

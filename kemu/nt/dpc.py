@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from kemu.nt.bugcheck import TIMER_OR_DPC_INVALID, BugCheck
-from kemu.nt.deferred import Deferred, combined_apc_disable, run_deferred
-from kemu.nt.driver import DriverActor, Stops, current_driver, routine_name
+from kemu.nt.bugcheck import IRQL_UNEXPECTED_VALUE, TIMER_OR_DPC_INVALID, BugCheck
+from kemu.nt.deferred import Deferred, Stops, combined_apc_disable, run_deferred
+from kemu.nt.driver import DriverActor, current_driver, routine_name
 from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread
 from kemu.nt.process import Process
 from kemu.nt.routine import routine
@@ -32,6 +32,8 @@ MediumHighImportance: Final = 3
 PROCESSORS: Final = 4
 """How many processors a driver may name as a target. Threads do not share them."""
 ALL_PROCESSOR_GROUPS: Final = 0xFFFF
+
+TIMER_DPC: Final = "timer DPC"
 
 DpcRoutine = Callable[..., Awaitable[None]]
 
@@ -93,8 +95,7 @@ class KDPC(Cell):
             if run.carrier is thread and run.started and not run.ended and run.number != self.inserted:
                 report(
                     "ke.dpc-context-race",
-                    f"{thread.label} reads SystemArgument{number + 1} in {self.label}, which was queued again meanwhile; "
-                    "what the routine was given is in its parameters",
+                    f"{thread.label} reads SystemArgument{number + 1} in {self.label}, which was queued again since",
                 )
         return self._arguments[number]
 
@@ -103,9 +104,11 @@ class KDPC(Cell):
         thread.read(self)
         for run in self.runs:
             thread.read(run)
+            if run.ended:
+                thread.acquire(run)
         return [run for run in self.runs if not run.ended and run.carrier is not thread]
 
-    def freed_while_active(self) -> Leftover | None:
+    def still_active(self) -> Leftover | None:
         """What is wrong if the memory of the DPC is freed now (KE-DPC-08)."""
         current_thread().read(self)
         if self.queued is None:
@@ -312,21 +315,24 @@ async def _run(thread: KThread, run: DpcRun) -> None:
     raised = not dpc.threaded or thread.runtime.choose(2, f"{name} runs at DISPATCH_LEVEL") != 0
     thread.irql = DISPATCH_LEVEL if raised else PASSIVE_LEVEL
     deferred = Deferred(
-        "timer DPC" if run.by_timer else "DPC",
+        TIMER_DPC if run.by_timer else "DPC",
         dpc,
         run.context,
         "ke.timer-dpc-race" if run.by_timer else "ke.use-after-free",
     )
-    before = combined_apc_disable(thread)
-
-    def stops(thread: KThread, locks: int) -> Stops:
-        after = combined_apc_disable(thread)
-        if after == before:
-            return None, None
-        return None, BugCheck(TIMER_OR_DPC_INVALID, (5 if run.by_timer else 4, 0, after, before))
-
-    await run_deferred(dpc.driver, name, run.routine, run.arguments, deferred, stops)
+    await run_deferred(dpc.driver, name, run.routine, run.arguments, deferred, dpc_stops)
     run.end(thread)
+
+
+def dpc_stops(thread: KThread, irql: int, apcs: int) -> Stops:
+    """What a DPC is that returns with its thread changed, which was at *irql* with *apcs* disabled (KE-APC-08)."""
+    after = combined_apc_disable(thread)
+    if thread.irql != irql:
+        return BugCheck(IRQL_UNEXPECTED_VALUE, (thread.irql << 16 | irql << 8 | 2,)), None
+    if after == apcs:
+        return None, None
+    by_timer = thread.deferred is not None and thread.deferred.what == TIMER_DPC
+    return None, BugCheck(TIMER_OR_DPC_INVALID, (5 if by_timer else 4, 0, after, apcs))
 
 
 class InsertDpc(Operation[bool]):
@@ -559,9 +565,7 @@ class PROCESSOR_NUMBER:
     Reserved: int = 0
 
 
-@routine(
-    "wdm", "NTSTATUS KeSetTargetProcessorDpcEx(_Inout_ PKDPC Dpc, _In_ PPROCESSOR_NUMBER ProcNumber)"
-)
+@routine("wdm", "NTSTATUS KeSetTargetProcessorDpcEx(_Inout_ PKDPC Dpc, _In_ PPROCESSOR_NUMBER ProcNumber)")
 def KeSetTargetProcessorDpcEx(Dpc: KDPC, ProcNumber: PROCESSOR_NUMBER) -> NTSTATUS:
     """As KeSetTargetProcessorDpc; STATUS_INVALID_PARAMETER if there is no such processor. IRQL: any."""
     current_thread().write(checked_dpc(Dpc, "KeSetTargetProcessorDpcEx"))

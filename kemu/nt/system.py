@@ -42,6 +42,10 @@ class Options:
     """Whether every allocation may fail (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
+    timer_jitter: bool = False
+    """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
+    work_budget: int = 0
+    """How long a work item may take, in seconds of virtual time (KE-WORK-13); 0 for as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)

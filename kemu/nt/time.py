@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from kemu.nt.kthread import DISPATCH_LEVEL
 from kemu.nt.routine import routine
 from kemu.runtime import TICKS_PER_SECOND, Operation, Thread
 

@@ -13,10 +13,10 @@ from kemu.nt.bugcheck import DRIVER_VERIFIER_DETECTED_VIOLATION, KERNEL_SECURITY
 from kemu.nt.dispatcher import DispatcherObject, signalled
 from kemu.nt.dpc import KDPC, checked_dpc, insert_dpc
 from kemu.nt.driver import DriverActor, current_driver
-from kemu.nt.kthread import DISPATCH_LEVEL
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
-from kemu.nt.system import Leftover, System, current_system, refuse, report
+from kemu.nt.system import Leftover, System, refuse, report
 from kemu.nt.time import TICK, TICKS_PER_MILLISECOND, tick_after
 from kemu.runtime import Cell, Operation, Point, Thread, Timer, current_thread
 
@@ -139,12 +139,18 @@ class TimerObject(DispatcherObject):
         if dpc is not None:
             insert_dpc(clock, dpc, (dpc, dpc.DeferredContext, 0, 0), by_timer=True)
 
-    def freed_while_active(self) -> Leftover | None:
+    @property
+    def left(self) -> str | None:
+        """What is left of the timer if its driver is unloaded now."""
+        return f"{self.label} set" if self.in_queue else None
+
+    def still_active(self) -> Leftover | None:
         """What is wrong if the memory of the timer is freed now (KE-TIMER-06, KE-TIMER-08, KE-TIMER-10)."""
         thread = current_thread()
         thread.read(self)
         dpc = self.dpc
-        if self.in_queue and self.period and dpc is not None and dpc.runs and dpc.runs[-1].carrier is thread:
+        inside = thread.deferred if isinstance(thread, KThread) else None
+        if self.in_queue and self.period and inside is not None and inside.source is dpc:
             return Leftover("ke.timer-free-periodic", f"{self.label}, which is periodic, in its own DPC")
         if self.in_queue:
             stop = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x15,))
@@ -169,7 +175,7 @@ class KTIMER(TimerObject):
 
 
 class Timers(Cell):
-    """The timers that were ever set."""
+    """The timers that were ever set, and all that the system has allocated."""
 
     __slots__ = ("known",)
 
@@ -191,8 +197,9 @@ class Timers(Cell):
         for timer in sorted(self.known, key=lambda timer: timer.name):
             if timer.driver is driver:
                 thread.read(timer)
-                if timer.in_queue:
-                    yield Leftover("ke.timer-left", f"{timer.label} set")
+                left = timer.left
+                if left is not None:
+                    yield Leftover("ke.timer-left", left)
 
 
 class SetTimer(Operation[bool]):
@@ -343,7 +350,9 @@ async def KeSetTimerEx(Timer: KTIMER, DueTime: int, Period: int, Dpc: KDPC | Non
        _In_ ULONG TolerableDelay, _In_opt_ PKDPC Dpc)""",
     max_irql=DISPATCH_LEVEL,
 )
-async def KeSetCoalescableTimer(Timer: KTIMER, DueTime: int, Period: int, TolerableDelay: int, Dpc: KDPC | None) -> bool:
+async def KeSetCoalescableTimer(
+    Timer: KTIMER, DueTime: int, Period: int, TolerableDelay: int, Dpc: KDPC | None
+) -> bool:
     """As KeSetTimerEx; where the accuracy of timers is explored it may expire *TolerableDelay* milliseconds late.
 
     IRQL: <= DISPATCH_LEVEL.
@@ -355,8 +364,8 @@ async def KeSetCoalescableTimer(Timer: KTIMER, DueTime: int, Period: int, Tolera
 async def KeCancelTimer(Timer: KTIMER) -> bool:
     """Forget the setting of *Timer*; True if it was in the timer queue (KE-TIMER-05).
 
-    For a timer that expires once, False is: never set, or expired, and its DPC is queued, running or over. A periodic one
-    is in the queue all the time, so that True says nothing about its DPC. IRQL: <= DISPATCH_LEVEL.
+    For a timer that expires once, False is: never set, or expired, and its DPC is queued, running or over. A periodic
+    one is in the queue all the time, so that True says nothing about its DPC. IRQL: <= DISPATCH_LEVEL.
     """
     return await CancelTimer(checked_timer(Timer, "KeCancelTimer"))
 

@@ -126,6 +126,9 @@ class Clock:
             coroutine.close()
             ticker.path = (1,)
             ticker.hash = 2
+            if runtime.threads:
+                # For the threads that are started when something expires.
+                ticker.context = runtime.threads[0].context
             if runtime.observer is not None:
                 ticker.footprint = []
         return self.ticker

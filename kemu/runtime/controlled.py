@@ -227,7 +227,9 @@ class ControlledRuntime(Runtime):
         """Whether a thread waits, nobody can go on, and a lazy deadline might change that."""
         if not self.clock.dormant:
             return False
-        return any(thread.alive and not (thread.service and getattr(thread.op, "idle", False)) for thread in self.threads)
+        return any(
+            thread.alive and not (thread.service and getattr(thread.op, "idle", False)) for thread in self.threads
+        )
 
     def _position(self) -> int:
         """Where in `ready` the running thread stands, or the next one in the ring if it cannot go on."""

@@ -28,6 +28,7 @@ from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, Wait
 from kemu.io.volume import Volume
 from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
+from kemu.nt.dpc import Dpcs, TargetQueues
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
@@ -37,6 +38,7 @@ from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.timer import Timers
 from kemu.nt.work import WorkerPool
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
@@ -222,6 +224,9 @@ class World:
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(Dpcs(self.system_process))
+        self.system.add(TargetQueues())
+        self.system.add(Timers())
         self.system.add(IoManager(self.system))
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)

@@ -1,5 +1,8 @@
-"""ntddk.h: critical and guarded regions, raising exceptions."""
+"""ntddk.h: critical and guarded regions, raising exceptions, targets of DPCs."""
 
+from kemu.nt.dpc import (
+    KeSetTargetProcessorDpc,
+)
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
     ExRaiseStatus,
@@ -34,4 +37,5 @@ __all__ = [
     "PsGetProcessId",
     "PsGetThreadId",
     "ZwOpenProcess",
+    "KeSetTargetProcessorDpc",
 ]
