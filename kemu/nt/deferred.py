@@ -16,7 +16,7 @@ from kemu.nt.bugcheck import (
     BugCheck,
 )
 from kemu.nt.driver import DriverActor, crashed
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread, irql_name
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.system import report
 from kemu.runtime import Cell
 
@@ -51,10 +51,11 @@ async def run_deferred(
     arguments: tuple[Any, ...],
     deferred: Deferred | None,
     stops: Callable[[KThread, int, int], Stops],
+    unloaded: str = "ke.unload-running",
 ) -> None:
     """Call a deferred *routine* on the current thread; *driver* is whose it is, None for that of a script.
 
-    Findings: ``ke.unloaded-code`` if the driver is gone before the routine is over, ``ke.unhandled-exception``, and
+    Findings: *unloaded* if the driver is gone before the routine is over, ``ke.unhandled-exception``, and
     ``callback-dirty-exit`` for a routine that returns at another IRQL, with another APC disable count or with a lock
     (KE-WORK-10, KE-DPC-05). *stops* tells from the thread, its IRQL and its APC disable count before which bug checks
     that is.
@@ -67,7 +68,7 @@ async def run_deferred(
         await routine(*arguments)
     else:
         whose = f"{name} of {driver.driver}"
-        still_loaded(driver, f"{whose} is called, which was unloaded")
+        still_loaded(driver, f"{whose} is called, which was unloaded", unloaded)
         thread.actors.append(driver)
         try:
             await routine(*arguments)
@@ -75,12 +76,12 @@ async def run_deferred(
             crashed(driver, name, error)
             raise
         thread.actors.pop()
-        still_loaded(driver, f"{whose} was running when it was unloaded")
+        still_loaded(driver, f"{whose} was running when it was unloaded", unloaded)
     how = None
     if len(thread.locks) > locks:
         how = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
     elif thread.irql != irql:
-        how = f"at {irql_name(thread.irql)} where it was called at {irql_name(irql)}"
+        how = f"at IRQL {thread.irql} where it was called at {irql}"
     elif combined_apc_disable(thread) != apcs:
         how = "in another critical or guarded region than it was called in"
     if how is not None:
@@ -89,18 +90,18 @@ async def run_deferred(
     thread.deferred = outer
 
 
-def still_loaded(driver: DriverActor, otherwise: str) -> None:
-    """Finding ``ke.unloaded-code`` unless the code of *driver* is in memory (KE-UNLOAD-03)."""
+def still_loaded(driver: DriverActor, otherwise: str, finding: str = "ke.unload-running") -> None:
+    """Report *finding* unless the code of *driver* is in memory (KE-UNLOAD-03)."""
     thread = current_kthread()
     thread.read(driver.presence)
     if not driver.is_loaded:
         raised = thread.irql >= DISPATCH_LEVEL
-        code = (
+        stop = (
             SYSTEM_SCAN_AT_RAISED_IRQL_CAUGHT_IMPROPER_DRIVER_UNLOAD
             if raised
             else DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS
         )
-        report("ke.unloaded-code", otherwise, BugCheck(code))
+        report(finding, otherwise, BugCheck(stop))
 
 
 def combined_apc_disable(thread: KThread) -> int:

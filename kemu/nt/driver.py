@@ -56,6 +56,11 @@ class DriverActor(Actor):
         """What DriverEntry was given."""
 
     @property
+    def is_minifilter(self) -> bool:
+        """Whether the filter manager unloads it."""
+        return self.object is not None and bool(self.object.altitude)
+
+    @property
     def is_loaded(self) -> bool:
         """Whether the driver's code is in memory. Who asks reads `presence`; the unload writes it."""
         return self.object is None or self.object.loaded

@@ -40,6 +40,7 @@ from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
 from kemu.nt.timer import Timers
 from kemu.nt.work import WorkerPool
+from kemu.nt.workitem import KernelWorkItems
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
@@ -224,6 +225,7 @@ class World:
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(KernelWorkItems())
         self.system.add(Dpcs(self.system_process))
         self.system.add(TargetQueues())
         self.system.add(Timers())

@@ -28,6 +28,12 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
+        KeInitializeDpc KeInitializeThreadedDpc KeInsertQueueDpc KeRemoveQueueDpc KeSetImportanceDpc
+        KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx KeQueryActiveProcessorCountEx
+        ExInitializeSetTimerParameters ExInitializeDeleteTimerParameters ExInitializeWorkItem
+        IoInitializeWorkItem IoUninitializeWorkItem
+        KeQuerySystemTime KeQuerySystemTimePrecise KeQueryInterruptTime KeQueryInterruptTimePrecise
+        KeQueryUnbiasedInterruptTime KeQueryTickCount KeQueryTimeIncrement KeQueryPerformanceCounter
         DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
         FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
@@ -35,7 +41,9 @@ RANGES: dict[tuple[int, int], str] = {
         PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
-        IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
+        IoAllocateWorkItem IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem IoSizeofWorkItem ExQueueWorkItem
+        KeInitializeTimer KeInitializeTimerEx KeSetTimer KeSetTimerEx KeSetCoalescableTimer KeCancelTimer
+        KeReadStateTimer ExAllocateTimer ExSetTimer ExCancelTimer FltSetCancelCompletion
         FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
         FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
@@ -59,6 +67,8 @@ RANGES: dict[tuple[int, int], str] = {
 
 DEPENDS = (
     "KeWaitForSingleObject",
+    "KeFlushQueuedDpcs",
+    "ExDeleteTimer",
     "ExAllocatePool2",
     "ExFreePoolWithTag",
     "ExFreePool",
@@ -119,6 +129,9 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("KeWaitForSingleObject", [None, 0, 0, False, -1], APC_LEVEL),
         ("KeWaitForSingleObject", [None], APC_LEVEL),
         ("KeWaitForSingleObject", [None, 0, 0, False, 0], DISPATCH_LEVEL),
+        ("KeFlushQueuedDpcs", [], PASSIVE_LEVEL),
+        ("ExDeleteTimer", [None, True, False, None], DISPATCH_LEVEL),
+        ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),
