@@ -497,10 +497,10 @@ async def KeInsertQueueDpc(Dpc: KDPC, SystemArgument1: Any, SystemArgument2: Any
 
 @routine("wdm", "BOOLEAN KeRemoveQueueDpc(_Inout_ PRKDPC Dpc)")
 async def KeRemoveQueueDpc(Dpc: KDPC) -> bool:
-    """Take *Dpc* off its queue: True if its routine will not run for that insertion; False if it was not queued: it
-    never was, or it is running, or has run (KE-DPC-06).
+    """Take *Dpc* off its queue (KE-DPC-06).
 
-    IRQL: any.
+    True if its routine will not run for that insertion; False if it was not queued: it never was, or it is running, or
+    has run. IRQL: any.
     """
     return await RemoveDpc(checked_dpc(Dpc, "KeRemoveQueueDpc"))
 
