@@ -131,7 +131,7 @@ class Register(Operation[bool]):
         return self.registration.object
 
 
-class Begin(Operation[Registration | None]):
+class BeginCall(Operation[Registration | None]):
     """Begin the next call of a notification; evaluates to the registration, or to None after the last."""
 
     __slots__ = ("after", "object")
@@ -155,7 +155,7 @@ class Begin(Operation[Registration | None]):
         return self.object
 
 
-class End(Operation[None]):
+class EndCall(Operation[None]):
     """A call has returned."""
 
     __slots__ = ("registration",)
@@ -262,7 +262,7 @@ async def ExNotifyCallback(CallbackObject: CALLBACK_OBJECT, Argument1: Any, Argu
     IRQL: <= DISPATCH_LEVEL.
     """
     called: list[Registration] = []
-    while (registration := await Begin(CallbackObject, called)) is not None:
+    while (registration := await BeginCall(CallbackObject, called)) is not None:
         called.append(registration)
         arguments = registration.context, Argument1, Argument2
         if registration.driver is None:
@@ -270,7 +270,7 @@ async def ExNotifyCallback(CallbackObject: CALLBACK_OBJECT, Argument1: Any, Argu
         else:
             name = routine_name(registration.function)
             await in_driver(registration.driver, name, registration.function, *arguments)
-        await End(registration)
+        await EndCall(registration)
 
 
 @routine("wdm", "VOID ExUnregisterCallback(_Inout_ PVOID CallbackRegistration)", max_irql=APC_LEVEL)
