@@ -54,6 +54,8 @@ QUEUE_NAMES: Final = (
     "custom-priority",
 )
 """The queues by their types; the last has the items of all custom priorities."""
+QUEUE_PRIORITIES: Final = (13, 12, 15, 8, 7, 18, 14, 8)
+"""The priorities of their threads (KE-WORK-01), which have no effect."""
 
 
 class WorkItem(Cell):
@@ -105,6 +107,7 @@ class Worker(Actor):
         assert isinstance(thread, KThread)
         thread.actors.append(self)
         thread.process = self.queue.system_process
+        thread.priority = self.queue.priority
         budget = self.runtime.system.options.work_budget * TICKS_PER_SECOND
         while True:
             item = await TakeWork(self)
@@ -122,13 +125,14 @@ class Worker(Actor):
 class WorkQueue(Waitable):
     """One queue of the pool: items that no worker has taken yet, first in, first out."""
 
-    __slots__ = ("items", "limit", "queue_name", "system_process", "workers")
+    __slots__ = ("items", "limit", "priority", "queue_name", "system_process", "workers")
 
     guards = ("items",)
 
-    def __init__(self, name: str, limit: int, system_process: Any) -> None:
+    def __init__(self, name: str, priority: int, limit: int, system_process: Any) -> None:
         super().__init__(current_thread(), f"{name} work queue")
         self.queue_name = name
+        self.priority = priority
         self.limit = limit
         self.system_process = system_process
         self.items: deque[WorkItem] = deque()
@@ -179,7 +183,8 @@ class WorkerPool:
 
     def __init__(self, system: System, system_process: Any) -> None:
         limit = system.options.worker_threads
-        self.queues = [WorkQueue(name, limit, system_process) for name in QUEUE_NAMES]
+        kinds = zip(QUEUE_NAMES, QUEUE_PRIORITIES, strict=True)
+        self.queues = [WorkQueue(name, priority, limit, system_process) for name, priority in kinds]
 
     def insert(self, thread: Thread, item: WorkItem, queue_type: int, run: Callable[[], Awaitable[None]]) -> None:
         """Put *item* on its queue, inside the caller's step; a worker will call *run*."""

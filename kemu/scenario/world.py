@@ -38,6 +38,7 @@ from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.systhread import SystemThreads
 from kemu.nt.timer import Timers
 from kemu.nt.work import WorkerPool
 from kemu.nt.workitem import KernelWorkItems
@@ -226,6 +227,7 @@ class World:
         self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))
         self.system.add(KernelWorkItems())
+        self.system.add(SystemThreads())
         self.system.add(Dpcs(self.system_process))
         self.system.add(TargetQueues())
         self.system.add(Timers())

@@ -261,6 +261,16 @@ from kemu.nt.status import (
     NT_WARNING,
     NTSTATUS,
 )
+from kemu.nt.systhread import (
+    HIGH_PRIORITY,
+    LOW_PRIORITY,
+    LOW_REALTIME_PRIORITY,
+    IoCreateSystemThread,
+    KeQueryPriorityThread,
+    KeSetPriorityThread,
+    PsCreateSystemThread,
+    PsTerminateSystemThread,
+)
 from kemu.nt.time import (
     KeQueryInterruptTime,
     KeQueryInterruptTimePrecise,
@@ -574,4 +584,12 @@ __all__ = [
     "KeQueryTickCount",
     "KeQueryTimeIncrement",
     "KeQueryPerformanceCounter",
+    "PsCreateSystemThread",
+    "IoCreateSystemThread",
+    "PsTerminateSystemThread",
+    "KeSetPriorityThread",
+    "KeQueryPriorityThread",
+    "LOW_PRIORITY",
+    "LOW_REALTIME_PRIORITY",
+    "HIGH_PRIORITY",
 ]

@@ -41,6 +41,7 @@ RANGES: dict[tuple[int, int], str] = {
         PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
+        KeSetPriorityThread KeQueryPriorityThread
         IoAllocateWorkItem IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem IoSizeofWorkItem ExQueueWorkItem
         KeInitializeTimer KeInitializeTimerEx KeSetTimer KeSetTimerEx KeSetCoalescableTimer KeCancelTimer
         KeReadStateTimer ExAllocateTimer ExSetTimer ExCancelTimer FltSetCancelCompletion
@@ -59,6 +60,7 @@ RANGES: dict[tuple[int, int], str] = {
         ObOpenObjectByPointer PsLookupProcessByProcessId PsLookupThreadByThreadId PsGetProcessExitStatus
         ExCreateCallback ExRegisterCallback ExUnregisterCallback""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        PsCreateSystemThread IoCreateSystemThread PsTerminateSystemThread
         ObReferenceObjectByHandle ObCloseHandle ZwClose ZwOpenProcess ZwDuplicateObject""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
