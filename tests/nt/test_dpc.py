@@ -283,9 +283,6 @@ def test_flushing_in_a_dpc_or_under_a_spin_lock_is_a_finding_and_above_passive_l
         await KeAcquireSpinLock(lock)
         await KeFlushQueuedDpcs()
 
-    async def raised(lab: Lab) -> None:
-        await lab.at_dispatch(KeFlushQueuedDpcs())
-
     async def plain(lab: Lab) -> None:
         lock = KSPIN_LOCK("Lock")
         KeInitializeSpinLock(lock)
@@ -457,13 +454,14 @@ def test_an_uninitialised_dpc_and_a_wrong_importance() -> None:
         if result is not None:
             await result
 
-    for call in (
+    calls: list[Callable[[KDPC], Any]] = [
         lambda one: KeInsertQueueDpc(one, None, None),
         KeRemoveQueueDpc,
         lambda one: KeSetImportanceDpc(one, LowImportance),
         lambda one: KeSetTargetProcessorDpc(one, 0),
         lambda one: KeSetTargetProcessorDpcEx(one, PROCESSOR_NUMBER()),
-    ):
+    ]
+    for call in calls:
         assert run(lambda lab, call=call: script(lab, call)).code == "ke.uninitialised"
 
     async def wrong(lab: Lab) -> None:

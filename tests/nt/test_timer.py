@@ -422,12 +422,13 @@ def test_a_timer_that_was_not_initialised_and_one_that_is_initialised_while_it_i
     async def raw(lab: Lab, call: Callable[[KTIMER], Awaitable[Any]]) -> None:
         await call(KTIMER("Raw"))
 
-    for call in (
+    calls: list[Callable[[KTIMER], Awaitable[Any]]] = [
         lambda one: KeSetTimer(one, -1, None),
         KeCancelTimer,
         KeReadStateTimer,
         KeWaitForSingleObject,
-    ):
+    ]
+    for call in calls:
         assert run(lambda lab, call=call: raw(lab, call)).code == "ke.uninitialised"
 
     async def again(lab: Lab, cancels: bool) -> None:
