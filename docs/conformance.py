@@ -1,7 +1,7 @@
 """Which rules of the specification are kept, and which test shows it: the conformance page.
 
-`conformance/*.tsv` lists the rules: identifier, what it says in a line, and, where no test checks it, how far it is
-modelled. The tests say themselves which rules they check, with ``@pytest.mark.rule("KE-WAIT-05")``.
+The tables of `kemu.verifier.rules` list the rules: identifier, what each says in a line, and, where no test checks it,
+how far it is modelled. The tests say themselves which rules they check, with ``@pytest.mark.rule("KE-WAIT-05")``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from kemu.verifier.rules import Entry, tables
+
 ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(__file__).parent / "conformance"
 
 TESTED = "tested"
 STATUSES = ("modelled", "not modelled (false alarm)", "not modelled (missed bug)")
@@ -24,24 +24,6 @@ TITLES = {
     "kernel": "The kernel core, the I/O manager, and its notify routines",
     "objects": "Objects and handles",
 }
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One rule: its line in the data."""
-
-    rule: str
-    words: str
-    untested: str
-
-
-def entries(path: Path) -> list[Entry]:
-    """The rules that a file of the data lists."""
-    found: list[Entry] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        rule, words, *status = line.split("\t")
-        found.append(Entry(rule, words, status[0] if status else ""))
-    return found
 
 
 def marked() -> dict[str, Counter[str]]:
@@ -77,13 +59,12 @@ def conformance_page() -> str:
         "*modelled*: kept, without a test of its own. *not modelled*: kemu does otherwise, so that it complains",
         "without need (*false alarm*) or overlooks something (*missed bug*). [Rules](rules.md) names sources.",
     ]
-    for path in sorted(DATA.glob("*.tsv")):
-        known = entries(path)
+    for name, known in tables().items():
         counts = Counter(status(entry, tests) for entry in known)
         said = ", ".join(f"{counts[one]} {one}" for one in (TESTED, *STATUSES) if counts[one])
-        lines += ["", f"## {TITLES[path.stem]}", "", f"{len(known)} rules: {said}.", ""]
+        lines += ["", f"## {TITLES[name]}", "", f"{len(known)} rules: {said}.", ""]
         lines += ["| rule | what it says | status | tests |", "| --- | --- | --- | --- |"]
         for entry in known:
-            files = ", ".join(f"{name} ({count})" for name, count in tests.get(entry.rule, Counter[str]()).items())
+            files = ", ".join(f"{file} ({count})" for file, count in tests.get(entry.rule, Counter[str]()).items())
             lines.append(f"| {entry.rule} | {entry.words} | {status(entry, tests)} | {files} |")
     return "\n".join(lines) + "\n"

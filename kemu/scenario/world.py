@@ -47,6 +47,7 @@ from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
+from kemu.verifier.settings import DEFAULT, VerifierSettings
 from kemu.verifier.verifier import Verifier
 
 T = TypeVar("T")
@@ -205,10 +206,11 @@ class World:
         explore_setup: bool = False,
         bystanders: int = 0,
         races: bool = False,
+        settings: VerifierSettings = DEFAULT,
     ) -> None:
         self.runtime = runtime
         self._bystanders = bystanders
-        self.verifier = Verifier(runtime)
+        self.verifier = Verifier(runtime, settings)
         if races:
             detect_races(self.verifier)
         self.system = System(runtime, self.verifier, options)
