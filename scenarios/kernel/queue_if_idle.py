@@ -83,7 +83,7 @@ class ClearsOutsideTheLock(Scanner):
                 break
             entry = RemoveHeadList(self.Requests)
             await KeReleaseSpinLock(self.Lock, irql)
-            await KeSetEvent(CONTAINING_RECORD(entry, REQUEST, "Entry").Done)
+            await KeSetEvent(CONTAINING_RECORD(entry).Done)
         irql = await KeAcquireSpinLock(self.Lock)
         self.Busy = False
         await KeReleaseSpinLock(self.Lock, irql)
@@ -101,7 +101,7 @@ class ClearsInsideTheLock(Scanner):
                 return
             entry = RemoveHeadList(self.Requests)
             await KeReleaseSpinLock(self.Lock, irql)
-            await KeSetEvent(CONTAINING_RECORD(entry, REQUEST, "Entry").Done)
+            await KeSetEvent(CONTAINING_RECORD(entry).Done)
 
 
 @scenario(variants={"buggy": ClearsOutsideTheLock, "fixed": ClearsInsideTheLock}, expects={"buggy": "ke.hang"})

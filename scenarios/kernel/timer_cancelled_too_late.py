@@ -92,10 +92,15 @@ class WaitsForTheDpc(Watchdog):
 
 @scenario(variants={"buggy": IgnoresTheResult, "fixed": WaitsForTheDpc}, expects={"buggy": "ke.timer-dpc-race"})
 async def timer_cancelled_too_late(world: World, driver: type[Driver]) -> None:
-    """A request takes about as long as it may."""
+    """A request takes exactly as long as it may."""
     loaded = await world.load(driver, altitude="328010")
     watchdog = loaded.driver
     assert isinstance(watchdog, Watchdog)
-    status = await watchdog.Begin()
-    world.check(status == STATUS_SUCCESS, f"watching must succeed, but returned {status}")
-    await watchdog.End()
+
+    async def request() -> None:
+        status = await watchdog.Begin()
+        world.check(status == STATUS_SUCCESS, f"watching must succeed, but returned {status}")
+        await world.sleep(0.5)
+        await watchdog.End()
+
+    await world.together(request())

@@ -114,6 +114,7 @@ class FreesWhenIdle(QueuesOnce):
 @scenario(
     variants={"buggy": QueuesAlways, "early_free": FreesAtOnce, "fixed": FreesWhenIdle},
     expects={"buggy": "ke.work-requeued", "early_free": "ke.work-freed-queued"},
+    worker_threads=1,
 )
 async def work_item_requeued(world: World, driver: type[Driver]) -> None:
     """Two programs each bring an event about; then the device is closed."""
