@@ -532,6 +532,7 @@ async def KeFlushQueuedDpcs() -> None:
     why = forbidden_flush()
     if why is not None:
         report("ke.flush-dpc", f"KeFlushQueuedDpcs: {current_kthread().label} {why}")
+        return
     runs = await ListDpcs(current_system().get(Dpcs))
     if runs:
         await WaitForDpcs(runs)

@@ -15,8 +15,11 @@ from kemu.nt.bugcheck import (
     TIMER_OR_DPC_INVALID,
     BugCheck,
 )
-from kemu.nt.kthread import current_kthread
+from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.system import Options
 from kemu.nt.time import TICK
+from kemu.runtime.live import LiveRuntime
+from kemu.scenario.world import World
 from kemu.wdk.ntddk import KeEnterCriticalRegion
 from kemu.wdk.ntstatus import STATUS_SUCCESS, STATUS_TIMEOUT
 from kemu.wdk.wdm import (
@@ -506,3 +509,23 @@ def test_a_limit_of_steps_that_is_reached_while_only_time_can_go_on() -> None:
         await KeWaitForSingleObject(lab.event("Never"))
 
     assert run(script, max_steps=50).code == "ke.step-limit"
+
+
+@pytest.mark.trio
+async def test_a_periodic_timer_live(autojump_clock: object) -> None:
+    """On an event loop's clock it goes on by itself, and after so many expiries it lets the run end."""
+    seen: list[int] = []
+    runtime = LiveRuntime(thread_class=KThread)
+
+    async def main() -> None:
+        World(runtime, Options())
+        one = timer()
+
+        async def routine(*arguments: Any) -> None:
+            seen.append(1)
+
+        await KeSetTimerEx(one, -SECOND, 1000, dpc(routine))
+        await KeWaitForSingleObject(one)
+
+    outcome = await runtime.run("script", main())
+    assert (outcome.crash, outcome.end, len(seen)) == (None, "finished", 102)
