@@ -143,7 +143,7 @@ class Engine:
             if left is None or (alone.findings and not keep_going):
                 return alone
             budget = left
-            begun = result_of(collected, seconds=alone.seconds)
+            begun = result_of(collected, seconds=alone.seconds, reduction=alone.reduction)
             progress = _after(alone, progress)
         journal = None
         if self.campaign is not None:
@@ -166,7 +166,7 @@ class Engine:
         )
         if alone is None:
             return result
-        return replace(result, reduction=alone.reduction, seconds=alone.seconds + result.seconds)
+        return replace(result, seconds=alone.seconds + result.seconds)
 
     def _alone(self, program: Program, strategy: Strategy, budget: Budget, **options: Any) -> Exploration | None:
         """What can only be done by one process, if the strategy has such a part: the reduced search of a portfolio."""

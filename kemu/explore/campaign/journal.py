@@ -21,7 +21,7 @@ from kemu.explore.campaign.batch import Batch, BatchResult, Key, Recipe, Sightin
 from kemu.explore.campaign.source import Shard
 from kemu.explore.distinct import DistinctCounter
 from kemu.explore.estimate import SampleCounter
-from kemu.explore.strategies.base import Remainder
+from kemu.explore.strategies.base import Reduction, Remainder
 from kemu.explore.token import decode, encode
 
 FORMAT: Final = "kemu.campaign/1"
@@ -85,14 +85,26 @@ class Manifest:
 
 
 @dataclass(slots=True)
-class _Written:
-    """What is in the file of one program."""
+class _Seen:
+    """The fingerprints that can be compared with each other."""
 
-    records: dict[Key, tuple[int, BatchResult]] = field(default_factory=dict[Key, tuple[int, BatchResult]])
-    """For each batch how many runs it was to make, and its result."""
     distinct: DistinctCounter = field(default_factory=DistinctCounter)
     lowest: dict[int, Key] = field(default_factory=dict[int, Key])
     """For each fingerprint that counts the smallest key of a batch that has it."""
+
+
+@dataclass(slots=True)
+class _Written:
+    """What is in the file of one program."""
+
+    records: dict[Key, tuple[int, str, BatchResult]] = field(default_factory=dict[Key, tuple[int, str, BatchResult]])
+    """For each batch how many runs it was to make, its digest, and its result."""
+    drawn: _Seen = field(default_factory=_Seen)
+    watched: _Seen = field(default_factory=_Seen)
+
+    def seen(self, result: BatchResult) -> _Seen:
+        """Where the fingerprints of *result* belong."""
+        return self.watched if result.watched else self.drawn
 
 
 class Campaign:
@@ -155,8 +167,8 @@ class Campaign:
         number: int = value["program"]
         entry = self.manifest.programs[number]
         result = _result(value, entry.identity)
-        self._written[number].records[tuple(value["key"])] = (value["runs"], result)
-        note(self._written[number], tuple(value["key"]), result.distinct)
+        self._written[number].records[tuple(value["key"])] = (value["runs"], value["digest"], result)
+        note(self._written[number].seen(result), tuple(value["key"]), result.distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +181,10 @@ class Journal:
 
     def known(self, batch: Batch) -> BatchResult | None:
         """What came of *batch*, if it was done."""
-        runs, result = self._written.records.get(batch.key, (0, None))
-        if result is None or batch.piece is not None:
+        runs, digest, result = self._written.records.get(batch.key, (0, "", None))
+        if result is None or batch.digest != digest:
+            return None
+        if batch.piece is not None:
             return result
         ended = bool(result.sightings) and not self.campaign.manifest.keep_going
         # It may have been a shorter one, the last of a smaller budget.
@@ -183,27 +197,28 @@ class Journal:
     def write(self, batch: Batch, result: BatchResult) -> None:
         """Take note of what came of *batch*."""
         key = batch.key
-        if self._written.records.get(key, (0,))[0] > batch.runs:
+        runs, digest, _ = self._written.records.get(key, (0, "", None))
+        if runs > batch.runs and digest == batch.digest:
             # The last batch of a smaller budget than before: what is there is more.
             return
-        note(self._written, key, result.distinct)
-        shift, lowest = self._written.distinct.shift, self._written.lowest
-        new = sorted(one for one in result.distinct.sample if lowest.get(one) == key)
-        self._written.records[key] = (batch.runs, result)
+        seen = self._written.seen(result)
+        note(seen, key, result.distinct)
+        new = sorted(one for one in result.distinct.sample if seen.lowest.get(one) == key)
+        self._written.records[key] = (batch.runs, batch.digest, result)
         identity = self.campaign.manifest.programs[self.number].identity
-        self.campaign.append(_line(self.number, batch, result, shift, new, identity))
+        self.campaign.append(_line(self.number, batch, result, seen.distinct.shift, new, identity))
 
 
-def note(written: _Written, key: Key, distinct: DistinctCounter) -> None:
+def note(seen: _Seen, key: Key, distinct: DistinctCounter) -> None:
     """Take note of the fingerprints of the batch *key*."""
-    before = written.distinct.shift
-    written.distinct.merge(distinct)
-    limit = 1 << (64 - written.distinct.shift)
-    if written.distinct.shift != before:
-        written.lowest = {one: lowest for one, lowest in written.lowest.items() if one < limit}
+    before = seen.distinct.shift
+    seen.distinct.merge(distinct)
+    limit = 1 << (64 - seen.distinct.shift)
+    if seen.distinct.shift != before:
+        seen.lowest = {one: lowest for one, lowest in seen.lowest.items() if one < limit}
     for one in distinct.sample:
         if one < limit:
-            written.lowest[one] = min(written.lowest.get(one, key), key)
+            seen.lowest[one] = min(seen.lowest.get(one, key), key)
 
 
 # Lines.
@@ -215,12 +230,15 @@ def _line(number: int, batch: Batch, result: BatchResult, shift: int, new: list[
         "program": number,
         "key": batch.key,
         "runs": batch.runs,
+        "digest": batch.digest,
         "schedules": result.schedules,
         "steps": result.steps,
         "shortest": result.shortest,
         "longest": result.longest,
         "seconds": round(result.seconds, 6),
         "whole": result.whole,
+        "watched": result.watched,
+        "reduction": None if result.reduction is None else asdict(result.reduction),
         "distinct": {"shift": shift, "new": _packed("Q", new)},
         "samples": {
             sampler: {
@@ -255,6 +273,8 @@ def _result(value: dict[str, Any], identity: str) -> BatchResult:
         sightings=tuple(_sighting(one, identity) for one in value["findings"]),
         seconds=value["seconds"],
         whole=value["whole"],
+        watched=value["watched"],
+        reduction=None if value["reduction"] is None else Reduction(**value["reduction"]),
         remainder=None
         if left is None
         else Remainder(left["level"], tuple(left["now"]), tuple(left["later"]), left["pruned"]),

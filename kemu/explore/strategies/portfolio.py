@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kemu.explore.strategies.alternate import Alternating
-from kemu.explore.strategies.base import Reduction, Strategy, check_number
-from kemu.explore.strategies.dpor import DPOR
+from kemu.explore.strategies.base import Reduction, Remainder, Strategy, check_number
+from kemu.explore.strategies.pieces import DivisibleDPOR
 from kemu.explore.strategies.pos import POS
 from kemu.explore.strategies.surw import SURW
 from kemu.explore.strategies.urw import URW
@@ -64,7 +64,7 @@ class Portfolio:
         check_number("reduced", reduced, least=0)
         self.seed = seed
         self._left = 0 if start else reduced
-        self._search = DPOR()
+        self._search = DivisibleDPOR()
         samplers = (POS, SURW, Alternating, URW)
         # With one seed for all they would draw from the same streams, and answer questions alike.
         self._members = [
@@ -75,6 +75,8 @@ class Portfolio:
         self._run = -1
         self._member: Member | None = None
         self._current: Strategy = self._search
+        self._is_piece = False
+        """Whether all runs are the search's, which has a piece."""
 
     @property
     def exhausted(self) -> bool:
@@ -82,7 +84,12 @@ class Portfolio:
         return self._search.exhausted
 
     @property
-    def observer(self) -> DPOR | None:
+    def left(self) -> int:
+        """How many runs the reduced search may still make."""
+        return 0 if self._search.doubt else self._left
+
+    @property
+    def observer(self) -> DivisibleDPOR | None:
         """The reduced search watches its own runs and no others."""
         return self._search if self._member is None else None
 
@@ -102,6 +109,8 @@ class Portfolio:
 
     def begin(self) -> bool:
         self._run += 1
+        if self._is_piece:
+            return self._search.begin()
         turns = 2 if self._run < 2 or self._run >= PROVING else 1
         if self._left and not self._search.doubt and self._run % 4 < turns:
             self._left -= 1
@@ -125,3 +134,15 @@ class Portfolio:
             if new and len(self._seen) < REMEMBERED:
                 self._seen.add(outcome.fingerprint)
             self._member.note(new=new)
+
+    # The search in pieces. Samplers have numbers instead.
+
+    def split(self) -> Remainder:
+        return self._search.split()
+
+    def resume(self, remainder: Remainder, *, one_level: bool = False) -> None:
+        self._is_piece = True
+        self._search.resume(remainder, one_level=one_level)
+
+    def conclude(self, completed: int | None, *, exhausted: bool) -> None:
+        self._search.conclude(completed, exhausted=exhausted)
