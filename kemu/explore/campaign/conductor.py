@@ -47,6 +47,11 @@ def source_of(
     if isinstance(strategy, DivisibleSearch):
         if shard.count == 1:
             return tree_of(strategy, size, start, left, is_numbered=is_numbered)
+        if not is_numbered:
+            raise UsageError(
+                f"the strategy {recipe.name!r} cannot be divided among shards: its pieces have to do with each other",
+                remedy="leave out --shard, or choose another strategy; -j and --cluster divide this one, too",
+            )
     elif isinstance(strategy, Divisible):
         return Pieces(strategy, size, shard)
     if not is_numbered:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from sys import byteorder
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from kemu.errors import UsageError
 from kemu.explore.campaign.batch import Batch, BatchResult, Key, Recipe, Sighting
@@ -24,7 +24,7 @@ from kemu.explore.estimate import SampleCounter
 from kemu.explore.strategies.base import Reduction, Remainder
 from kemu.explore.token import decode, encode
 
-FORMAT: Final = "kemu.campaign/1"
+FORMAT: Final = "kemu.campaign/2"
 MANIFEST: Final = "campaign.json"
 BATCHES: Final = "batches.jsonl"
 
@@ -93,12 +93,20 @@ class _Seen:
     """For each fingerprint that counts the smallest key of a batch that has it."""
 
 
+class _Record(NamedTuple):
+    """A batch that was done."""
+
+    runs: int
+    """How many it was to make."""
+    digest: str
+    result: BatchResult
+
+
 @dataclass(slots=True)
 class _Written:
     """What is in the file of one program."""
 
-    records: dict[Key, tuple[int, str, BatchResult]] = field(default_factory=dict[Key, tuple[int, str, BatchResult]])
-    """For each batch how many runs it was to make, its digest, and its result."""
+    records: dict[Key, _Record] = field(default_factory=dict[Key, "_Record"])
     drawn: _Seen = field(default_factory=_Seen)
     watched: _Seen = field(default_factory=_Seen)
 
@@ -167,7 +175,7 @@ class Campaign:
         number: int = value["program"]
         entry = self.manifest.programs[number]
         result = _result(value, entry.identity)
-        self._written[number].records[tuple(value["key"])] = (value["runs"], value["digest"], result)
+        self._written[number].records[tuple(value["key"])] = _Record(value["runs"], value["digest"], result)
         note(self._written[number].seen(result), tuple(value["key"]), result.distinct)
 
 
@@ -181,14 +189,15 @@ class Journal:
 
     def known(self, batch: Batch) -> BatchResult | None:
         """What came of *batch*, if it was done."""
-        runs, digest, result = self._written.records.get(batch.key, (0, "", None))
-        if result is None or batch.digest != digest:
+        record = self._written.records.get(batch.key)
+        if record is None or record.digest != batch.digest:
             return None
+        result = record.result
         if batch.piece is not None:
             return result
         ended = bool(result.sightings) and not self.campaign.manifest.keep_going
         # It may have been a shorter one, the last of a smaller budget.
-        return result if runs == batch.runs or (ended and result.schedules <= batch.runs) else None
+        return result if record.runs == batch.runs or (ended and result.schedules <= batch.runs) else None
 
     def keys(self) -> list[Key]:
         """The batches that were done, in order."""
@@ -197,14 +206,14 @@ class Journal:
     def write(self, batch: Batch, result: BatchResult) -> None:
         """Take note of what came of *batch*."""
         key = batch.key
-        runs, digest, _ = self._written.records.get(key, (0, "", None))
-        if runs > batch.runs and digest == batch.digest:
+        record = self._written.records.get(key)
+        if record is not None and record.runs > batch.runs and record.digest == batch.digest:
             # The last batch of a smaller budget than before: what is there is more.
             return
         seen = self._written.seen(result)
         note(seen, key, result.distinct)
         new = sorted(one for one in result.distinct.sample if seen.lowest.get(one) == key)
-        self._written.records[key] = (batch.runs, batch.digest, result)
+        self._written.records[key] = _Record(batch.runs, batch.digest, result)
         identity = self.campaign.manifest.programs[self.number].identity
         self.campaign.append(_line(self.number, batch, result, seen.distinct.shift, new, identity))
 

@@ -158,6 +158,9 @@ class DivisibleDPOR(DPOR):
         self._begun = None
 
     def _go_on(self) -> bool:
+        if self._begun is not None:
+            # The last run raised, and did not end.
+            self._take_back(*self._begun)
         if self._moved:
             self._moved = False
             return True

@@ -109,7 +109,7 @@ class Portfolio:
 
     def begin(self) -> bool:
         self._run += 1
-        if self._is_piece:
+        if self._is_piece or self._search.exhausted:
             return self._search.begin()
         turns = 2 if self._run < 2 or self._run >= PROVING else 1
         if self._left and not self._search.doubt and self._run % 4 < turns:
