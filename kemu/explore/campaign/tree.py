@@ -54,6 +54,11 @@ class Tree:
         self._frontier = Frontier()
         self._last: Key | None = None
         self._next = 0
+        """The number of the batch that is next."""
+        self._position = -1
+        """The place of the one before it."""
+        self._numbers: dict[Key, int] = {}
+        """Of the batches that are being made."""
         self._noted = 0
         """How many batches what is left follows from."""
         self._pieces: deque[list[Open]] = deque()
@@ -83,22 +88,24 @@ class Tree:
 
     @property
     def next_key(self) -> Key:
-        """The place of the batch that is next."""
-        return self.key_of(self._next)
+        """The place of the batch that is next, or a smaller one."""
+        return (self._position + 1, 0)
 
-    def key_of(self, number: int) -> Key:
-        """The place of the batch of that number."""
-        return (number * self._size, 0)
+    def _key(self) -> Key:
+        """The place of the batch that is next: about as many runs are made before it."""
+        open_ = self._next - self._noted
+        place = self.made + open_ * (self.made // self._noted if self._noted else self._size)
+        return (max(self._position + 1, place), 0)
 
     # Batches out, results in.
 
     def take(self, *, before: Key | None, most: int | None) -> Batch | None:
-        key = self.next_key
         if self._next - self._noted >= WINDOW:
             if self._noted not in self._results:
                 return None
             self._note()
         self._settle()
+        key = self._key()
         if not (self._frontier.open and self._may_go_on) or (before is not None and key >= before):
             return None
         taken = self._frontier.take(ceil(len(self._frontier.open) / WINDOW))
@@ -106,6 +113,8 @@ class Tree:
         if self._credit is not None:
             runs = min(runs, self._credit)
             self._credit -= runs
+        self._numbers[key] = self._next
+        self._position = key[0]
         self._next += 1
         self._pieces.append(taken)
         self._runs.append(runs)
@@ -115,7 +124,7 @@ class Tree:
         return Batch(key, runs, piece=Remainder(0, items, (), pruned=False), digest=digest)
 
     def give(self, batch: Batch, result: BatchResult) -> BatchResult:
-        self._results[batch.key[0] // self._size] = result
+        self._results[self._numbers.pop(batch.key)] = result
         self._settle()
         return result
 
@@ -148,11 +157,9 @@ class Tree:
             self._frontier.apply(piece, report_of(report))
 
     def lowest(self) -> Key | None:
-        given = range(self._noted, self._next)
-        open_ = next((self.key_of(number) for number in given if number not in self._results), None)
-        if open_ is not None or self.is_closed:
-            return open_
-        return self.next_key
+        if self._numbers:
+            return min(self._numbers)
+        return None if self.is_closed else self.next_key
 
     def conclude(self, strategy: Strategy, last: Key | None) -> None:
         assert isinstance(strategy, Divisible)
@@ -199,6 +206,10 @@ class Mixed:
     def _sampled(self, before: Key | None) -> Batch | None:
         key, runs = self._key, self._runs
         if not runs or (before is not None and key >= before):
+            return None
+        slowest = self._tree.lowest()
+        if slowest is not None and key[0] > slowest[0] + WINDOW * self._size:
+            # It would count only when the search has come as far.
             return None
         first = self._start + self._next * self._size
         self._next += 1
