@@ -2,7 +2,7 @@
 
 ``batches.jsonl`` is only ever added to, so that what was done is there whatever happens. A last line that was cut off
 is as good as none. A line leaves out the fingerprints that a line before it has, of a batch with a smaller key: the
-batches up to any key still have all of theirs together.
+batches up to any key still have all of theirs together. (A reduced search has none twice, and leaves none out.)
 """
 
 from __future__ import annotations
@@ -84,15 +84,6 @@ class Manifest:
         return Shard(int(index), int(count))
 
 
-@dataclass(slots=True)
-class _Seen:
-    """The fingerprints that can be compared with each other."""
-
-    distinct: DistinctCounter = field(default_factory=DistinctCounter)
-    lowest: dict[int, Key] = field(default_factory=dict[int, Key])
-    """For each fingerprint that counts the smallest key of a batch that has it."""
-
-
 class _Record(NamedTuple):
     """A batch that was done."""
 
@@ -107,12 +98,9 @@ class _Written:
     """What is in the file of one program."""
 
     records: dict[Key, _Record] = field(default_factory=dict[Key, "_Record"])
-    drawn: _Seen = field(default_factory=_Seen)
-    watched: _Seen = field(default_factory=_Seen)
-
-    def seen(self, result: BatchResult) -> _Seen:
-        """Where the fingerprints of *result* belong."""
-        return self.watched if result.watched else self.drawn
+    distinct: DistinctCounter = field(default_factory=DistinctCounter)
+    lowest: dict[int, Key] = field(default_factory=dict[int, Key])
+    """For each fingerprint that counts the smallest key of a batch that has it."""
 
 
 class Campaign:
@@ -176,7 +164,8 @@ class Campaign:
         entry = self.manifest.programs[number]
         result = _result(value, entry.identity)
         self._written[number].records[tuple(value["key"])] = _Record(value["runs"], value["digest"], result)
-        note(self._written[number].seen(result), tuple(value["key"]), result.distinct)
+        if not result.watched:
+            note(self._written[number], tuple(value["key"]), result.distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,24 +199,26 @@ class Journal:
         if record is not None and record.runs > batch.runs and record.digest == batch.digest:
             # The last batch of a smaller budget than before: what is there is more.
             return
-        seen = self._written.seen(result)
-        note(seen, key, result.distinct)
-        new = sorted(one for one in result.distinct.sample if seen.lowest.get(one) == key)
+        distinct, new = result.distinct, sorted(result.distinct.sample)
+        if not result.watched:
+            note(self._written, key, distinct)
+            distinct, lowest = self._written.distinct, self._written.lowest
+            new = [one for one in new if lowest.get(one) == key]
         self._written.records[key] = _Record(batch.runs, batch.digest, result)
         identity = self.campaign.manifest.programs[self.number].identity
-        self.campaign.append(_line(self.number, batch, result, seen.distinct.shift, new, identity))
+        self.campaign.append(_line(self.number, batch, result, distinct.shift, new, identity))
 
 
-def note(seen: _Seen, key: Key, distinct: DistinctCounter) -> None:
+def note(written: _Written, key: Key, distinct: DistinctCounter) -> None:
     """Take note of the fingerprints of the batch *key*."""
-    before = seen.distinct.shift
-    seen.distinct.merge(distinct)
-    limit = 1 << (64 - seen.distinct.shift)
-    if seen.distinct.shift != before:
-        seen.lowest = {one: lowest for one, lowest in seen.lowest.items() if one < limit}
+    before = written.distinct.shift
+    written.distinct.merge(distinct)
+    limit = 1 << (64 - written.distinct.shift)
+    if written.distinct.shift != before:
+        written.lowest = {one: lowest for one, lowest in written.lowest.items() if one < limit}
     for one in distinct.sample:
         if one < limit:
-            seen.lowest[one] = min(seen.lowest.get(one, key), key)
+            written.lowest[one] = min(written.lowest.get(one, key), key)
 
 
 # Lines.

@@ -53,7 +53,8 @@ class Portfolio:
     Those that come upon more runs that were not seen before get more turns, but none goes without.
 
     All follows from the program and the seed. *start* is the number of the first run; a portfolio that does not begin
-    with run 0 leaves the reduced search out, which cannot be cut in pieces, and its samplers learn anew.
+    with run 0 leaves the reduced search out, and its samplers learn anew. With a piece of the reduced search, it leaves
+    the samplers out.
     """
 
     name = "portfolio"

@@ -464,8 +464,12 @@ def test_a_budget_of_steps_is_refused() -> None:
         kit.both(kit.Load("abba"), "random", Budget(steps=10), Alone())
 
 
+def _of_seed(seed: int) -> RandomWalk:
+    return RandomWalk(seed)
+
+
 def test_a_strategy_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cast("dict[str, Any]", STRATEGIES), "mine", lambda seed: RandomWalk(seed, start=0))
+    monkeypatch.setitem(cast("dict[str, Any]", STRATEGIES), "mine", _of_seed)
     with pytest.raises(UsageError, match="'mine' cannot be divided among workers or shards; leave out -j"):
         kit.both(kit.Load("abba"), "mine", Budget(schedules=3), Alone())
     with pytest.raises(UsageError, match=r"'dpor' cannot be divided among shards: .*; leave out --shard"):

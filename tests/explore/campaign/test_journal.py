@@ -190,7 +190,7 @@ def test_many_fingerprints_are_sampled(tmp_path: Path) -> None:
     program = load()
     campaign = open_campaign(tmp_path, manifest(load))
     journal = campaign.journal(0)
-    journal._written.drawn.distinct = DistinctCounter(capacity=8)
+    journal._written.distinct = DistinctCounter(capacity=8)
     total = DistinctCounter(capacity=8)
     for number in range(4):
         batch = Batch((number,), 16, number * 16)
