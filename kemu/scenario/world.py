@@ -30,8 +30,11 @@ from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.lockorder import LockOrder
 from kemu.nt.memory import Pool
+from kemu.nt.ownership import Resources
 from kemu.nt.process import Process
+from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
 from kemu.nt.work import WorkerPool
@@ -206,6 +209,9 @@ class World:
         self.at_end_checks: list[tuple[Callable[[], bool], str]] = []
         self.system_process = Process("System", is_system=True)
         current_kthread().process = self.system_process
+        self.system.add(LockOrder(self.system))
+        self.system.add(Resources())
+        self.system.add(CacheAwareRundowns())
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))

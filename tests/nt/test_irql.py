@@ -28,11 +28,22 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
-        DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
+        DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql KeTestSpinLock
+        ExGetCurrentResourceThread
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
         FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
+        IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex
+        KeAcquireSpinLock KeAcquireSpinLockRaiseToDpc KeAcquireSpinLockForDpc
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc
+        ExAcquireSpinLockExclusive ExAcquireSpinLockShared
+        ExInitializeResourceLite ExReinitializeResourceLite ExReleaseResourceLite ExReleaseResourceForThreadLite
+        ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx ExIsResourceAcquiredExclusiveLite
+        ExIsResourceAcquiredSharedLite ExIsResourceAcquiredLite ExGetExclusiveWaiterCount ExGetSharedWaiterCount
+        ExAcquireRundownProtection ExAcquireRundownProtectionEx ExReleaseRundownProtection
+        ExReleaseRundownProtectionEx ExFreeCacheAwareRundownProtection ExAcquireRundownProtectionCacheAware
+        ExAcquireRundownProtectionCacheAwareEx ExReleaseRundownProtectionCacheAware
+        ExReleaseRundownProtectionCacheAwareEx IoAcquireRemoveLock IoReleaseRemoveLock
         IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
         FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
@@ -40,11 +51,36 @@ RANGES: dict[tuple[int, int], str] = {
         FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
         KeAreAllApcsDisabled""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
+        ExAcquireFastMutex ExTryToAcquireFastMutex ExAcquireFastMutexUnsafe ExReleaseFastMutexUnsafe
+        KeInitializeGuardedMutex KeAcquireGuardedMutex KeTryToAcquireGuardedMutex KeReleaseGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeReleaseGuardedMutexUnsafe
+        ExInitializePushLock ExAcquirePushLockExclusiveEx ExAcquirePushLockSharedEx ExReleasePushLockExclusiveEx
+        ExReleasePushLockSharedEx ExAcquirePushLockExclusive ExAcquirePushLockShared ExReleasePushLockExclusive
+        ExReleasePushLockShared
+        ExDeleteResourceLite ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
+        ExAcquireSharedWaitForExclusive ExConvertExclusiveToSharedLite
+        ExEnterCriticalRegionAndAcquireResourceExclusive ExEnterCriticalRegionAndAcquireResourceShared
+        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExReleaseResourceAndLeaveCriticalRegion
+        ExInitializeRundownProtection ExWaitForRundownProtectionRelease ExRundownCompleted
+        ExReInitializeRundownProtection ExAllocateCacheAwareRundownProtection ExSizeOfRundownProtectionCacheAware
+        ExInitializeRundownProtectionCacheAware ExWaitForRundownProtectionReleaseCacheAware
+        ExRundownCompletedCacheAware ExReInitializeRundownProtectionCacheAware
+        FltInitializePushLock FltDeletePushLock FltAcquirePushLockExclusive FltAcquirePushLockShared FltReleasePushLock
+        FltAcquirePushLockExclusiveEx FltAcquirePushLockSharedEx FltReleasePushLockEx
+        FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
         ExRaiseStatus ExRaiseAccessViolation""",
+    (PASSIVE_LEVEL, PASSIVE_LEVEL): "IoInitializeRemoveLock IoReleaseRemoveLockAndWait",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
-    (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
+    (DISPATCH_LEVEL, DISPATCH_LEVEL): """
+        IoReleaseCancelSpinLock KeReleaseSpinLock KeAcquireSpinLockAtDpcLevel KeReleaseSpinLockFromDpcLevel
+        KeTryToAcquireSpinLockAtDpcLevel KeReleaseSpinLockForDpc
+        ExReleaseSpinLockExclusive ExReleaseSpinLockShared ExAcquireSpinLockExclusiveAtDpcLevel
+        ExAcquireSpinLockSharedAtDpcLevel ExReleaseSpinLockExclusiveFromDpcLevel ExReleaseSpinLockSharedFromDpcLevel
+        ExTryAcquireSpinLockExclusiveAtDpcLevel ExTryAcquireSpinLockSharedAtDpcLevel
+        ExTryConvertSharedSpinLockExclusive
+        KeReleaseInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel
+        KeReleaseInStackQueuedSpinLockFromDpcLevel KeReleaseInStackQueuedSpinLockForDpc""",
 }
 """What the requirement line of each routine's page says."""
 
