@@ -58,7 +58,7 @@ class ERESOURCE(Waitable):
         "sharers",
         "waiting_exclusive",
         "waiting_shared",
-        "written",
+        "was_owned",
     )
 
     guards = ()
@@ -69,7 +69,7 @@ class ERESOURCE(Waitable):
         self.initialised = False
         self.driver: DriverActor | None = None
         self.shared = SharedHold(self)
-        self.written = False
+        self.was_owned = False
         self.reset()
 
     def reset(self) -> None:
@@ -135,8 +135,8 @@ class ERESOURCE(Waitable):
         elif mode == EXCLUSIVE:
             self.owner = thread
             self.depth = 1
-            if not self.written:
-                self.written = True
+            if not self.was_owned:
+                self.was_owned = True
                 thread.runtime.system.get(LockOrder).written(self)
         else:
             self.sharers[thread] = self.sharers.get(thread, 0) + 1

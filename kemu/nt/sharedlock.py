@@ -15,7 +15,7 @@ from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, c
 class SharedLock(Waitable):
     """A lock with one owner, or any number of sharers."""
 
-    __slots__ = ("owner", "shared", "sharers", "waiting", "written")
+    __slots__ = ("owner", "shared", "sharers", "waiting", "was_owned")
 
     guards = ("owner", "sharers", "waiting")
     spins: bool = False
@@ -28,7 +28,7 @@ class SharedLock(Waitable):
         """Who waits to be the owner, longest first."""
         self.shared = SharedHold(self, spins=self.spins)
         """What the threads that share it remember of it."""
-        self.written = False
+        self.was_owned = False
         """Whether it was ever held exclusively, as the lock order knows."""
 
     @property
@@ -65,8 +65,8 @@ class SharedLock(Waitable):
 
     def own(self, thread: KThread) -> None:
         """Make *thread* the owner, inside its step, which writes the lock."""
-        if not self.written:
-            self.written = True
+        if not self.was_owned:
+            self.was_owned = True
             thread.runtime.system.get(LockOrder).written(self)
         thread.acquire(self)
         thread.acquire_as_waiter(self)
