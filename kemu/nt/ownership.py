@@ -266,8 +266,8 @@ class AwaitResource(BlockingOperation[bool]):
         resource = self.resource
         if self.waiter.mode == EXCLUSIVE or resource.owner is not None:
             return resource.holders()
-        # Behind a writer that waits, it is that one who has to go on.
-        return (*resource.holders(), *resource.waiters())
+        # If it is not the owner that keeps a reader out, it is one who waits.
+        return resource.waiters()
 
 
 class ReleaseResource(Operation[None]):

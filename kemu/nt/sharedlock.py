@@ -99,9 +99,9 @@ class AcquireShared(BlockingOperation[None]):
         lock.share(thread)
 
     def holders(self) -> tuple[Thread, ...]:
-        # Behind a writer that waits, it is that one who has to go on.
+        # If it is not a writer that keeps a reader out, it is one that waits.
         lock = self.lock
-        return (*lock.holders(), *lock.waiting) if lock.owner is None else lock.holders()
+        return tuple(lock.waiting) if lock.owner is None else lock.holders()
 
 
 class AskExclusive(Operation[bool]):

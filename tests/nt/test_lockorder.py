@@ -42,6 +42,8 @@ from kemu.wdk.wdm import (
     KeAcquireSpinLock,
     KeInitializeSpinLock,
     KeReleaseSpinLock,
+    KeSetEvent,
+    KeWaitForSingleObject,
 )
 
 
@@ -247,8 +249,6 @@ def test_a_deadlock_that_happens_is_one(kind: Maker) -> None:
 
 @pytest.mark.rule("KE-DL-04")
 def test_what_has_no_owner_is_in_no_graph() -> None:
-    from kemu.wdk.wdm import KeSetEvent, KeWaitForSingleObject
-
     async def script(lab: Lab) -> None:
         mutex, event = FAST_MUTEX("A"), lab.event("E")
         ExInitializeFastMutex(mutex)
