@@ -36,6 +36,10 @@ MINIMA = {
     "queue_context_reused": (1, 0),
     # The worker must run before the canceller, which could go on: 1.
     "list_beside_queue": (1, 0),
+    # The reader holds the protection, and could go on to ask for the lock, when the detach takes that: 1.
+    "rundown_under_lock": (1, 0),
+    # The writer runs to its end, then the query does: 0. Nobody has to meet anybody.
+    "lock_order_inversion": (0, 0),
 }
 
 ORDERS = {
@@ -67,6 +71,15 @@ ORDERS = {
     "queue_context_reused": [("canceller", "cancel IRP_MJ_READ", "read_and_cancel", "FltCbdqInsertIo")],
     # The worker completes before the cancellation, which its thread comes to when its pre-read has returned.
     "list_beside_queue": [("wk:delayed#0", "complete the pended", "read_and_cancel", "returns FLT_PREOP_PENDING")],
+    # The read begins before the teardown does, holds the protection before that is run down, and comes too late for the
+    # lock.
+    "rundown_under_lock": [
+        ("reader", "begin IRP_MJ_READ", "fltmc_detach", "begin the teardown"),
+        ("reader", "acquire EngineRundown", "fltmc_detach", "run down EngineRundown"),
+        ("fltmc_detach", "acquire SettingsLock", "reader", "acquire SettingsLock"),
+    ],
+    # The log is empty, and the table's lock not taken, in a query that comes before the write.
+    "lock_order_inversion": [("writer", "acquire LogLock", "query", "acquire LogLock")],
 }
 
 
