@@ -5,13 +5,16 @@ from __future__ import annotations
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_release
 from kemu.nt.routine import routine
+from kemu.nt.storage import Storage
 from kemu.runtime import current_thread
 
 
-class FAST_MUTEX(OwnedLock):
+class FAST_MUTEX(OwnedLock, Storage):
     """Storage for a fast mutex."""
 
     __slots__ = ()
+
+    storage_size = 56
 
     def __init__(self, label: str = "fast mutex") -> None:
         super().__init__(label)

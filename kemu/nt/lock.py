@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from kemu.nt.bugcheck import DRIVER_VERIFIER_DETECTED_VIOLATION, BugCheck
 from kemu.nt.kthread import KThread
-from kemu.nt.system import report
+from kemu.nt.system import Leftover, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
 
@@ -22,6 +23,13 @@ class OwnedLock(Waitable):
 
     def holders(self) -> tuple[Thread, ...]:
         return () if self.owner is None else (self.owner,)
+
+    def still_active(self) -> Leftover | None:
+        """Who holds it while its memory is freed (KE-SPIN-10)."""
+        if self.owner is None:
+            return None
+        verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x100B,))
+        return Leftover("ke.freed-active", f"{self.owner.label} holds {self.label} in it", verifier=verifier)
 
 
 class AcquireLock(BlockingOperation[None]):

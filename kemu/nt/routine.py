@@ -103,13 +103,16 @@ def routine(
     max_irql: Ceiling = HIGH_LEVEL,
     min_irql: int = PASSIVE_LEVEL,
     unchecked: tuple[str, ...] = (),
+    stop: Callable[..., tuple[BugCheck | None, BugCheck | None]] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
 
     A call outside the IRQL range is finding ``ke.irql`` (KE-IRQL-11, FLT-IRQL-06). Out parameters do not appear
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
-    an object in freed memory is ``ke.use-after-free``. *unchecked* are parameters that the routine itself looks at.
+    an object in freed memory is ``ke.use-after-free``, and one in paged memory that must not be there is
+    ``ke.pageable-sync``. *unchecked* are parameters that the routine itself looks at. *stop* takes the routine's
+    arguments and gives the bug checks, without and with Driver Verifier, of a call outside the IRQL range.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -130,7 +133,7 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        return _checked(function, name, min_irql, max_irql, unchecked)
+        return _checked(function, name, min_irql, max_irql, unchecked, stop)
 
     return declare
 
@@ -152,7 +155,12 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
 
 
 def _checked(
-    function: Callable[P, R], name: str, lowest: int, ceiling: Ceiling, unchecked: tuple[str, ...]
+    function: Callable[P, R],
+    name: str,
+    lowest: int,
+    ceiling: Ceiling,
+    unchecked: tuple[str, ...],
+    stop: Callable[..., tuple[BugCheck | None, BugCheck | None]] | None,
 ) -> Callable[P, R]:
     """*function*, which first looks at the caller's IRQL and at the objects that it is given."""
     checks: Checks | None = None
@@ -166,7 +174,7 @@ def _checked(
         irql = current_kthread().irql
         limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
         if not lowest <= irql <= limit:
-            _off_limits(name, lowest, limit)
+            _off_limits(name, lowest, limit, (None, None) if stop is None else stop(*args, **kwargs))
         for position, parameter, kind, may_be_null in checks:
             if position < len(args):
                 value = args[position]
@@ -177,8 +185,11 @@ def _checked(
             if not isinstance(value, kind):
                 if value is not None or not may_be_null:
                     _bad_pointer(name, parameter, kind, value)
-            elif value in current_system().freed:
-                report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
+            elif value in (system := current_system()).freed:
+                report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
+            elif value in system.pageable:
+                # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
+                report("ke.pageable-sync", f"{name} on {value}, in {system.pageable[value]} in paged pool")
         return function(*args, **kwargs)
 
     return check
@@ -197,9 +208,10 @@ def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes a {kind.__name__}", stop)
 
 
-def _off_limits(name: str, lowest: int, highest: int) -> None:
+def _off_limits(name: str, lowest: int, highest: int, stops: tuple[BugCheck | None, BugCheck | None]) -> None:
     irql = current_kthread().irql
     limit = f"at {irql_name(highest)}" if lowest == highest else f"at {irql_name(highest)} or below"
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
-    report("ke.irql", f"{name} was called at {irql_name(irql)}; it may be called {limit}")
+    detail = f"{name} was called at {irql_name(irql)}; it may be called {limit}"
+    report("ke.irql", detail, stops[0], verifier=stops[1])

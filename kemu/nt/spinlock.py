@@ -5,10 +5,11 @@ from __future__ import annotations
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_old_irql, check_release
 from kemu.nt.routine import routine
+from kemu.nt.storage import Storage
 from kemu.runtime import current_thread
 
 
-class KSPIN_LOCK(OwnedLock):
+class KSPIN_LOCK(OwnedLock, Storage):
     """Storage for a spin lock."""
 
     __slots__ = ()

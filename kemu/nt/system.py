@@ -73,6 +73,8 @@ class System:
         self._parts: dict[type[Any], Any] = {}
         self.freed: dict[object, str] = {}
         """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
+        self.pageable: dict[object, str] = {}
+        """Kernel objects that lie in paged memory and must not, with words for that memory. Asked, never listed."""
         runtime.system = self
 
     def add(self, part: object) -> None:

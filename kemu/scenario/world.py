@@ -339,9 +339,11 @@ class World:
             runtime = self.runtime
             data, runtime.data = runtime.data, None
             races, runtime.races = runtime.races, None
+            runtime.looking = True
             try:
                 holds = predicate()
             finally:
+                runtime.looking = False
                 if not runtime.dead:
                     runtime.data, runtime.races = data, races
             if not holds:

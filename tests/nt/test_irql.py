@@ -30,7 +30,18 @@ RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
         DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
+        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
+        InterlockedIncrement InterlockedDecrement InterlockedAdd InterlockedExchangeAdd InterlockedExchange
+        InterlockedCompareExchange InterlockedAnd InterlockedOr InterlockedXor InterlockedIncrement64
+        InterlockedDecrement64 InterlockedAdd64 InterlockedExchangeAdd64 InterlockedExchange64
+        InterlockedCompareExchange64 InterlockedAnd64 InterlockedOr64 InterlockedXor64
+        InterlockedExchangePointer InterlockedCompareExchangePointer ReadAcquire ReadNoFence WriteRelease
+        WriteNoFence ReadAcquire64 ReadNoFence64 WriteRelease64 WriteNoFence64 ReadPointerAcquire
+        ReadPointerNoFence WritePointerRelease WritePointerNoFence ExInterlockedInsertHeadList
+        ExInterlockedInsertTailList ExInterlockedRemoveHeadList ExInterlockedPopEntryList
+        ExInterlockedPopEntrySList ExInterlockedPushEntryList ExInterlockedPushEntrySList ExQueryDepthSList
+        InitializeSListHead InterlockedFlushSList InterlockedPopEntrySList InterlockedPushEntrySList
+        ExInitializeDriverRuntime RtlCompareMemory""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
         IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
@@ -53,6 +64,14 @@ DEPENDS = (
     "ExAllocatePool2",
     "ExFreePoolWithTag",
     "ExFreePool",
+    "ExFreePool2",
+    "ExAllocatePool",
+    "ExAllocatePoolQuotaUninitialized",
+    "ExAllocatePoolQuotaZero",
+    "ExAllocatePoolUninitialized",
+    "ExAllocatePoolWithQuotaTag",
+    "ExAllocatePoolWithTag",
+    "ExAllocatePoolZero",
     "FltCompletePendedPreOperation",
 )
 """Routines whose range depends on their arguments."""

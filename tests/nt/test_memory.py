@@ -10,7 +10,7 @@ from fltmgr.kit import Lab, Script, all_runs, codes, run
 
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BugCheck
-from kemu.nt.memory import fields_of
+from kemu.nt.structure import fields_of
 from kemu.wdk.ntddk import StructuredException
 from kemu.wdk.ntstatus import STATUS_INSUFFICIENT_RESOURCES
 from kemu.wdk.wdm import (
@@ -47,9 +47,9 @@ def test_an_allocation_is_an_instance_of_its_structure_and_zeroed() -> None:
     async def script(lab: Lab) -> list[object]:
         block = await item()
         raw = await ExAllocatePool2(POOL_FLAG_PAGED, 5, "Raw ")
-        return [type(block), block.Number, block.Text, type(raw), raw.data]
+        return [type(block), block.Number, block.Text, type(raw), bytes(raw)]
 
-    assert run(script).result == [ITEM, 0, 0, Bytes, bytearray(5)]
+    assert run(script).result == [ITEM, 0, 0, Bytes, bytes(5)]
 
 
 def test_a_size_counts_eight_bytes_a_field_of_all_base_classes() -> None:
@@ -134,7 +134,8 @@ def test_zero_bytes_are_a_bug_check() -> None:
 
     one = run(script)
     assert one.code == "ke.pool-zero-bytes"
-    assert stop(one.finding.bug_check) == (0xC2, (0,))
+    assert stop(one.finding.bug_check) == (0xC2, (0, 0, 512, 0x54657374))
+    assert stop(one.finding.verifier) == (0xC4, (0, 0, 512, 0))
 
 
 def stop(bug_check: BugCheck | None) -> tuple[int, tuple[int, ...]]:
@@ -168,8 +169,10 @@ def test_memory_must_not_be_used_after_it_was_freed(
 
     one = run(script)
     assert one.code == "ke.use-after-free"
-    assert one.finding.detail.startswith(f"script {words} of a ITEM of 16 bytes, tag 'Item', allocated at item:")
-    assert one.finding.detail.endswith("freed by script")
+    assert one.finding.detail.startswith(f"script {words} of an ITEM of 16 bytes, tag 'Item', allocated at {__file__}:")
+    assert f"(item), freed by script at {__file__}:" in one.finding.detail
+    assert stop(one.finding.verifier)[0] == 0xD5
+    assert stop(one.finding.verifier)[1][1] == (use is write_number)
 
 
 @pytest.mark.rule("KE-POOL-08")
@@ -198,7 +201,9 @@ def test_a_block_is_freed_once() -> None:
 
     one = run(script)
     assert one.code == "ke.double-free"
-    assert stop(one.finding.bug_check) == (0xC2, (0x07,))
+    assert stop(one.finding.bug_check)[1][0] == 0x07
+    assert stop(one.finding.verifier)[1][0] == 0x13
+    assert "freed by script at" in one.finding.detail
 
 
 @pytest.mark.rule("KE-POOL-07")
@@ -210,7 +215,9 @@ def test_a_block_is_freed_with_its_own_tag() -> None:
     assert one.code == "ke.pool-wrong-tag"
     assert "tag 'Itme'" in one.finding.detail
     assert "tag 'Item'" in one.finding.detail
-    assert stop(one.finding.bug_check) == (0xC2, (0x0A,))
+    code, (kind, address, allocated, used) = stop(one.finding.bug_check)
+    assert (code, kind, allocated, used) == (0xC2, 0x0A, 0x4974656D, 0x49746D65)
+    assert address % 16 == 0
 
 
 @pytest.mark.rule("KE-POOL-07")
@@ -241,7 +248,7 @@ def test_what_a_driver_left_at_its_unload_is_a_leak(frees: bool) -> None:
     one = run(script)
     assert one.code == (None if frees else "ke.pool-leak")
     if not frees:
-        assert "Leaky was unloaded and left a ITEM of 16 bytes, tag 'Item'" in one.finding.detail
+        assert "Leaky was unloaded and left an ITEM of 16 bytes, tag 'Item'" in one.finding.detail
 
 
 @pytest.mark.rule("KE-UNLOAD-02", "FLT-REG-22")

@@ -264,7 +264,7 @@ SNIPPETS = {
     "strings": "return '%s' % [1], '{0.value} {1[0]}'.format(Box(3), [4]), str([1]), repr({1: [2]}), str(deque_of(1))",
     "json": "import json\nb = Box({'a': [1, {2: 3}]}); return json.dumps(b.value), json.loads('[1, {\"a\": []}]')",
     "structures": "class S(Structure):\n    x: int\n    y: int\nb = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(S), 'Test')\nb.x += 2\nr = b.x, b.y\nawait ExFreePoolWithTag(b, 'Test')\nreturn r",
-    "bytes from the pool": "b = await ExAllocatePool2(POOL_FLAG_NON_PAGED, 4, 'Test')\nd = b.data\nd[0] = 7\nr = bytes(b.data), type(d).__name__\nawait ExFreePool(b)\nreturn r",
+    "bytes from the pool": "b = await ExAllocatePool2(POOL_FLAG_NON_PAGED, 4, 'Test')\nb[0] = 7\nb[1:3] = b'xy'\nr = bytes(b), b[0], b[1:3], (b + 1)[0]\nawait ExFreePool(b)\nreturn r",
     "lists of the kernel": "h = LIST_ENTRY(); InitializeListHead(h); e = LIST_ENTRY('r'); InsertTailList(h, e); InsertHeadList(h, LIST_ENTRY('s'))\nfirst = RemoveHeadList(h); RemoveEntryList(e)\nreturn CONTAINING_RECORD(first), IsListEmpty(h), h.Flink is h",
     "generator expressions": "b = Box([3, 4]); g = (x + b.value[0] for x in b.value if x > b.value[0] - 1); b.value = [10]; return list(g), any(x == 10 for x in b.value)",
     "conditional global": "return [COUNT for _ in range(2)], (lambda: COUNT)()",
