@@ -115,12 +115,12 @@ def checked_block(block: Any, name: str) -> Allocation | None:
 
     A class whose objects have a routine of their own to free them names it: `free_routine` (KE-POOL-15).
     """
-    kind: Any = type(block)
-    routine_name = getattr(kind, "free_routine", "")
+    kind = type(block).__name__
+    routine_name = getattr(type(block), "free_routine", "")
     if routine_name:
         report(
             "ke.freed-elsewhere",
-            f"{name} of {block}, a {kind.__name__}, which {routine_name} frees",
+            f"{name} of {block}, a {kind}, which {routine_name} frees",
             verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x105,)),
         )
     allocation = allocation_of(block)
@@ -133,8 +133,8 @@ def checked_block(block: Any, name: str) -> Allocation | None:
     elif inside is not None:
         return inside
     else:
-        what = "NULL" if block is None else f"a {kind.__name__} that does not come from pool"
-        code = 0x40 if getattr(kind, "is_user_memory", False) else 0x99
+        what = "NULL" if block is None else f"a {kind} that does not come from pool"
+        code = 0x40 if getattr(type(block), "is_user_memory", False) else 0x99
     report(
         "ke.pool-wrong-address",
         f"{name} of {what}",
