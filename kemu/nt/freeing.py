@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from kemu.nt.allocation import Allocation
 from kemu.nt.buffer import Pointer, allocation_of
@@ -115,8 +115,9 @@ def checked_block(block: Any, name: str) -> Allocation | None:
 
     A class whose objects have a routine of their own to free them names it: `free_routine` (KE-POOL-15).
     """
-    kind = type(block).__name__
-    routine_name = getattr(type(block), "free_routine", "")
+    cls = cast("type[object]", type(block))
+    kind = cls.__name__
+    routine_name = getattr(cls, "free_routine", "")
     if routine_name:
         report(
             "ke.freed-elsewhere",
@@ -134,7 +135,7 @@ def checked_block(block: Any, name: str) -> Allocation | None:
         return inside
     else:
         what = "NULL" if block is None else f"a {kind} that does not come from pool"
-        code = 0x40 if getattr(type(block), "is_user_memory", False) else 0x99
+        code = 0x40 if getattr(cls, "is_user_memory", False) else 0x99
     report(
         "ke.pool-wrong-address",
         f"{name} of {what}",

@@ -72,7 +72,9 @@ class Pool:
 
     def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
         """The blocks that *driver* has allocated and not freed (KE-POOL-11)."""
-        left = [allocation for allocation in self.allocations if allocation.driver is driver]
+        # The entries of a lookaside list go with the list, which is told of itself.
+        own = (allocation for allocation in self.allocations if allocation.driver is driver)
+        left = [allocation for allocation in own if allocation.from_lookaside is None]
         for allocation in left:
             verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x62, 0, 0, len(left)))
             yield Leftover("ke.pool-leak", allocation.describe(), verifier=verifier)
@@ -147,6 +149,13 @@ def _pool(name: str, size: int, tag: str, *, kind: int, zeroed: bool, quota: boo
             f"{name} charges quota, tag '{tag}', in a context that is not the requester's",
             verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x10B,)),
         )
+    return allocate_checked(name, size, tag, kind=kind, zeroed=zeroed, quota=quota, raises=raises)
+
+
+def allocate_checked(
+    name: str, size: int, tag: str, *, kind: int, zeroed: bool, raises: bool, quota: bool = False
+) -> Structure | None:
+    """Make a block, unless there is no memory: then None, or an exception if that *raises*."""
     # A negative size is a number of 64 bits in C, more than there is.
     if not 0 < size <= LARGEST or resources_fail(f"{name} '{tag}'"):
         _failed(name, STATUS_QUOTA_EXCEEDED if quota else STATUS_INSUFFICIENT_RESOURCES, raises)

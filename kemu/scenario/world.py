@@ -30,6 +30,7 @@ from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.lookaside import Lookasides
 from kemu.nt.memory import Pool
 from kemu.nt.process import Process
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
@@ -208,6 +209,7 @@ class World:
         current_kthread().process = self.system_process
         self.system.add(WorkItems())
         self.system.add(Pool())
+        self.system.add(Lookasides())
         self.system.add(WorkerPool(self.system, self.system_process))
         self.system.add(IoManager(self.system))
         self.manager = FilterManager(self.system, FltChecks(self.system))

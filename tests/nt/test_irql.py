@@ -49,11 +49,14 @@ RANGES: dict[tuple[int, int], str] = {
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
         FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
         FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
+        ExInitializeLookasideListEx ExInitializeNPagedLookasideList ExAllocateFromNPagedLookasideList
+        ExFreeToNPagedLookasideList ExDeleteNPagedLookasideList
         KeAreAllApcsDisabled""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation""",
+        ExRaiseStatus ExRaiseAccessViolation ExInitializePagedLookasideList ExAllocateFromPagedLookasideList
+        ExFreeToPagedLookasideList ExDeletePagedLookasideList""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }
@@ -65,6 +68,9 @@ DEPENDS = (
     "ExFreePoolWithTag",
     "ExFreePool",
     "ExFreePool2",
+    "ExAllocateFromLookasideListEx",
+    "ExFreeToLookasideListEx",
+    "ExDeleteLookasideListEx",
     "ExAllocatePool",
     "ExAllocatePoolQuotaUninitialized",
     "ExAllocatePoolQuotaZero",

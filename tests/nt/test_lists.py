@@ -300,7 +300,7 @@ def test_the_interlocked_routines_return_the_former_neighbour_or_nothing() -> No
 
 @pytest.mark.rule("KE-LIST-02")
 def test_every_entry_is_taken_by_one_thread() -> None:
-    async def script(lab: Lab) -> list[object]:
+    async def script(lab: Lab) -> list[str]:
         list_head, lock = head(), a_lock()
 
         async def producer(name: str) -> None:

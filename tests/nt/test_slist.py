@@ -79,7 +79,7 @@ def test_a_sequenced_list_is_last_in_first_out(actions: list[str], older: bool) 
 
 @pytest.mark.rule("KE-LIST-04")
 def test_every_entry_is_popped_once_whatever_comes_in_between() -> None:
-    async def script(lab: Lab) -> list[object]:
+    async def script(lab: Lab) -> list[str]:
         listed = header()
         for name in "ab":
             await InterlockedPushEntrySList(listed, SLIST_ENTRY(name))

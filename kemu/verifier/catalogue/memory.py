@@ -5,6 +5,7 @@ from kemu.nt.bugcheck import (
     DRIVER_IRQL_NOT_LESS_OR_EQUAL,
     DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION,
     DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL,
+    DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS,
     DRIVER_VERIFIER_DETECTED_VIOLATION,
     KERNEL_SECURITY_CHECK_FAILURE,
 )
@@ -47,3 +48,14 @@ declare("ke.slist-corruption", "an entry was pushed that is in a sequenced list 
 declare("ke.mixed-atomic", "a variable is changed by an interlocked operation and assigned plainly, in no order",
         "KE-INTLK-03")  # fmt: skip
 declare("ke.aba", "a pointer was compared that was another one in between", "KE-INTLK-04", severity=WARNING)
+declare("ke.lookaside-uaf", "an entry of a lookaside list was used after it was given back", "KE-LOOK-02", "KE-POOL-08",
+        verifier=(DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL, 0))  # fmt: skip
+declare("ke.lookaside-reinitialised", "a lookaside list was initialised while it is in use", "KE-LOOK-01",
+        verifier=(DRIVER_VERIFIER_DETECTED_VIOLATION, 0xCA))  # fmt: skip
+declare("ke.lookaside-leak", "a lookaside list was not deleted when its driver was unloaded", "KE-LOOK-01",
+        "KE-UNLOAD-03", stop=(DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, 0))  # fmt: skip
+declare("ke.lookaside-type", "a driver's routine allocated something else than the lookaside list is for", "KE-LOOK-03")
+declare("ke.lookaside-foreign", "something was given to a lookaside list that does not come from it", "KE-LOOK-04")
+declare("ke.lookaside-outstanding", "a lookaside list was deleted before all its entries were back", "KE-LOOK-04")
+declare("ke.lookaside-size", "the entries of a lookaside list are smaller than a link", "KE-LOOK-05",
+        verifier=(DRIVER_VERIFIER_DETECTED_VIOLATION, 0xCD))  # fmt: skip
