@@ -76,6 +76,21 @@ class Region:
         """The bytes there. The bounds have been checked."""
         raise NotImplementedError
 
+    def region_outside(self, offset: int, length: int, access: int, name: str) -> None:
+        """An access to bytes that are not all there: finding ``ke.overrun`` (KE-POOL-09)."""
+        end = self.region_length()
+        verb = "writes" if access else "reads"
+        by = f" in {name}" if name else ""
+        where = f"{-offset} bytes before the beginning" if offset < 0 else f"{offset + length - end} bytes past the end"
+        report(
+            "ke.overrun",
+            f"{current_kthread().label} {verb} {length} bytes at offset {offset}{by}: {where} of {self.region_label()}",
+            BugCheck(BAD_POOL_HEADER, (0x20,)) if access else None,
+            verifier=BugCheck(
+                DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION, (self.region_address() + min(offset, end), access)
+            ),
+        )
+
     def region_put(self, offset: int, copied: Copied) -> None:
         """Write bytes there. The bounds have been checked."""
         raise NotImplementedError
@@ -340,23 +355,12 @@ def span_of(value: Any, name: str, parameter: str, access: int) -> tuple[Region,
 
 
 def check_bounds(region: Region, offset: int, length: int, access: int, name: str = "") -> bool:
-    """Whether *length* bytes at *offset* are inside of *region*; finding ``ke.overrun`` if not (KE-POOL-09)."""
-    end = region.region_length()
+    """Whether *length* bytes at *offset* are inside of *region*, which is told if they are not."""
     # A negative length is a number of 64 bits in C.
     length %= 1 << 64
-    if offset >= 0 and offset + length <= end:
+    if offset >= 0 and offset + length <= region.region_length():
         return True
-    verb = "writes" if access else "reads"
-    by = f" in {name}" if name else ""
-    where = f"{-offset} bytes before the beginning" if offset < 0 else f"{offset + length - end} bytes past the end"
-    report(
-        "ke.overrun",
-        f"{current_kthread().label} {verb} {length} bytes at offset {offset}{by}: {where} of {region.region_label()}",
-        BugCheck(BAD_POOL_HEADER, (0x20,)) if access else None,
-        verifier=BugCheck(
-            DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION, (region.region_address() + min(offset, end), access)
-        ),
-    )
+    region.region_outside(offset, length, access, name)
     return False
 
 

@@ -35,6 +35,7 @@ from kemu.nt.memory import Pool
 from kemu.nt.process import Process
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.usermemory import UserBuffer
 from kemu.nt.work import WorkerPool
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
@@ -121,6 +122,10 @@ class UserProcess(Actor):
         super().__init__(world.runtime, f"user:{name}")
         self.world = world
         self.process = Process(name)
+
+    def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
+        """Memory of the process with *content*: what a program passes the address of to a driver."""
+        return UserBuffer(self.process, content, is_writable=writable)
 
     async def create(
         self,

@@ -266,6 +266,10 @@ from kemu.nt.structure import (
     Structure,
     sizeof,
 )
+from kemu.nt.usermemory import (
+    ProbeForRead,
+    ProbeForWrite,
+)
 from kemu.nt.wait import (
     Executive,
     KeWaitForSingleObject,
@@ -481,6 +485,8 @@ __all__ = [
     "PagedPool",
     "PagedPoolCacheAligned",
     "PopEntryList",
+    "ProbeForRead",
+    "ProbeForWrite",
     "PushEntryList",
     "ReadAcquire",
     "ReadAcquire64",

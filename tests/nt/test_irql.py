@@ -56,7 +56,7 @@ RANGES: dict[tuple[int, int], str] = {
         ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
         ExRaiseStatus ExRaiseAccessViolation ExInitializePagedLookasideList ExAllocateFromPagedLookasideList
-        ExFreeToPagedLookasideList ExDeletePagedLookasideList""",
+        ExFreeToPagedLookasideList ExDeletePagedLookasideList ProbeForRead ProbeForWrite""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }

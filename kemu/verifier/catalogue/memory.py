@@ -8,6 +8,7 @@ from kemu.nt.bugcheck import (
     DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS,
     DRIVER_VERIFIER_DETECTED_VIOLATION,
     KERNEL_SECURITY_CHECK_FAILURE,
+    PAGE_FAULT_IN_NONPAGED_AREA,
 )
 from kemu.verifier.catalogue.rule import INFO, WARNING, declare
 
@@ -59,3 +60,7 @@ declare("ke.lookaside-foreign", "something was given to a lookaside list that do
 declare("ke.lookaside-outstanding", "a lookaside list was deleted before all its entries were back", "KE-LOOK-04")
 declare("ke.lookaside-size", "the entries of a lookaside list are smaller than a link", "KE-LOOK-05",
         verifier=(DRIVER_VERIFIER_DETECTED_VIOLATION, 0xCD))  # fmt: skip
+declare("ke.user-va-context", "user memory was accessed in another process", "KE-CTX-04",
+        stop=(PAGE_FAULT_IN_NONPAGED_AREA, 0))  # fmt: skip
+declare("ke.user-unprobed", "user memory was accessed without having been probed", "KE-CTX-04")
+declare("ke.double-fetch", "user memory was read twice", "KE-CTX-04", "KE-RACE-19")
