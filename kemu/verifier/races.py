@@ -22,7 +22,8 @@ def detect_races(verifier: Verifier) -> None:
     def report(race: Race) -> None:
         # What a driver is handed, or hands over, has one owner at a time. Everything else is plain memory.
         code = "hand-off-race" if isinstance(race.cell, Frame | WorkItem) else "ke.data-race"
-        if ATOMIC in (race.first.what, race.second.what):
+        whats = {race.first.what, race.second.what}
+        if ATOMIC in whats and END not in whats:
             code = "ke.mixed-atomic"
         verifier.report(code, describe(race), subject=subject(race))
 

@@ -23,6 +23,7 @@ from kemu.wdk.wdm import (
     POOL_FLAG_UNINITIALIZED,
     PVOID,
     ExAllocatePool2,
+    ExFreePool,
     InterlockedAdd,
     InterlockedAnd,
     InterlockedCompareExchange,
@@ -449,6 +450,28 @@ def test_a_variable_is_not_assigned_plainly_beside_interlocked_operations(plain:
     if wrong:
         details = [one.finding.detail for one in runs]
         assert any("counter changes it with an interlocked operation at" in detail for detail in details)
+
+
+@pytest.mark.rule("KE-INTLK-05", "KE-POOL-08")
+@pytest.mark.parametrize("uses", [True, False])
+def test_who_frees_has_to_have_seen_that_the_others_are_done(uses: bool) -> None:
+    async def script(lab: Lab) -> None:
+        item: ITEM = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(ITEM), "Test")
+        item.Count.value = 2
+        count = item.Count
+
+        async def user() -> None:
+            await InterlockedDecrement(count)
+
+        async def owner() -> None:
+            if uses and await ReadAcquire(count) != 1:
+                return
+            await lab.step()
+            await ExFreePool(item)
+
+        await lab.together(user(), owner())
+
+    assert found(script) == ({None} if uses else {"ke.data-race", "ke.use-after-free"})
 
 
 @pytest.mark.rule("KE-INTLK-05")

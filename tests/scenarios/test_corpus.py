@@ -36,6 +36,10 @@ MINIMA = {
     "queue_context_reused": (1, 0),
     # The worker must run before the canceller, which could go on: 1.
     "list_beside_queue": (1, 0),
+    # One create must come between the other's look at the name and its store: 1.
+    "name_allocated_twice": (1, 0),
+    # The worker must come between the create's decrement and its second look at the count: 1.
+    "count_read_again": (1, 0),
 }
 
 ORDERS = {
@@ -67,7 +71,21 @@ ORDERS = {
     "queue_context_reused": [("canceller", "cancel IRP_MJ_READ", "read_and_cancel", "FltCbdqInsertIo")],
     # The worker completes before the cancellation, which its thread comes to when its pre-read has returned.
     "list_beside_queue": [("wk:delayed#0", "complete the pended", "read_and_cancel", "returns FLT_PREOP_PENDING")],
+    # Each of the two looks before the other has stored.
+    "name_allocated_twice": [
+        ("opener", "load VolumeName", "opener", "store VolumeName"),
+        ("opener", "load VolumeName", "opener", "store VolumeName"),
+    ],
+    # The create has decremented when the worker looks, or the worker would not free; and looks itself after that.
+    "count_read_again": [
+        ("script", "InterlockedDecrement", "wk:delayed#0", "load RECORD.References"),
+        ("wk:delayed#0", "free block", "script", "load RECORD.References"),
+    ],
 }
+
+
+PLAIN_RACES = {"name_allocated_twice", "count_read_again"}
+"""Scenarios whose bug is a plain access beside others: with race detection no run gets to its consequence."""
 
 
 def programs(variant: str, bystanders: int = 0, *, races: bool = False) -> list[ScenarioProgram]:
@@ -167,7 +185,8 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
 def test_the_expected_finding_is_found_with_race_detection_as_well(name: str) -> None:
     one = program(name, "buggy", races=True)
     found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 1), Budget(schedules=500), keep_going=True)
-    assert one.expected in {finding.failure.code for finding in found.findings}
+    expected = "ke.data-race" if name in PLAIN_RACES else one.expected
+    assert expected in {finding.failure.code for finding in found.findings}
 
 
 @pytest.mark.parametrize("name", names("fixed"))
