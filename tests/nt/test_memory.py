@@ -154,6 +154,30 @@ def test_an_allocation_may_fail_where_low_resources_are_explored(flags: int) -> 
     assert {one.result for one in all_runs(script)} == {"block"}
 
 
+@pytest.mark.rule("KE-POOL-06")
+def test_one_allocation_of_a_run_fails_each_in_its_turn() -> None:
+    async def script(lab: Lab) -> tuple[int, ...]:
+        found = [await ExAllocatePool2(POOL_FLAG_NON_PAGED, 8, "Test") for _ in range(3)]
+        return tuple(number for number, block in enumerate(found) if block is None)
+
+    runs = all_runs(script, low_resources="once")
+    assert sorted(one.result for one in runs) == [(), (0,), (1,), (2,)]
+    assert len({one.result for one in all_runs(script, low_resources=True)}) == 8
+
+
+@pytest.mark.rule("KE-POOL-06")
+def test_one_allocation_of_several_threads_fails() -> None:
+    async def script(lab: Lab) -> tuple[bool, ...]:
+        async def allocator() -> bool:
+            await lab.step()
+            return await ExAllocatePool2(POOL_FLAG_NON_PAGED, 8, "Test") is None
+
+        return tuple(await lab.together(allocator(), allocator()))
+
+    found = {one.result for one in all_runs(script, low_resources="once")}
+    assert found == {(False, False), (True, False), (False, True)}
+
+
 @pytest.mark.rule("KE-POOL-04")
 def test_zero_bytes_are_a_bug_check() -> None:
     async def script(lab: Lab) -> None:
