@@ -45,19 +45,25 @@ class HeldLock(Protocol):
     @property
     def label(self) -> str: ...
 
+    @property
+    def spins(self) -> bool:
+        """Whether its waiters spin, so that its holder must not wait, nor be interrupted."""
+        ...
+
 
 class KThread(Thread, DispatcherObject):
     """A kernel thread; as a dispatcher object it is signalled when it has ended.
 
-    `locks` holds what the thread has acquired and not released, in order. `kernel_apc_disable` counts critical
-    regions and owned mutexes, `special_apc_disable` guarded regions; they grow where Windows' counters go down
-    (KE-APC-04).
+    `locks` holds what the thread has acquired and not released, in order, and `inside` the callbacks that it is in, of
+    those whose order with locks is watched. `kernel_apc_disable` counts critical regions and owned mutexes,
+    `special_apc_disable` guarded regions; they grow where Windows' counters go down (KE-APC-04).
     """
 
     __slots__ = (
         "deferred",
         "dpcs",
         "in_dpc",
+        "inside",
         "irql",
         "kernel_apc_disable",
         "locks",
@@ -79,6 +85,7 @@ class KThread(Thread, DispatcherObject):
         self.kernel_apc_disable = 0
         self.special_apc_disable = 0
         self.locks: list[HeldLock] = []
+        self.inside: tuple[HeldLock, ...] = ()
         self.process: Process | None = None
         self.top_level_irp: object = None
         self.deferred: Deferred | None = None

@@ -27,7 +27,13 @@ class FindingSink(Protocol):
     """Takes note of a broken rule. Does not return if the finding ends the run."""
 
     def report(
-        self, code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None
+        self,
+        code: str,
+        detail: str,
+        bug_check: BugCheck | None = None,
+        subject: str = "",
+        *,
+        verifier: BugCheck | None = None,
     ) -> None: ...
 
 

@@ -32,10 +32,13 @@ from kemu.nt.dpc import Dpcs, TargetQueues
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.lockorder import LockOrder
 from kemu.nt.memory import Pool
 from kemu.nt.object import ObjectManager
+from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
 from kemu.nt.systhread import SystemThreads
@@ -225,6 +228,9 @@ class World:
         self.system.add(client_ids)
         self.system.add(ObjectManager())
         self.system.add(CallbackObjects())
+        self.system.add(LockOrder(self.system))
+        self.system.add(Resources())
+        self.system.add(CacheAwareRundowns())
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))

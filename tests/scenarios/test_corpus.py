@@ -44,6 +44,10 @@ MINIMA = {
     "timer_cancelled_too_late": (0, 0),
     # The issuer comes to wait of its own accord; time passes, and the issuer runs to its end: 0.
     "event_after_timeout": (0, 0),
+    # The reader holds the protection, and could go on to ask for the lock, when the detach takes that: 1.
+    "rundown_under_lock": (1, 0),
+    # The writer runs to its end, then the query does: 0. Nobody has to meet anybody.
+    "lock_order_inversion": (0, 0),
 }
 
 ORDERS = {
@@ -92,6 +96,15 @@ ORDERS = {
     ],
     # The request is freed before the DPC writes to it, which it does in the step in which it releases the lock.
     "event_after_timeout": [("send", "free block", "dpc:Complete", "release Lock")],
+    # The read begins before the teardown does, holds the protection before that is run down, and comes too late for the
+    # lock.
+    "rundown_under_lock": [
+        ("reader", "begin IRP_MJ_READ", "fltmc_detach", "begin the teardown"),
+        ("reader", "acquire EngineRundown", "fltmc_detach", "run down EngineRundown"),
+        ("fltmc_detach", "acquire SettingsLock", "reader", "acquire SettingsLock"),
+    ],
+    # The log is empty, and the table's lock not taken, in a query that comes before the write.
+    "lock_order_inversion": [("writer", "acquire LogLock", "query", "acquire LogLock")],
 }
 
 

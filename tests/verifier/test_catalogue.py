@@ -83,6 +83,8 @@ NOT_ERRORS = {
     "ob.bad-handle": WARNING,
     "ob.null-handle": WARNING,
     "ob.ref-leak": WARNING,
+    "ke.rundown-suspend": WARNING,
+    "ke.test-spin": WARNING,
     "sync-on-create": WARNING,
 }
 
