@@ -157,6 +157,12 @@ class DivisibleDPOR(DPOR):
         super().end(outcome)
         self._begun = None
 
+    def move_on(self) -> None:
+        """Move on to the next run already, so that `exhausted` tells whether there is one. Between runs."""
+        if not self._moved and not self.exhausted and self._item is not None:
+            self._moved = self._go_on()
+            self.exhausted = not self._moved
+
     def _go_on(self) -> bool:
         if self._begun is not None:
             # The last run raised, and did not end.
@@ -243,9 +249,8 @@ class DivisibleDPOR(DPOR):
     def split(self) -> Remainder:
         if self._begun is not None:
             self._take_back(*self._begun)
-        elif not self._moved and not self.exhausted and self._item is not None:
-            self._moved = self._go_on()
-            self.exhausted = not self._moved
+        else:
+            self.move_on()
         reports = list(self._reports)
         if self._item is not None and self._frames:
             reports.append(self._report(done=False))

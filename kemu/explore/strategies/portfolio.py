@@ -157,7 +157,10 @@ class Portfolio:
         self._current.end(outcome)
         if self._is_heard:
             self._learner.end(outcome)
-        if self._member is not None:
+        if self._member is None:
+            # Nobody else need have a turn if that was all.
+            self._search.move_on()
+        else:
             new = outcome.fingerprint not in self._seen
             if new and len(self._seen) < REMEMBERED:
                 self._seen.add(outcome.fingerprint)
