@@ -12,7 +12,7 @@ wait, and that may ask questions on their way:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -31,6 +31,9 @@ THE_CLOCK: Final = 0
 
 ANY_STATE: Final = -1
 """The number of a cell that stands for all that invariants look at."""
+
+MANY_CHANGES: Final = 8
+"""So many independent steps may change the objects of one wait for several before nothing is proved any more."""
 
 
 class DPOR:
@@ -296,6 +299,9 @@ class DPOR:
         for thread in runtime.threads[self._threads :]:
             events.spawned(self._number(thread.path), at)
         self._threads = len(runtime.threads)
+        wait = self._waits.get(party)
+        if wait is not None and wait.several and not self._guard_cells(party, wait) <= footprint.keys():
+            self.distrust(f"{wait.op.kind!r} does not touch all that it waits for")
         sleeper = frame.sleep.get(party)
         if sleeper is not None and tuple(frame.vector) in sleeper.vectors:
             return True
@@ -316,11 +322,11 @@ class DPOR:
         """Plan the reversal of event *at* with each of the *candidates*, or with one that let it wait."""
         wait = self._waits.get(party)
         guards = self._guard_cells(party, wait)
-        waited = False
+        waited = wait is not None and wait.several
         for event in members(candidates):
             others = self._events.not_after(event, at)
             if guards and not guards.isdisjoint(self._events.footprints[event]):
-                possible = self._possible(party, wait, event, others)
+                possible = self._possible(party, wait, event, others, past)
                 if not possible:
                     waited = True
                     if possible is False:
@@ -332,16 +338,38 @@ class DPOR:
     def _race_for_turn(self, party: int, wait: Wait | None, guards: set[int], at: int, past: int) -> None:
         """Plan the reversal of event *at* with the newest one before which it was possible."""
         made = at < len(self._events)
+        several = wait is not None and wait.several
         for event in self._events.touching(guards, past, reads=party == THE_CLOCK):
             if event >= at:
                 continue
             others = self._events.not_after(event, at)
-            possible = self._possible(party, wait, event, others)
-            if possible is False:
-                continue
-            self._reverse(event, others | 1 << at if made else others, party)
-            if possible:
+            possible = self._possible(party, wait, event, others, past)
+            if possible is not False:
+                self._reverse(event, others | 1 << at if made else others, party)
+            if several:
+                # Objects change independently of each other: what one of them allows, another may prevent.
+                for fewer in self._without_some(others, guards, past):
+                    if self._possible(party, wait, event, fewer, past) is not False:
+                        self._reverse(event, fewer | 1 << at if made else fewer, party)
+            elif possible:
                 return
+
+    def _without_some(self, others: int, guards: set[int], past: int) -> Iterator[int]:
+        """What is left of the *others*, of which some change the *guards*, if those do not all happen: every set there
+        is that has all of *past*.
+        """
+        events = self._events
+        changes = [one for one in members(others) if events.changes(one, guards)]
+        if len(changes) > MANY_CHANGES:
+            self.distrust(f"a thread waits for several objects, of which {len(changes)} steps change some at a time")
+            return
+        seen = {others}
+        for number in range(1, 1 << len(changes)):
+            gone = sum(1 << changes[one] for one in members(number))
+            left = sum(1 << one for one in members(others) if not events.past[one] & gone)
+            if left not in seen and not past & others & ~left:
+                seen.add(left)
+                yield left
 
     def _race_with_those_who_wait(self) -> None:
         """The run is over: race what each thread still waits for with what made it wait."""
@@ -367,8 +395,10 @@ class DPOR:
     def _clock_cell(self) -> int | None:
         return self._cells.known((THREADS, *CLOCK))
 
-    def _possible(self, party: int, wait: Wait | None, event: int, others: int) -> bool | None:
-        """Whether *party* could have gone on before *event*, with the *others* done as well; None if it may be."""
+    def _possible(self, party: int, wait: Wait | None, event: int, others: int, past: int) -> bool | None:
+        """Whether *party*, whose next step has that *past*, could have gone on before *event*, with the *others* done
+        as well; None if it may be.
+        """
         frame = self._frames[event]
         if party == THE_CLOCK:
             if party in frame.enabled:
@@ -379,9 +409,14 @@ class DPOR:
             return None if any(clock in footprints[other] for other in members(others)) else False
         assert wait is not None
         allowed = self._guards.allowed(wait, event, others)
-        if allowed is None and not others and event > self._last_of(party):
-            return party in frame.enabled
-        return allowed
+        if allowed is not None or past >> event:
+            return allowed
+        # The run itself has shown whether it could go on before the event. Afterwards only a change of what it waits
+        # for can have let it.
+        if party in frame.enabled:
+            return None if others else True
+        cells = self._guard_cells(party, wait)
+        return None if any(self._events.changes(other, cells) for other in members(others)) else False
 
     def _last_of(self, party: int) -> int:
         return max(members(self._events.past_of(party)), default=-1)

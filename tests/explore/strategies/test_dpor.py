@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from itertools import permutations, product
 from typing import Any
 
 import pytest
 from explore import classics
 from explore.catalogue import CLASSICS
-from explore.generated import EVERYTHING, Code, GeneratedProgram, generate
+from explore.generated import EVERYTHING, Blindly, Code, GeneratedProgram, Several, generate
 from explore.programs import (
     Flag,
     Load,
@@ -113,6 +114,106 @@ def check(code: Code, *, limit: int = 1_500, make: Callable[[], DPOR] = DPOR) ->
     return True
 
 
+SEVERAL = [
+    (every, was, puts, order)
+    for every in (True, False)
+    for was in product((False, True), repeat=2)
+    for puts in product(product((0, 1), (False, True)), repeat=2)
+    for order in permutations(range(3))
+]
+"""Whether all of two flags are waited for, what they are in the beginning, what is put into which, and who is first."""
+
+
+def test_a_wait_for_several_objects_is_raced_with_every_set_of_changes() -> None:
+    # Two threads that each put something into a flag, beside one that waits. Either may prevent what the other allows.
+    for every, was, puts, order in SEVERAL:
+
+        async def main(
+            every: bool = every,
+            was: tuple[bool, ...] = was,
+            puts: tuple[tuple[int, bool], ...] = puts,
+            order: tuple[int, ...] = order,
+        ) -> None:
+            flags = [kit.Flag(f"E{number}") for number in range(2)]
+            for flag, value in zip(flags, was, strict=True):
+                flag.is_set = value
+
+            async def wait() -> None:
+                await Several(flags, every=every)
+
+            async def put(number: int, value: bool) -> None:
+                await kit.Put(flags[number], value)
+
+            for which in order:
+                spawn(f"t{which}", put(*puts[which]) if which < 2 else wait())
+
+        program = TestProgram(main)
+        everything = brute_force(program)
+        assert everything is not None
+        runs = reduced(program)
+        assert runs.distinct == everything.distinct, (every, was, puts, order)
+        assert runs.made == len(runs.distinct)
+        assert not runs.doubt
+
+
+def test_what_an_operation_does_not_say_is_seen_in_the_run() -> None:
+    # That nobody could acquire the lock before it was given back shows in the runs, where the thread was there by then.
+    async def main() -> None:
+        lock, x = kit.Mutex("lock"), Variable("x")
+
+        async def locked() -> None:
+            await Blindly(lock)
+            await Load(x)
+            await kit.Release(lock)
+
+        async def other() -> None:
+            await Store(x, 1)
+
+        for body in (locked, locked, locked, other):
+            spawn(body.__name__, body())
+
+    runs = reduced(TestProgram(main))
+    # Who comes in which turn, and between which of them x is written.
+    assert runs.made == len(runs.distinct) == 6 * 4
+    assert runs.blocked == 10  # 16 if what it does not say is always taken to be possible
+
+
+class Partial(Several):
+    """Looks no further than the first flag that is set."""
+
+    __slots__ = ()
+    kind = "wait and look away"
+
+    def take(self, thread: Thread) -> tuple[int, ...]:
+        thread.read(self.flags[0])
+        return (0,)
+
+
+def test_a_wait_for_several_objects_has_to_touch_them_all() -> None:
+    async def main() -> None:
+        flags = [kit.Flag(f"E{number}") for number in range(2)]
+        flags[0].is_set = True
+        await Partial(flags, every=False)
+
+    assert reduced(TestProgram(main)).doubt == "'wait and look away' does not touch all that it waits for"
+
+
+def test_too_many_changes_for_a_wait_for_several_objects() -> None:
+    async def main() -> None:
+        flags = [kit.Flag(f"E{number}") for number in range(11)]
+
+        async def put(flag: kit.Flag) -> None:
+            await kit.Put(flag)
+
+        for number, flag in enumerate(flags):
+            spawn(f"t{number}", put(flag))
+        await Several(flags, every=True)
+
+    search = DPOR()
+    explore(TestProgram(main), search, Budget(schedules=2))
+    assert search.doubt == "a thread waits for several objects, of which 9 steps change some at a time"
+
+
 @st.composite
 def codes(draw: st.DrawFn) -> Code:
     return generate(lambda n: draw(st.integers(0, n - 1)))
@@ -134,6 +235,9 @@ FAMILIES = [
     ("choices", "cells", "local"),
     ("spawns", "joins", "cells"),
     ("timed", "clock", "local"),
+    ("several", "events", "local"),
+    ("several", "timed", "events"),
+    ("blind", "events", "locks"),
 ]
 
 
