@@ -8,11 +8,15 @@ wait, and that may ask questions on their way:
 - a step that had to wait is reversed with the newest event before which it would have been possible, and so is, at the
   end of a run, whatever a thread still waits for;
 - a step with questions is several steps, one for each *vector* of answers, of which each sleeps and wakes for itself.
+
+Where too many runs are given up, the search changes over to wakeup trees, of the same paper (`kemu.explore.wakeup`). It
+does so only below states in which nothing sleeps: what is to be explored there does not depend on what the search did
+elsewhere, nor on how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -21,6 +25,7 @@ from kemu.explore.dependence import THREADS, CellNumbers, Dependence, Footprint,
 from kemu.explore.frames import Frame
 from kemu.explore.guards import Guards, Wait, declared
 from kemu.explore.strategies.base import CLOCK, Path, Reduction, check_number, steps_before
+from kemu.explore.wakeup import Planned
 from kemu.runtime import READ, WRITE, ControlledRuntime
 
 if TYPE_CHECKING:
@@ -34,6 +39,9 @@ ANY_STATE: Final = -1
 
 MANY_CHANGES: Final = 8
 """So many independent steps may change the objects of one wait for several before nothing is proved any more."""
+
+ENOUGH_RUNS: Final = 50
+"""After how many runs the share of those that were given up says something."""
 
 
 class DPOR:
@@ -51,9 +59,15 @@ class DPOR:
     seed: None = None
     completed: None = None
 
-    def __init__(self, depth: int = 2_000) -> None:
+    def __init__(self, depth: int = 2_000, wakeup: float | None = 0.1) -> None:
         check_number("depth", depth, least=1)
+        if wakeup is not None and not 0 <= wakeup <= 1:
+            raise UsageError(f"wakeup is {wakeup!r}", remedy="give a share of the runs from 0 to 1, or none")
         self.depth = depth
+        self.wakeup = wakeup
+        """The share of runs given up from which on there are wakeup trees: 0 for always, None for never."""
+        self._has_trees = wakeup == 0
+        """Whether there are, where nothing sleeps from outside."""
         self.exhausted = False
         """Whether every class has been explored."""
         self.traces = 0
@@ -83,6 +97,10 @@ class DPOR:
         self._answered = 0
         self._open: tuple[int, list[tuple[Cell, int]]] | None = None
         """The party whose new step is being made, and what that has touched so far."""
+        self._late: int | None = None
+        """The event that is being reversed; None for a step that was never made."""
+        self._reversals: list[tuple[int, int, int, int | None]] = []
+        """With wakeup trees, what is planned at the end of each run that begins like this."""
 
     @property
     def observer(self) -> DPOR:
@@ -104,12 +122,15 @@ class DPOR:
         if self.exhausted:
             return False
         if self.traces or self.blocked:
+            self._watch_share()
             frames, events = self._frames, self._events
             while frames:
                 frame = frames[-1]
                 frame.explored[tuple(frame.vector)] = events.footprints[-1]
                 events.truncate(len(frames) - 1)
                 self._guards.truncate(len(frames) - 1)
+                while self._reversals and (self._reversals[-1][3] or 0) >= len(frames) - 1:
+                    self._reversals.pop()
                 if frame.advance():
                     break
                 frames.pop()
@@ -122,6 +143,12 @@ class DPOR:
         self._born = []
         self._waits.clear()
         return True
+
+    def _watch_share(self) -> None:
+        """Change over to wakeup trees if they are worth what they cost."""
+        runs = self.traces + self.blocked
+        if not self._has_trees and self.wakeup is not None and runs >= ENOUGH_RUNS:
+            self._has_trees = self.blocked > self.wakeup * runs
 
     def end(self, outcome: Outcome) -> None:
         if self._open is not None:
@@ -137,6 +164,8 @@ class DPOR:
             if outcome.end in ("stopped", "step-limit"):
                 self.distrust("a run was cut short")
         self._race_with_those_who_wait()
+        if self._reversals:
+            self._plan()
 
     # Decisions.
 
@@ -192,6 +221,18 @@ class DPOR:
             assert runtime is not None
             runtime.abandon()
         frame = Frame(enabled, sleep, party, [party])
+        above = self._frames[-1] if self._frames else None
+        if above is not None and above.sequences is not None:
+            frame.sequences = {}
+            for sequence in above.left_over(self._events.footprints[-1]):
+                if sequence[0].party in enabled:
+                    frame.plan(sequence)
+            if frame.sequences:
+                frame.backtrack.clear()
+                frame.take_first()
+        elif self._has_trees and not sleep:
+            # Whatever can come after this state is explored below it, so that it does not matter how.
+            frame.sequences = {}
         self._frames.append(frame)
         return frame
 
@@ -320,6 +361,7 @@ class DPOR:
 
     def _race(self, party: int, at: int, past: int, candidates: int) -> None:
         """Plan the reversal of event *at* with each of the *candidates*, or with one that let it wait."""
+        self._late = at
         wait = self._waits.get(party)
         guards = self._guard_cells(party, wait)
         waited = wait is not None and wait.several
@@ -373,6 +415,7 @@ class DPOR:
 
     def _race_with_those_who_wait(self) -> None:
         """The run is over: race what each thread still waits for with what made it wait."""
+        self._late = None
         at = len(self._events)
         for party, wait in sorted(self._waiting(), key=itemgetter(0)):
             self._race_for_turn(party, wait, self._guard_cells(party, wait), at, self._events.past_of(party))
@@ -431,6 +474,9 @@ class DPOR:
         if event < self._setup:
             return
         frame = self._frames[event]
+        if frame.sequences is not None:
+            self._reversals.append((event, reversal, party, self._late))
+            return
         first = self._events.initials(reversal) or [party]
         initials = [one for one in first if one in frame.enabled]
         if any(one in frame.backtrack or frame.sleeps(one) for one in initials):
@@ -439,3 +485,61 @@ class DPOR:
             frame.backtrack.append(party if party in initials else min(initials, key=frame.enabled.index))
         else:
             frame.backtrack.extend(one for one in frame.enabled if one not in frame.backtrack)
+
+    def _plan(self) -> None:
+        """The run is over: plan the reversals that it has shown, each as a sequence of steps.
+
+        The events that do not happen after the one that is reversed belong to it, up to the end of the run. So the
+        reversals that an earlier run has shown are planned again: how it goes on differs.
+        """
+        events, frames = self._events, self._frames
+        end = len(events)
+        concurrent: dict[int, int] = {}
+        made: dict[int, int] = {}
+        for one in range(self._setup, end):
+            thread = events.threads[one]
+            made[thread] = made.get(thread, 0) | 1 << one
+        for event, reversal, party, late in self._reversals:
+            frame = frames[event]
+            last: list[Planned] = []
+            if late is None:
+                first = reversal
+                last.append(Planned(party, None, None, 0, 0))
+            else:
+                first = concurrent.get(event) or concurrent.setdefault(event, events.not_after(event, end))
+                gone = first & ~reversal & ((1 << late) - 1)
+                if gone:
+                    first = sum(1 << one for one in members(first) if not events.past[one] & gone)
+                if events.past[late] >> event & 1:
+                    last.append(Planned(party, None, events.footprints[late], 0, 0))
+            if self._begins_asleep(frame, first, made):
+                continue
+            steps = [
+                Planned(
+                    events.threads[one], tuple(frames[one].vector), events.footprints[one], 1 << one, events.past[one]
+                )
+                for one in members(first)
+            ]
+            sequence = (*steps, *last)
+            if sequence[0].party in frame.enabled:
+                frame.plan(sequence)
+                continue
+            # Nobody knows how to come there.
+            possible = [one for one in events.initials(first) if one in frame.enabled]
+            for one in possible or frame.enabled:
+                frame.plan((Planned(one, None, None, 0, 0),))
+        while self._reversals and self._reversals[-1][3] is None:
+            self._reversals.pop()
+
+    def _begins_asleep(self, frame: Frame, first: int, made: Mapping[int, int]) -> bool:
+        """Whether one of the events *first*, of those that each party has *made*, can come first and sleeps: most plans
+        end here, before there is a sequence.
+        """
+        past = self._events.past
+        for party, sleeper in frame.sleep.items():
+            own = first & made.get(party, 0)
+            if own and not sleeper.awake:
+                low = own & -own
+                if past[low.bit_length() - 1] & first == low:
+                    return True
+        return False
