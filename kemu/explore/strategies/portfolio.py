@@ -168,6 +168,10 @@ class Portfolio:
 
     # The search in pieces. Samplers have numbers instead.
 
+    def prepare(self) -> None:
+        """It is going to be cut in pieces."""
+        self._search.prepare()
+
     def split(self) -> Remainder:
         return self._search.split()
 

@@ -277,6 +277,7 @@ def test_a_search_goes_on_in_pieces_where_it_was_in_one_process() -> None:
     program.stops = False
     for first in (1, 37, 369, 370):
         search, collected = DivisibleDPOR(), Collector()
+        search.prepare()
         begun = explore(program, search, Budget(first), keep_going=True, collected=collected)
         assert not begun.exhausted
         result = explore_in_batches(
