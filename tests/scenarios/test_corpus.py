@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kemu.explore import Budget, explain, explore, shrink
-from kemu.explore.strategies import DEFAULT_STRATEGY, strategy_from_name
+from kemu.explore.strategies import DEFAULT_STRATEGY, DPOR, strategy_from_name
 from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.scenario.program import ScenarioProgram
 from kemu.scenario.target import select
@@ -277,3 +277,21 @@ def test_no_schedule_of_the_repaired_twin_fails_at_bound_2(name: str) -> None:
 def test_the_repaired_twin_is_clean_for_5000_schedules(name: str) -> None:
     found = explore(program(name, "fixed"), strategy_from_name(DEFAULT_STRATEGY, 3), Budget(schedules=5000))
     assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.parametrize("name", names("fixed"))
+def test_the_reduced_search_hardly_begins_a_run_in_vain(name: str) -> None:
+    found = explore(program(name, "fixed"), DPOR(), Budget(schedules=600))
+    assert found.reduction is not None
+    assert found.reduction.traces == found.distinct
+    assert found.reduction.blocked <= 0.02 * found.schedules
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_all_classes_of_the_largest_scenario() -> None:
+    # As many as without knowing anything of when a teardown that waits could have gone on, and giving up 29,016 runs.
+    found = explore(program("drain_then_disable", "fixed"), DPOR(), Budget())
+    assert found.exhausted
+    assert found.reduction is not None
+    assert found.reduction.traces == found.distinct == 99_468
