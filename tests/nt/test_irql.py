@@ -41,7 +41,8 @@ RANGES: dict[tuple[int, int], str] = {
         ExInterlockedInsertTailList ExInterlockedRemoveHeadList ExInterlockedPopEntryList
         ExInterlockedPopEntrySList ExInterlockedPushEntryList ExInterlockedPushEntrySList ExQueryDepthSList
         InitializeSListHead InterlockedFlushSList InterlockedPopEntrySList InterlockedPushEntrySList
-        ExInitializeDriverRuntime RtlCompareMemory""",
+        ExInitializeDriverRuntime RtlCompareMemory
+        RtlInitUnicodeString RtlCopyUnicodeString""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
         IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
@@ -57,6 +58,9 @@ RANGES: dict[tuple[int, int], str] = {
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
         ExRaiseStatus ExRaiseAccessViolation ExInitializePagedLookasideList ExAllocateFromPagedLookasideList
         ExFreeToPagedLookasideList ExDeletePagedLookasideList ProbeForRead ProbeForWrite""",
+    (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        RtlAppendUnicodeToString RtlAppendUnicodeStringToString RtlCompareUnicodeString RtlEqualUnicodeString
+        RtlPrefixUnicodeString""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }

@@ -47,6 +47,7 @@ MACROS: dict[str, set[str]] = {
         "RtlCopyMemory",
         "RtlEqualMemory",
         "RtlFillMemory",
+        "RtlInitEmptyUnicodeString",
         "RtlMoveMemory",
         "RtlSecureZeroMemory",
         "RtlZeroMemory",
