@@ -83,7 +83,7 @@ FREES: list[Callable[[Any], Awaitable[None]]] = [
     ExFreePool,
     lambda block: ExFreePoolWithTag(block, "Blck"),
     lambda block: ExFreePoolWithTag(block, 0),
-    lambda block: ExFreePoolWithTag(block, 0x426C636B),
+    lambda block: ExFreePoolWithTag(block, 0x6B636C42),
     lambda block: ExFreePool2(block, "Blck", None, 0),
 ]
 
