@@ -49,8 +49,8 @@ RANGES: dict[tuple[int, int], str] = {
         KeTestSpinLock PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
         PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
         ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
-        RtlCompareMemory WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
-        WriteRelease WriteRelease64""",
+        RtlCompareMemory RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64
+        WritePointerNoFence WritePointerRelease WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
@@ -103,8 +103,9 @@ RANGES: dict[tuple[int, int], str] = {
         ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoCreateSystemThread IoInitializeRemoveLock IoReleaseRemoveLockAndWait ObCloseHandle
-        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread ZwClose
-        ZwDuplicateObject ZwOpenProcess""",
+        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread
+        RtlAppendUnicodeStringToString RtlAppendUnicodeToString RtlCompareUnicodeString
+        RtlEqualUnicodeString RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """

@@ -50,6 +50,7 @@ MACROS: dict[str, set[str]] = {
         "RtlCopyMemory",
         "RtlEqualMemory",
         "RtlFillMemory",
+        "RtlInitEmptyUnicodeString",
         "RtlMoveMemory",
         "RtlSecureZeroMemory",
         "RtlZeroMemory",
