@@ -23,7 +23,7 @@ from kemu.verifier import CATALOGUE
 
 HERE = Path(__file__).parent / "reference"
 
-HEADERS = ("fltkernel", "ntddk", "wdm")
+HEADERS = ("fltkernel", "ntddk", "ntifs", "wdm")
 
 
 def wdk_page() -> str:

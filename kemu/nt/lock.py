@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kemu.nt.apc import reenters
 from kemu.nt.kthread import KThread
 from kemu.nt.system import report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
@@ -80,6 +81,11 @@ def check_acquire(lock: OwnedLock, thread: KThread, name: str) -> None:
     if not lock.initialised:
         report("ke.uninitialised", f"{name} on {lock.label}, which was never initialised")
     if lock.owner is thread:
+        interrupts = reenters(thread, lock)
+        if interrupts is not None:
+            report(
+                "ke.apc-reentry", f"{name}: {interrupts.describe()} asks for {lock.label}, which {thread.label} holds"
+            )
         report("ke.self-deadlock", f"{name}: {thread.label} already owns {lock.label}, which is not recursive")
 
 

@@ -10,21 +10,32 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_args, get_type_hints
 
-from kemu.nt.bugcheck import DRIVER_IRQL_NOT_LESS_OR_EQUAL, PAGE_FAULT_IN_NONPAGED_AREA, BugCheck
-from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
+from kemu.nt.bugcheck import (
+    DRIVER_IRQL_NOT_LESS_OR_EQUAL,
+    DRIVER_VERIFIER_DETECTED_VIOLATION,
+    PAGE_FAULT_IN_NONPAGED_AREA,
+    BugCheck,
+)
+from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import current_system, report
 from kemu.runtime import Cell
+
+if TYPE_CHECKING:
+    from kemu.nt.apc import ApcQueue
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Ceiling = int | Callable[..., int]
 """A highest IRQL, or a function of the routine's arguments that gives it."""
+
+Stops = Callable[..., tuple[BugCheck | None, BugCheck | None]]
+"""Gives, for the caller's IRQL and the routine's arguments, the bug checks of an unverified and a verified system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,8 @@ def routine(
     max_irql: Ceiling = HIGH_LEVEL,
     min_irql: int = PASSIVE_LEVEL,
     unchecked: tuple[str, ...] = (),
+    stops: Stops | None = None,
+    waits: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
 
@@ -110,6 +123,8 @@ def routine(
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
     an object in freed memory is ``ke.use-after-free``. *unchecked* are parameters that the routine itself looks at.
+    *stops* says what Windows does about a wrong IRQL, where the catalogue does not. Only a routine that *waits* may be
+    called after one with Wait = TRUE (KE-WAIT-17). Before a routine that is awaited, the caller's APCs are delivered.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -130,7 +145,7 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        return _checked(function, name, min_irql, max_irql, unchecked)
+        return _checked(function, name, min_irql, max_irql, unchecked, stops, waits)
 
     return declare
 
@@ -152,10 +167,17 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
 
 
 def _checked(
-    function: Callable[P, R], name: str, lowest: int, ceiling: Ceiling, unchecked: tuple[str, ...]
+    function: Callable[P, R],
+    name: str,
+    lowest: int,
+    ceiling: Ceiling,
+    unchecked: tuple[str, ...],
+    stops: Stops | None,
+    waits: bool,
 ) -> Callable[P, R]:
     """*function*, which first looks at the caller's IRQL and at the objects that it is given."""
     checks: Checks | None = None
+    is_awaited = inspect.iscoroutinefunction(function)
 
     @wraps(function)
     def check(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -163,10 +185,13 @@ def _checked(
         if checks is None:
             # Not before the first call: annotations may name what is defined after the routine.
             checks = tuple(one for one in _object_parameters(function) if one[1] not in unchecked)
-        irql = current_kthread().irql
+        thread = current_kthread()
+        if thread.announced is not None:
+            _announced(thread, name, waits)
+        irql = thread.irql
         limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
         if not lowest <= irql <= limit:
-            _off_limits(name, lowest, limit)
+            _off_limits(name, lowest, limit, (None, None) if stops is None else stops(irql, *args, **kwargs))
         for position, parameter, kind, may_be_null in checks:
             if position < len(args):
                 value = args[position]
@@ -179,9 +204,33 @@ def _checked(
                     _bad_pointer(name, parameter, kind, value)
             elif value in current_system().freed:
                 report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
+        if is_awaited and thread.apcs is not None:
+            return cast(
+                "R", _after_apcs(thread.apcs, cast("Callable[..., Coroutine[Any, Any, Any]]", function), args, kwargs)
+            )
         return function(*args, **kwargs)
 
     return check
+
+
+async def _after_apcs(
+    apcs: ApcQueue, function: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: dict[str, Any]
+) -> Any:
+    """Call *function* after the APCs that are due."""
+    await apcs.deliver()
+    return await function(*args, **kwargs)
+
+
+def _announced(thread: KThread, name: str, waits: bool) -> None:
+    """The first call after one with Wait = TRUE: it must be a wait, at the level that the thread was at
+    (KE-WAIT-17).
+    """
+    assert thread.announced is not None
+    announcing, irql = thread.announced
+    thread.announced = None
+    thread.irql = irql
+    if not waits:
+        report("ke.wait-true", f"{name} was called after {announcing} with Wait = TRUE, which a wait must follow")
 
 
 def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
@@ -197,9 +246,12 @@ def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes a {kind.__name__}", stop)
 
 
-def _off_limits(name: str, lowest: int, highest: int) -> None:
+def _off_limits(name: str, lowest: int, highest: int, stops: tuple[BugCheck | None, BugCheck | None]) -> None:
     irql = current_kthread().irql
     limit = f"at {irql_name(highest)}" if lowest == highest else f"at {irql_name(highest)} or below"
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
-    report("ke.irql", f"{name} was called at {irql_name(irql)}; it may be called {limit}")
+    stop, verifier = stops
+    if verifier is None:
+        verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0xE5, irql))
+    report("ke.irql", f"{name} was called at {irql_name(irql)}; it may be called {limit}", stop, verifier=verifier)

@@ -1,9 +1,15 @@
-"""ntddk.h: critical and guarded regions, raising exceptions."""
+"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events."""
 
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
     ExRaiseStatus,
     StructuredException,
+)
+from kemu.nt.irql import (
+    KeRaiseIrqlToDpcLevel,
+)
+from kemu.nt.pulse import (
+    KePulseEvent,
 )
 from kemu.nt.region import (
     KeAreApcsDisabled,
@@ -21,5 +27,7 @@ __all__ = [
     "KeEnterGuardedRegion",
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
+    "KePulseEvent",
+    "KeRaiseIrqlToDpcLevel",
     "StructuredException",
 ]

@@ -1,4 +1,4 @@
-"""wdm.h: events, locks, pool, work items, lists, cancellation, debug output."""
+"""wdm.h: events, mutexes, semaphores, locks, waiting, IRQL, pool, work items, lists, cancellation, debug output."""
 
 from kemu.io.constants import (
     FILE_CREATE,
@@ -59,6 +59,13 @@ from kemu.io.manager import (
     IoAcquireCancelSpinLock,
     IoReleaseCancelSpinLock,
 )
+from kemu.nt.context import (
+    ExGetPreviousMode,
+    IoGetCurrentProcess,
+    KeGetCurrentThread,
+    PsGetCurrentProcess,
+    PsGetCurrentThread,
+)
 from kemu.nt.debug import (
     DPFLTR_DEFAULT_ID,
     DPFLTR_ERROR_LEVEL,
@@ -79,6 +86,7 @@ from kemu.nt.event import (
     KEVENT,
     KeClearEvent,
     KeInitializeEvent,
+    KeReadStateEvent,
     KeResetEvent,
     KeSetEvent,
     NotificationEvent,
@@ -92,11 +100,15 @@ from kemu.nt.fastmutex import (
 )
 from kemu.nt.irql import (
     KeGetCurrentIrql,
+    KeLowerIrql,
+    KeRaiseIrql,
 )
 from kemu.nt.kthread import (
     APC_LEVEL,
+    CLOCK_LEVEL,
     DISPATCH_LEVEL,
     HIGH_LEVEL,
+    IPI_LEVEL,
     PASSIVE_LEVEL,
 )
 from kemu.nt.lists import (
@@ -124,6 +136,12 @@ from kemu.nt.memory import (
     Structure,
     sizeof,
 )
+from kemu.nt.mutex import (
+    KMUTEX,
+    KeInitializeMutex,
+    KeReadStateMutex,
+    KeReleaseMutex,
+)
 from kemu.nt.process import (
     KernelMode,
     UserMode,
@@ -131,11 +149,20 @@ from kemu.nt.process import (
 from kemu.nt.region import (
     KeAreAllApcsDisabled,
 )
+from kemu.nt.semaphore import (
+    KSEMAPHORE,
+    KeInitializeSemaphore,
+    KeReadStateSemaphore,
+    KeReleaseSemaphore,
+)
 from kemu.nt.spinlock import (
     KSPIN_LOCK,
     KeAcquireSpinLock,
     KeInitializeSpinLock,
     KeReleaseSpinLock,
+)
+from kemu.nt.stall import (
+    KeStallExecutionProcessor,
 )
 from kemu.nt.status import (
     NT_ERROR,
@@ -144,10 +171,21 @@ from kemu.nt.status import (
     NT_WARNING,
     NTSTATUS,
 )
+from kemu.nt.storage import (
+    on_stack,
+)
 from kemu.nt.wait import (
+    KWAIT_BLOCK,
+    MAXIMUM_WAIT_OBJECTS,
+    THREAD_WAIT_OBJECTS,
     Executive,
+    KeDelayExecutionThread,
+    KeWaitForMultipleObjects,
+    KeWaitForMutexObject,
     KeWaitForSingleObject,
     UserRequest,
+    WaitAll,
+    WaitAny,
 )
 from kemu.nt.work import (
     IO_WORKITEM,
@@ -162,6 +200,7 @@ from kemu.nt.work import (
 __all__ = [
     "APC_LEVEL",
     "Bytes",
+    "CLOCK_LEVEL",
     "CONTAINING_RECORD",
     "CriticalWorkQueue",
     "DISPATCH_LEVEL",
@@ -181,6 +220,7 @@ __all__ = [
     "ExAllocatePool2",
     "ExFreePool",
     "ExFreePoolWithTag",
+    "ExGetPreviousMode",
     "ExInitializeFastMutex",
     "ExReleaseFastMutex",
     "Executive",
@@ -197,6 +237,7 @@ __all__ = [
     "HIGH_LEVEL",
     "HyperCriticalWorkQueue",
     "IO_WORKITEM",
+    "IPI_LEVEL",
     "IRP_MJ_ACQUIRE_FOR_CC_FLUSH",
     "IRP_MJ_ACQUIRE_FOR_MOD_WRITE",
     "IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION",
@@ -247,24 +288,43 @@ __all__ = [
     "IoAcquireCancelSpinLock",
     "IoAllocateWorkItem",
     "IoFreeWorkItem",
+    "IoGetCurrentProcess",
     "IoQueueWorkItemEx",
     "IoReleaseCancelSpinLock",
     "IsListEmpty",
     "KEVENT",
+    "KMUTEX",
+    "KSEMAPHORE",
     "KSPIN_LOCK",
+    "KWAIT_BLOCK",
     "KdPrint",
     "KeAcquireSpinLock",
     "KeAreAllApcsDisabled",
     "KeClearEvent",
+    "KeDelayExecutionThread",
     "KeGetCurrentIrql",
+    "KeGetCurrentThread",
     "KeInitializeEvent",
+    "KeInitializeMutex",
+    "KeInitializeSemaphore",
     "KeInitializeSpinLock",
+    "KeLowerIrql",
+    "KeRaiseIrql",
+    "KeReadStateEvent",
+    "KeReadStateMutex",
+    "KeReadStateSemaphore",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
     "KeReleaseSpinLock",
     "KeResetEvent",
     "KeSetEvent",
+    "KeStallExecutionProcessor",
+    "KeWaitForMultipleObjects",
+    "KeWaitForMutexObject",
     "KeWaitForSingleObject",
     "KernelMode",
     "LIST_ENTRY",
+    "MAXIMUM_WAIT_OBJECTS",
     "NTSTATUS",
     "NT_ERROR",
     "NT_INFORMATION",
@@ -279,11 +339,17 @@ __all__ = [
     "POOL_FLAG_RAISE_ON_FAILURE",
     "POOL_FLAG_UNINITIALIZED",
     "POOL_FLAG_USE_QUOTA",
+    "PsGetCurrentProcess",
+    "PsGetCurrentThread",
     "RemoveEntryList",
     "RemoveHeadList",
     "Structure",
     "SynchronizationEvent",
+    "THREAD_WAIT_OBJECTS",
     "UserMode",
     "UserRequest",
+    "WaitAll",
+    "WaitAny",
+    "on_stack",
     "sizeof",
 ]

@@ -29,10 +29,13 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
         DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
+        KeRaiseIrql KeRaiseIrqlToDpcLevel KeLowerIrql KeStallExecutionProcessor KeInitializeMutex
+        KeReadStateSemaphore ExGetPreviousMode KeGetCurrentThread PsGetCurrentThread IoGetCurrentProcess
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
         FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
+        IoAcquireCancelSpinLock KeClearEvent KeResetEvent KeReadStateEvent KeReadStateMutex
+        KeInitializeSemaphore ExInitializeFastMutex KeAcquireSpinLock
         IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
         FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
@@ -42,13 +45,19 @@ RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation""",
+        ExRaiseStatus ExRaiseAccessViolation KeDelayExecutionThread KeStackAttachProcess
+        KeUnstackDetachProcess""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }
 """What the requirement line of each routine's page says."""
 
 DEPENDS = (
+    "KePulseEvent",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
+    "KeSetEvent",
+    "KeWaitForMultipleObjects",
     "KeWaitForSingleObject",
     "ExAllocatePool2",
     "ExFreePoolWithTag",
@@ -102,7 +111,7 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         assert at(highest + 1) == "ke.irql"
 
 
-@pytest.mark.rule("KE-WAIT-04", "KE-POOL-01", "FLT-PEND-06", "FLT-IRQL-02", "FLT-IRQL-03")
+@pytest.mark.rule("KE-WAIT-04", "KE-EVENT-03", "KE-SEM-04", "KE-POOL-01", "FLT-PEND-06", "FLT-IRQL-02", "FLT-IRQL-03")
 @pytest.mark.parametrize(
     ("name", "args", "highest"),
     [
@@ -110,6 +119,18 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("KeWaitForSingleObject", [None, 0, 0, False, -1], APC_LEVEL),
         ("KeWaitForSingleObject", [None], APC_LEVEL),
         ("KeWaitForSingleObject", [None, 0, 0, False, 0], DISPATCH_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, None, None], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, -1], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, 0, None], DISPATCH_LEVEL),
+        ("KeSetEvent", [None, 0, False], DISPATCH_LEVEL),
+        ("KeSetEvent", [None, 0, True], APC_LEVEL),
+        ("KePulseEvent", [None, 0, False], DISPATCH_LEVEL),
+        ("KePulseEvent", [None, 0, True], APC_LEVEL),
+        ("KeReleaseMutex", [None, False], DISPATCH_LEVEL),
+        ("KeReleaseMutex", [None, True], APC_LEVEL),
+        ("KeReleaseSemaphore", [None, 0, 1, False], DISPATCH_LEVEL),
+        ("KeReleaseSemaphore", [None, 0, 1, True], PASSIVE_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),

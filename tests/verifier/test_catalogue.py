@@ -74,6 +74,15 @@ def test_an_entry_names_rules_of_the_specification(code: str) -> None:
 
 NOT_ERRORS = {
     "disallow-fastio-status": WARNING,
+    "ke.abandoned": WARNING,
+    "ke.arbitrary-wait": WARNING,
+    "ke.attached-io": WARNING,
+    "ke.budget": WARNING,
+    "ke.init-irql": INFO,
+    "ke.pulse": WARNING,
+    "ke.user-apc-loop": WARNING,
+    "ke.wait-mode": INFO,
+    "ke.wait-status": WARNING,
     "sync-on-create": WARNING,
 }
 
