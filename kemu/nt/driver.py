@@ -14,14 +14,15 @@ from typing import Any, Final
 from kemu.errors import KemuError, UsageError
 from kemu.nt.bugcheck import (
     KMODE_EXCEPTION_NOT_HANDLED,
+    SYSTEM_EXIT_OWNED_MUTEX,
     SYSTEM_SERVICE_EXCEPTION,
     SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
     BugCheck,
     BugCheckCode,
 )
-from kemu.nt.callout import CALLOUT, Callout, apcs_changed, irql_changed, kind_of
+from kemu.nt.callout import CALLOUT, WORKER_ROUTINE, Callout, apcs_changed, irql_changed, kind_of
 from kemu.nt.exception import StructuredException
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, OwnerAware, current_kthread
 from kemu.nt.status import NTSTATUS, STATUS_ACCESS_VIOLATION, is_known
 from kemu.nt.system import System, report
 from kemu.runtime import Actor, Runtime, current_thread
@@ -167,6 +168,8 @@ def left_dirty(what: str, irql: int, locks: int, disabled: int, kind: Callout) -
         how = "with another lock held or in another critical or guarded region than it was called with"
     if thread.irql != irql:
         stop, verifier = irql_changed(kind, irql, thread.irql)
+    elif kind is WORKER_ROUTINE and any(isinstance(lock, OwnerAware) for lock in thread.locks[locks:]):
+        stop, verifier = BugCheck(SYSTEM_EXIT_OWNED_MUTEX), None
     elif now != disabled:
         stop, verifier = apcs_changed(kind, disabled, now)
     else:

@@ -13,7 +13,8 @@ import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_args, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from kemu.nt.bugcheck import (
     DRIVER_IRQL_NOT_LESS_OR_EQUAL,
@@ -160,9 +161,12 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
     hints = get_type_hints(function)
     checks: list[tuple[int, str, type, bool]] = []
     for position, name in enumerate(inspect.signature(function).parameters):
-        kinds = [kind for kind in get_args(hints[name]) or (hints[name],) if kind is not type(None)]
+        hint = hints[name]
+        # Of a list of objects the routine itself looks at the members.
+        is_union = get_origin(hint) in {Union, UnionType}
+        kinds = [kind for kind in (get_args(hint) if is_union else (hint,)) if kind is not type(None)]
         if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell):
-            checks.append((position, name, kinds[0], len(get_args(hints[name])) > 1))
+            checks.append((position, name, kinds[0], is_union))
     return tuple(checks)
 
 
