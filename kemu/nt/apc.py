@@ -11,8 +11,8 @@ User APCs are delivered when a system call returns (`kemu.nt.context`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import KERNEL_APC_PENDING_DURING_EXIT, BugCheck
@@ -33,6 +33,8 @@ from kemu.nt.driver import DriverActor, in_driver, left_dirty
 from kemu.nt.kthread import APC_LEVEL, KThread, current_kthread
 from kemu.nt.system import report
 from kemu.runtime import Cell, Operation, Thread, current_thread
+
+T = TypeVar("T")
 
 KIND_NAMES: Final = {
     SPECIAL_KERNEL: "special kernel APC",
@@ -196,6 +198,56 @@ class ApcQueue:
                 f"{thread.label} ends with {held_back[0].describe()} in its queue, which it does not let in",
                 BugCheck(KERNEL_APC_PENDING_DURING_EXIT, (0, thread.combined_apc_disable, thread.irql)),
             )
+
+
+class LastApcs(Coroutine[Any, Any, T]):
+    """Runs a thread's coroutine, and then the APCs that are still in the queue.
+
+    Not a coroutine that awaits the other: if the run is over before the thread has begun, nobody would ever await that.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._current: Coroutine[Any, Any, Any] = coroutine
+        self._result: T | None = None
+        self._is_over = False
+
+    # Where the thread stands, as whoever looks for the user's line asks a coroutine.
+
+    @property
+    def cr_frame(self) -> Any:
+        return self._current.cr_frame  # type: ignore[attr-defined]
+
+    @property
+    def cr_await(self) -> Any:
+        return self._current.cr_await  # type: ignore[attr-defined]
+
+    def send(self, value: Any, /) -> Any:
+        try:
+            return self._current.send(value)
+        except StopIteration as stop:
+            return self._go_on(stop)
+
+    def throw(self, *error: Any) -> Any:
+        try:
+            return self._current.throw(*error)
+        except StopIteration as stop:
+            return self._go_on(stop)
+
+    def _go_on(self, stop: StopIteration) -> Any:
+        if self._is_over:
+            raise StopIteration(self._result)
+        self._result = stop.value
+        self._is_over = True
+        apcs = current_kthread().apcs
+        assert apcs is not None
+        self._current = apcs.deliver()
+        return self.send(None)
+
+    def close(self) -> None:
+        self._current.close()
+
+    def __await__(self) -> Any:
+        return self
 
 
 def takes_apcs(thread: KThread) -> None:

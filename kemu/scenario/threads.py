@@ -124,12 +124,3 @@ def _apc(
         raise ScenarioError(f"an APC of kind {kind!r}", remedy=f"write one of {', '.join(map(repr, KINDS))}")
     actor = None if driver is None else driver.actor
     return KAPC(thread.thread, KINDS[kind], routine, arguments, driver=actor)
-
-
-async def with_last_apcs(coroutine: Coroutine[Any, Any, T], thread: Callable[[], KThread]) -> T:
-    """Run *coroutine* on a thread that takes APCs, and those that are still in the queue after it."""
-    result = await coroutine
-    apcs = thread().apcs
-    assert apcs is not None
-    await apcs.deliver()
-    return result

@@ -26,7 +26,7 @@ from kemu.io.constants import (
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
 from kemu.io.volume import Volume
-from kemu.nt.apc import takes_apcs
+from kemu.nt.apc import LastApcs, takes_apcs
 from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
@@ -41,7 +41,7 @@ from kemu.nt.work import WorkerPool
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
-from kemu.scenario.threads import Started, Threads, with_last_apcs
+from kemu.scenario.threads import Started, Threads
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
 from kemu.verifier.verifier import Verifier
@@ -285,7 +285,7 @@ class World(Threads):
         With *apcs* the thread takes APCs (`queue_apc`); otherwise none may be queued to it.
         """
         self._started_threads = True
-        thread = self.runtime.spawn(name, with_last_apcs(coroutine, current_kthread) if apcs else coroutine)
+        thread = self.runtime.spawn(name, LastApcs(coroutine) if apcs else coroutine)
         assert isinstance(thread, KThread)
         thread.process = process.process if process is not None else self.system_process
         if process is not None:

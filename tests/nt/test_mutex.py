@@ -114,6 +114,10 @@ def test_who_waits_becomes_the_owner() -> None:
     assert {tuple(one.result) for one in all_runs(script)} == {(0, 0)}
 
 
+async def release_once(mutex: KMUTEX) -> None:
+    await KeReleaseMutex(mutex, False)
+
+
 def released_by(release: Callable[[Lab, KMUTEX], Awaitable[Any]]) -> Run:
     """The plain run of a driver whose pre-read callback releases a mutex that way."""
 
@@ -291,8 +295,12 @@ def test_a_mutant_disables_no_apcs() -> None:
     assert run(script).result is False
 
 
+def is_abandoned(status: int) -> bool:
+    return status == STATUS_ABANDONED
+
+
 @pytest.mark.rule("KE-MUTEX-06")
-@pytest.mark.parametrize(("look", "warned"), [(NT_SUCCESS, True), (lambda status: status == STATUS_ABANDONED, False)])
+@pytest.mark.parametrize(("look", "warned"), [(NT_SUCCESS, True), (is_abandoned, False)])
 def test_who_does_not_look_at_an_abandoned_mutex_is_warned(look: Callable[[int], bool], warned: bool) -> None:
     async def script(lab: Lab) -> None:
         mutant = lab.mutant()
@@ -325,7 +333,7 @@ def test_releasing_an_abandoned_mutant_raises_that() -> None:
 
 
 @pytest.mark.rule("KE-WAIT-02")
-@pytest.mark.parametrize("use", [KeWaitForSingleObject, KeReadStateMutex, lambda mutex: KeReleaseMutex(mutex, False)])
+@pytest.mark.parametrize("use", [KeWaitForSingleObject, KeReadStateMutex, release_once])
 def test_a_mutex_must_be_initialised(use: Callable[[KMUTEX], Awaitable[Any]]) -> None:
     async def script(lab: Lab) -> None:
         await use(KMUTEX("raw"))

@@ -28,6 +28,10 @@ def made(count: int = 0, limit: int = 10) -> KSEMAPHORE:
     return semaphore
 
 
+async def release_once(semaphore: KSEMAPHORE) -> None:
+    await KeReleaseSemaphore(semaphore, 0, 1)
+
+
 @pytest.mark.rule("KE-SEM-01", "KE-WAIT-13")
 def test_each_wait_takes_one() -> None:
     async def script(lab: Lab) -> list[int]:
@@ -148,9 +152,7 @@ def test_announcing_a_wait_needs_passive_level() -> None:
 
 
 @pytest.mark.rule("KE-WAIT-02")
-@pytest.mark.parametrize(
-    "use", [KeWaitForSingleObject, KeReadStateSemaphore, lambda one: KeReleaseSemaphore(one, 0, 1)]
-)
+@pytest.mark.parametrize("use", [KeWaitForSingleObject, KeReadStateSemaphore, release_once])
 def test_a_semaphore_must_be_initialised(use: Callable[[KSEMAPHORE], Awaitable[Any]]) -> None:
     async def script(lab: Lab) -> None:
         await use(KSEMAPHORE("raw"))

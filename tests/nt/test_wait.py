@@ -727,15 +727,31 @@ def test_which_of_several_that_wait_for_all_is_released_is_left_open() -> None:
 # Statuses.
 
 
+def is_success(status: int) -> bool:
+    return status == STATUS_SUCCESS
+
+
+def not_timeout_and_success(status: int) -> bool:
+    return status != STATUS_TIMEOUT and NT_SUCCESS(status)
+
+
+def timeout_or_success(status: int) -> bool:
+    return status == STATUS_TIMEOUT or NT_SUCCESS(status)
+
+
+def one_of_these(status: int) -> bool:
+    return status in {STATUS_TIMEOUT, STATUS_ALERTED}
+
+
 @pytest.mark.rule("KE-WAIT-05")
 @pytest.mark.parametrize(
     ("test", "warned"),
     [
         (NT_SUCCESS, True),
-        (lambda status: status == STATUS_SUCCESS, False),
-        (lambda status: status != STATUS_TIMEOUT and NT_SUCCESS(status), False),
-        (lambda status: status == STATUS_TIMEOUT or NT_SUCCESS(status), False),
-        (lambda status: status in {STATUS_TIMEOUT, STATUS_ALERTED}, False),
+        (is_success, False),
+        (not_timeout_and_success, False),
+        (timeout_or_success, False),
+        (one_of_these, False),
     ],
 )
 def test_a_wait_that_was_not_satisfied_passes_nt_success(test: Callable[[NTSTATUS], bool], warned: bool) -> None:
@@ -833,14 +849,16 @@ def test_anything_else_than_the_wait_is_a_finding(announces: Announcing, between
     assert "with Wait = TRUE" in one.finding.detail
 
 
+def delay(ready: KEVENT) -> Awaitable[Any]:
+    return KeDelayExecutionThread(KernelMode, False, -1)
+
+
 def announced_again(ready: KEVENT) -> Awaitable[Any]:
     return KeSetEvent(ready, 0, True)
 
 
 @pytest.mark.rule("KE-WAIT-17")
-@pytest.mark.parametrize(
-    "wait", [wait_any, lambda ready: KeDelayExecutionThread(KernelMode, False, -1)], ids=["several", "delay"]
-)
+@pytest.mark.parametrize("wait", [wait_any, delay])
 def test_every_kind_of_wait_will_do(wait: Callable[[KEVENT], Awaitable[Any]]) -> None:
     async def script(lab: Lab) -> int:
         ready = event(state=True)
