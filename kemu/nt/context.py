@@ -18,6 +18,7 @@ from kemu.nt.bugcheck import (
 from kemu.nt.dispatcher import TAKES_NONE
 from kemu.nt.kthread import APC_LEVEL, PASSIVE_LEVEL, KThread, current_kthread
 from kemu.nt.process import KernelMode, Process, UserMode
+from kemu.nt.psapi import PsGetCurrentProcess
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_ACCESS_VIOLATION, STATUS_INVALID_HANDLE
 from kemu.nt.system import report
@@ -37,20 +38,8 @@ def KeGetCurrentThread() -> KThread:
     return current_kthread()
 
 
-@routine("wdm", "PETHREAD PsGetCurrentThread(VOID)")
-def PsGetCurrentThread() -> KThread:
-    """The calling thread. IRQL: any."""
-    return current_kthread()
-
-
-@routine("wdm", "PEPROCESS IoGetCurrentProcess(VOID)")
-def IoGetCurrentProcess() -> Process | None:
-    """The process whose memory the calling thread sees: its own, or the one that it is attached to. IRQL: any."""
-    return current_kthread().process
-
-
-PsGetCurrentProcess = IoGetCurrentProcess
-"""What wdm.h calls the same."""
+IoGetCurrentProcess = PsGetCurrentProcess
+"""What wdm.h calls the same: the process whose memory the thread sees, its own or the one that it is attached to."""
 
 
 # Attaching.

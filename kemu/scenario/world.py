@@ -27,12 +27,15 @@ from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
 from kemu.io.volume import Volume
 from kemu.nt.apc import LastApcs, takes_apcs
+from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.memory import Pool
-from kemu.nt.process import Process
+from kemu.nt.object import ObjectManager
+from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
+from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.storage import StackObjects
@@ -44,6 +47,7 @@ from kemu.scenario.bystander import PassThrough
 from kemu.scenario.threads import Started, Threads
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
+from kemu.verifier.settings import DEFAULT, VerifierSettings
 from kemu.verifier.verifier import Verifier
 
 T = TypeVar("T")
@@ -123,7 +127,11 @@ class UserProcess(Actor):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world.runtime, f"user:{name}")
         self.world = world
-        self.process = Process(name)
+        self.process = create_process(name)
+
+    async def exit(self, status: int = 0) -> None:
+        """End the process on the calling thread."""
+        await exit_process(self.process, status)
 
     async def create(
         self,
@@ -187,10 +195,11 @@ class World(Threads):
         explore_setup: bool = False,
         bystanders: int = 0,
         races: bool = False,
+        settings: VerifierSettings = DEFAULT,
     ) -> None:
         self.runtime = runtime
         self._bystanders = bystanders
-        self.verifier = Verifier(runtime)
+        self.verifier = Verifier(runtime, settings)
         if races:
             detect_races(self.verifier)
         self.system = System(runtime, self.verifier, options)
@@ -199,6 +208,12 @@ class World(Threads):
         self.at_end_checks: list[tuple[Callable[[], bool], str]] = []
         self.system_process = Process("System", is_system=True)
         current_kthread().process = self.system_process
+        self.system.add(self.system_process)
+        client_ids = ClientIds()
+        self.system_process.pid = client_ids.give(current_kthread(), self.system_process, SYSTEM_PROCESS_ID)
+        self.system.add(client_ids)
+        self.system.add(ObjectManager())
+        self.system.add(CallbackObjects())
         self.system.add(StackObjects())
         self.system.add(Watchdog())
         self.system.add(WorkItems())

@@ -1,4 +1,4 @@
-"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events."""
+"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events, process and thread identifiers."""
 
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
@@ -7,6 +7,13 @@ from kemu.nt.exception import (
 )
 from kemu.nt.irql import (
     KeRaiseIrqlToDpcLevel,
+)
+from kemu.nt.psapi import (
+    PsGetCurrentProcessId,
+    PsGetCurrentThreadId,
+    PsGetProcessId,
+    PsGetThreadId,
+    ZwOpenProcess,
 )
 from kemu.nt.pulse import (
     KePulseEvent,
@@ -29,5 +36,10 @@ __all__ = [
     "KeLeaveGuardedRegion",
     "KePulseEvent",
     "KeRaiseIrqlToDpcLevel",
+    "PsGetCurrentProcessId",
+    "PsGetCurrentThreadId",
+    "PsGetProcessId",
+    "PsGetThreadId",
     "StructuredException",
+    "ZwOpenProcess",
 ]

@@ -30,9 +30,11 @@ RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
         DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
         KeRaiseIrql KeRaiseIrqlToDpcLevel KeLowerIrql KeStallExecutionProcessor KeInitializeMutex
-        KeReadStateSemaphore ExGetPreviousMode KeGetCurrentThread PsGetCurrentThread IoGetCurrentProcess
+        KeReadStateSemaphore ExGetPreviousMode KeGetCurrentThread
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
+        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
+        PsGetCurrentProcess PsGetCurrentThread PsGetCurrentProcessId PsGetCurrentThreadId PsGetProcessId
+        PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeClearEvent KeResetEvent KeReadStateEvent KeReadStateMutex
         KeInitializeSemaphore ExInitializeFastMutex KeAcquireSpinLock
@@ -41,12 +43,19 @@ RANGES: dict[tuple[int, int], str] = {
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
         FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
         FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        KeAreAllApcsDisabled""",
+        KeAreAllApcsDisabled
+        ObReferenceObject ObReferenceObjectWithTag ObReferenceObjectSafe ObReferenceObjectByPointer
+        ObDereferenceObject ObDereferenceObjectWithTag ObDereferenceObjectDeferDelete
+        PsGetThreadId PsIsThreadTerminating ExNotifyCallback""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
         ExRaiseStatus ExRaiseAccessViolation KeDelayExecutionThread KeStackAttachProcess
-        KeUnstackDetachProcess""",
+        KeUnstackDetachProcess
+        ObOpenObjectByPointer PsLookupProcessByProcessId PsLookupThreadByThreadId PsGetProcessExitStatus
+        ExCreateCallback ExRegisterCallback ExUnregisterCallback""",
+    (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        ObReferenceObjectByHandle ObCloseHandle ZwClose ZwOpenProcess ZwDuplicateObject""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }

@@ -17,8 +17,8 @@ from kemu.verifier import CATALOGUE, ERROR, INFO, WARNING, Finding
 
 PACKAGE = Path(kemu.__file__).parent
 CODE = re.compile(r"[a-z]+(?:[.-][a-z0-9]+)*")
-RULE = re.compile(r"(?:KE|FLT)-(?:[A-Z]+-)?[A-Z]+-\d\d")
-REPORTING = {"Leftover", "finding", "report"}
+RULE = re.compile(r"(?:KE|FLT|OB)-(?:[A-Z]+-)?[A-Z]+-\d\d")
+REPORTING = {"Leftover", "_wrong_handle", "finding", "report"}
 """The functions whose first argument is the code of a finding."""
 
 
@@ -83,6 +83,9 @@ NOT_ERRORS = {
     "ke.user-apc-loop": WARNING,
     "ke.wait-mode": INFO,
     "ke.wait-status": WARNING,
+    "ob.bad-handle": WARNING,
+    "ob.null-handle": WARNING,
+    "ob.ref-leak": WARNING,
     "sync-on-create": WARNING,
 }
 
