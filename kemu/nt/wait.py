@@ -15,11 +15,11 @@ from kemu.nt.bugcheck import (
 from kemu.nt.dispatcher import TAKES_ALL, Delay, DispatcherObject, Interruptions, WaitForObject, WaitForObjects
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.mutex import KMUTEX, check_recursion, note_status
+from kemu.nt.onstack import is_on_stack
 from kemu.nt.process import KernelMode, UserMode
 from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK
 from kemu.nt.status import NTSTATUS, STATUS_USER_APC
-from kemu.nt.storage import is_on_stack
 from kemu.nt.system import refuse, report
 from kemu.nt.waitstatus import returned
 from kemu.runtime import Cell, current_thread

@@ -34,11 +34,11 @@ from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.memory import Pool
 from kemu.nt.object import ObjectManager
+from kemu.nt.onstack import StackObjects
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
-from kemu.nt.storage import StackObjects
 from kemu.nt.system import Options, System
 from kemu.nt.work import WorkerPool
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runtime, current_thread

@@ -219,6 +219,9 @@ from kemu.nt.object import (
     PsProcessType,
     PsThreadType,
 )
+from kemu.nt.onstack import (
+    on_stack,
+)
 from kemu.nt.process import (
     KernelMode,
     UserMode,
@@ -254,9 +257,6 @@ from kemu.nt.status import (
     NT_SUCCESS,
     NT_WARNING,
     NTSTATUS,
-)
-from kemu.nt.storage import (
-    on_stack,
 )
 from kemu.nt.wait import (
     KWAIT_BLOCK,
