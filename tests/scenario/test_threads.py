@@ -63,7 +63,7 @@ def test_every_schedule_comes_to_the_same(program: ScenarioProgram) -> None:
     assert program.run(First()).named == NAMED
     found = explore(program, DPOR(), Budget())
     assert found.exhausted
-    assert found.findings == []
+    assert not found.findings
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
