@@ -138,14 +138,13 @@ class Interruptions:
         """Interrupt the wait, inside the thread's step; None for a kernel APC."""
         thread = self.thread
         status = self.status()
-        if status is None:
-            thread.read(thread)
-        elif status == STATUS_ALERTED:
+        # For a kernel APC there is nothing to do here: taking it from the queue is a change of the thread.
+        if status == STATUS_ALERTED:
             thread.write(thread)
             # The one of the wait's own mode first.
             mine = USER_ALERT if self.user_mode and thread.alerts & USER_ALERT else KERNEL_ALERT
             thread.alerts &= ~mine
-        else:
+        elif status is not None:
             thread.read(thread)
             if self.user_mode and thread.apcs is not None:
                 thread.apcs.deliver_on_return = True

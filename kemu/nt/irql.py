@@ -11,6 +11,7 @@ from kemu.nt.bugcheck import (
     IRQL_NOT_LESS_OR_EQUAL,
     BugCheck,
 )
+from kemu.nt.integer import integer
 from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, current_kthread, irql_name
 from kemu.nt.routine import routine
 from kemu.nt.system import report
@@ -24,6 +25,7 @@ def KeGetCurrentIrql() -> int:
 
 def raise_irql(new: int, name: str) -> int:
     """Raise the caller's IRQL to *new* and return the old one, on behalf of the routine called *name*."""
+    integer(new, f"{name} to", 32)
     thread = current_kthread()
     old = thread.irql
     if not old <= new <= HIGH_LEVEL:
@@ -64,6 +66,7 @@ def KeLowerIrql(NewIrql: int) -> None:
     value than the last raise's, or lowering below DISPATCH_LEVEL in a DPC: ``ke.irql-nesting``. APCs that were held
     back come with the next call that is awaited.
     """
+    integer(NewIrql, "KeLowerIrql to", 32)
     thread = current_kthread()
     now = thread.irql
     if not 0 <= NewIrql <= now:

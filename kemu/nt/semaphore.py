@@ -5,6 +5,7 @@ from __future__ import annotations
 from kemu.nt.announce import announce_wait
 from kemu.nt.dispatcher import DispatcherObject, ReadState
 from kemu.nt.exception import raise_status
+from kemu.nt.integer import integer
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SEMAPHORE_LIMIT_EXCEEDED, STATUS_SUCCESS
@@ -94,6 +95,8 @@ def KeInitializeSemaphore(Semaphore: KSEMAPHORE, Count: int, Limit: int) -> None
     IRQL: <= DISPATCH_LEVEL; above PASSIVE_LEVEL, which its page asks for, remark ``ke.init-irql``. A negative count, a
     limit that is not positive, or a count above it: finding ``ke.semaphore-range``.
     """
+    integer(Count, "KeInitializeSemaphore with Count", 32)
+    integer(Limit, "KeInitializeSemaphore with Limit", 32)
     thread = current_kthread()
     if thread.irql > PASSIVE_LEVEL:
         report("ke.init-irql", f"KeInitializeSemaphore of {Semaphore.label} at IRQL {thread.irql}")
@@ -127,6 +130,7 @@ async def KeReleaseSemaphore(Semaphore: KSEMAPHORE, Increment: int, Adjustment: 
     """
     name = "KeReleaseSemaphore"
     checked_semaphore(Semaphore, name)
+    integer(Adjustment, f"{name} with Adjustment", 32)
     previous, possible = await ReleaseSemaphore(Semaphore, Adjustment)
     if not possible:
         raise_status(STATUS_SEMAPHORE_LIMIT_EXCEEDED, name)

@@ -7,14 +7,15 @@ meanwhile.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from kemu.nt.bugcheck import DPC_WATCHDOG_VIOLATION, BugCheck
 from kemu.nt.dispatcher import Delay
+from kemu.nt.integer import integer
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK
-from kemu.nt.system import current_system, refuse, report
+from kemu.nt.system import current_system, report
 
 MICROSECOND: Final = 10
 
@@ -66,9 +67,7 @@ async def KeStallExecutionProcessor(MicroSeconds: int) -> None:
     IRQL: any. More than the documentation allows - 50 at a time, 100 in a DPC, 25 under a spin lock - is warning
     ``ke.budget`` (KE-IRQL-17).
     """
-    given: Any = MicroSeconds
-    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given < 2**32:
-        refuse(f"KeStallExecutionProcessor of {given!r}", remedy="give microseconds as an int of 32 bits")
+    integer(MicroSeconds, "KeStallExecutionProcessor of", 32, signed=False)
     thread = current_kthread()
     check_budgets(thread, MicroSeconds)
     if MicroSeconds:

@@ -13,6 +13,7 @@ from kemu.nt.bugcheck import (
     BugCheck,
 )
 from kemu.nt.dispatcher import TAKES_ALL, Delay, DispatcherObject, Interruptions, WaitForObject, WaitForObjects
+from kemu.nt.integer import integer
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.mutex import KMUTEX, check_recursion, note_status
 from kemu.nt.onstack import is_on_stack
@@ -58,13 +59,10 @@ def checked_object(waited: DispatcherObject, where: str) -> DispatcherObject:
 
 def checked_timeout(timeout: int | None, name: str) -> int | None:
     """Return *timeout* if it is a LARGE_INTEGER; anything else ends the run with a `UsageError`."""
-    given: Any = timeout
-    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or not -(2**63) <= given < 2**63):
-        refuse(
-            f"{name} with a timeout of {given!r}",
-            remedy="give 100 ns units as an int of 64 bits: negative from now, positive since 1601, 0 to poll, or None",
-        )
-    return timeout
+    if timeout is None:
+        return None
+    units = "give 100 ns units as an int of 64 bits: negative from now, positive since 1601, 0 to poll, or None"
+    return integer(timeout, f"{name} with a timeout of", 64, remedy=units)
 
 
 def relative_timeout(timeout: int | None) -> int | None:
@@ -249,6 +247,7 @@ def checked_objects(
     count: int, objects: Sequence[DispatcherObject], blocks: KWAIT_BLOCK | None, name: str
 ) -> tuple[DispatcherObject, ...]:
     """The objects of a wait for several, and the findings of the array that holds them."""
+    integer(count, f"{name} with Count", 32)
     most = THREAD_WAIT_OBJECTS if blocks is None else min(MAXIMUM_WAIT_OBJECTS, blocks.count)
     if not 0 < count <= most:
         given = "no wait block array" if blocks is None else f"an array of {blocks.count} wait blocks"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from fltmgr.kit import Lab, Script, all_runs, codes, run
 
-from kemu.errors import ScenarioError, UsageError
+from kemu.errors import ForeignAwaitable, ScenarioError, UsageError
 from kemu.nt.apc import KAPC, check_completion_wait, complete_to_thread, queue_apc, takes_apcs
 from kemu.nt.dispatcher import NORMAL_KERNEL
 from kemu.nt.kthread import current_kthread
@@ -889,3 +890,30 @@ def test_leaving_a_guarded_region_that_was_not_entered() -> None:
     assert one.code == "ke.region-balance"
     assert one.finding.verifier is not None
     assert one.finding.verifier.parameters == (0x3E,)
+
+
+def test_the_line_of_a_thread_that_takes_apcs_is_known() -> None:
+    import anyio
+
+    async def script(lab: Lab) -> None:
+        async def target() -> None:
+            await anyio.sleep(1)
+
+        await lab.start("target", target(), apcs=True).join()
+
+    with pytest.raises(ForeignAwaitable, match=r"test_apc\.py") as caught:
+        run(script)
+    assert "await anyio.sleep(1)" in str(caught.value)
+
+
+def test_a_thread_that_takes_apcs_ends_with_its_run_also_if_it_swallows_that() -> None:
+    async def script(lab: Lab) -> None:
+        async def stubborn() -> None:
+            with suppress(BaseException):
+                await KeWaitForSingleObject(made(label="Never"))
+
+        lab.start("stubborn", stubborn(), apcs=True)
+
+    one = run(script)
+    assert one.code == "ke.hang"
+    assert one.outcome.swallowed == ()
