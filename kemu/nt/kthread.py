@@ -15,6 +15,8 @@ from kemu.runtime import Operation, Runtime, Thread, current_thread
 
 if TYPE_CHECKING:
     from kemu.nt.apc import ApcQueue
+    from kemu.nt.deferred import Deferred
+    from kemu.nt.dpc import DpcRun
     from kemu.nt.process import Process
 
 PASSIVE_LEVEL: Final = 0
@@ -23,6 +25,9 @@ DISPATCH_LEVEL: Final = 2
 CLOCK_LEVEL: Final = 13
 IPI_LEVEL: Final = 14
 HIGH_LEVEL: Final = 15
+
+NORMAL_PRIORITY: Final = 8
+"""The priority that a thread starts with."""
 
 IRQL_NAMES: Final = {
     PASSIVE_LEVEL: "PASSIVE_LEVEL",
@@ -45,6 +50,11 @@ class HeldLock(Protocol):
     @property
     def label(self) -> str: ...
 
+    @property
+    def spins(self) -> bool:
+        """Whether its waiters spin, so that its holder must not wait, nor be interrupted."""
+        ...
+
 
 class OwnerAware:
     """A lock that has to know when the thread that holds it ends."""
@@ -59,9 +69,9 @@ class OwnerAware:
 class KThread(Thread, DispatcherObject):
     """A kernel thread; as a dispatcher object it is signalled when it has ended.
 
-    `locks` holds what the thread has acquired and not released, in order. `kernel_apc_disable` counts critical
-    regions and owned mutexes, `special_apc_disable` guarded regions; they grow where Windows' counters go down
-    (KE-APC-04).
+    `locks` holds what the thread has acquired and not released, in order, and `inside` the callbacks that it is in, of
+    those whose order with locks is watched. `kernel_apc_disable` counts critical regions and owned mutexes,
+    `special_apc_disable` guarded regions; they grow where Windows' counters go down (KE-APC-04).
 
     What others do to the thread - queue an APC, alert it, ask it to end - changes `pending` and `alerts`, and is
     recorded as a change of the thread itself. Everything else belongs to the thread, and only its own code looks at it.
@@ -73,13 +83,17 @@ class KThread(Thread, DispatcherObject):
         "apcs",
         "arbitrary",
         "attached",
+        "deferred",
         "dpc_ticks",
+        "dpcs",
         "in_dpc",
+        "inside",
         "irql",
         "kernel_apc_disable",
         "locks",
         "pending",
         "previous_mode",
+        "priority",
         "process",
         "raised",
         "special_apc_disable",
@@ -102,8 +116,16 @@ class KThread(Thread, DispatcherObject):
         self.kernel_apc_disable = 0
         self.special_apc_disable = 0
         self.locks: list[HeldLock] = []
+        self.inside: tuple[HeldLock, ...] = ()
         self.process: Process | None = None
         self.top_level_irp: object = None
+        self.deferred: Deferred | None = None
+        """The DPC or work item whose routine the thread runs."""
+        self.dpcs: list[DpcRun] | None = None
+        """If the thread is there to run DPCs, those that its processor has still to run; the first is running."""
+        self.in_dpc = False
+        """Whether the thread carries out a DPC, and so may not wait whatever its IRQL (KE-DPC-05)."""
+        self.priority = NORMAL_PRIORITY
         self.apcs: ApcQueue | None = None
         """The thread's APCs; None for a thread that none is ever queued to."""
         self.pending: tuple[int, ...] = ()
@@ -120,8 +142,6 @@ class KThread(Thread, DispatcherObject):
         """The states of KeStackAttachProcess that are not undone, innermost last."""
         self.arbitrary = False
         """Whether the thread happens to be current in a routine that runs in an arbitrary context (KE-CTX-01)."""
-        self.in_dpc = False
-        """Whether the thread carries out a DPC."""
         self.dpc_ticks = 0
         """How long the current DPC has stalled its processor."""
         self.stalled = 0

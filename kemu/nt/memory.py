@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from kemu.nt.bugcheck import BAD_POOL_CALLER, BugCheck
+from kemu.nt.deferred import stale_context
 from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.exception import raise_status
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
@@ -65,7 +66,7 @@ class Freed(Structure):
 def _touch_freed(block: Freed, what: str) -> None:
     allocation: Allocation = object.__getattribute__(block, "__dict__")["_allocation"]
     report(
-        "ke.use-after-free",
+        stale_context(block) or "ke.use-after-free",
         f"{current_kthread().label} {what} of {allocation.describe()}, freed by {allocation.freed_by}",
     )
 
@@ -180,10 +181,16 @@ def pool_ceiling(Flags: int, NumberOfBytes: int, Tag: str) -> int:
     return APC_LEVEL if Flags & POOL_FLAG_PAGED else DISPATCH_LEVEL
 
 
+def is_nonpaged(Flags: int, NumberOfBytes: int, Tag: str) -> bool:
+    """Whether it may be allocated under a spin lock (KE-SPIN-08)."""
+    return not Flags & POOL_FLAG_PAGED
+
+
 @routine(
     "wdm",
     "DECLSPEC_RESTRICT PVOID ExAllocatePool2(_In_ POOL_FLAGS Flags, _In_ SIZE_T NumberOfBytes, _In_ ULONG Tag)",
     max_irql=pool_ceiling,
+    under_spin_lock=is_nonpaged,
 )
 async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str) -> Any:
     """Allocate zeroed pool (KE-POOL-02) and return the block, or None.
@@ -242,7 +249,18 @@ def free_ceiling(P: Structure, Tag: str = "") -> int:
     return APC_LEVEL if allocation is not None and allocation.flags & POOL_FLAG_PAGED else DISPATCH_LEVEL
 
 
-@routine("wdm", "VOID ExFreePoolWithTag(_In_ PVOID P, _In_ ULONG Tag)", max_irql=free_ceiling)
+def frees_nonpaged(P: Structure, Tag: str = "") -> bool:
+    """Whether it may be freed under a spin lock (KE-SPIN-08)."""
+    allocation = allocation_of(P)
+    return allocation is None or not allocation.flags & POOL_FLAG_PAGED
+
+
+@routine(
+    "wdm",
+    "VOID ExFreePoolWithTag(_In_ PVOID P, _In_ ULONG Tag)",
+    max_irql=free_ceiling,
+    under_spin_lock=frees_nonpaged,
+)
 async def ExFreePoolWithTag(P: Structure, Tag: str) -> None:
     """Free a block that was allocated with *Tag*.
 
@@ -266,7 +284,7 @@ async def ExFreePoolWithTag(P: Structure, Tag: str) -> None:
     await FreeBlock(allocation)
 
 
-@routine("wdm", "VOID ExFreePool(_In_ PVOID P)", max_irql=free_ceiling)
+@routine("wdm", "VOID ExFreePool(_In_ PVOID P)", max_irql=free_ceiling, under_spin_lock=frees_nonpaged)
 async def ExFreePool(P: Structure) -> None:
     """Free a block, whatever its tag.
 

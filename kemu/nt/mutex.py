@@ -32,6 +32,7 @@ class KMUTEX(DispatcherObject, OwnerAware):
     __slots__ = ("abandoned", "acquired_at", "count", "initialised", "is_kernels", "owned_by", "owner", "status")
 
     guards = ("owned_by",)
+    spins: bool = False
 
     def __init__(self, label: str = "mutex") -> None:
         super().__init__(current_thread(), label)

@@ -21,6 +21,7 @@ from kemu.nt.bugcheck import (
     DRIVER_VERIFIER_DETECTED_VIOLATION,
     PAGE_FAULT_IN_NONPAGED_AREA,
     BugCheck,
+    BugCheckCode,
 )
 from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import current_system, report
@@ -37,6 +38,17 @@ Ceiling = int | Callable[..., int]
 
 Stops = Callable[..., tuple[BugCheck | None, BugCheck | None]]
 """Gives, for the caller's IRQL and the routine's arguments, the bug checks of an unverified and a verified system."""
+
+
+def stops_with(code: BugCheckCode | None = None, *, verifier: int | None = None) -> Stops:
+    """The stops that have *code*, and *verifier* as the first parameter of Driver Verifier's."""
+
+    def stops(irql: int, *args: object, **kwargs: object) -> tuple[BugCheck | None, BugCheck | None]:
+        plain = BugCheck(code, (0, 0, irql)) if code is not None else None
+        verified = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (verifier, irql)) if verifier is not None else None
+        return plain, verified
+
+    return stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,7 @@ def routine(
     max_irql: Ceiling = HIGH_LEVEL,
     min_irql: int = PASSIVE_LEVEL,
     unchecked: tuple[str, ...] = (),
+    under_spin_lock: bool | Callable[..., bool] = True,
     stops: Stops | None = None,
     waits: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -124,8 +137,12 @@ def routine(
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
     an object in freed memory is ``ke.use-after-free``. *unchecked* are parameters that the routine itself looks at.
-    *stops* says what Windows does about a wrong IRQL, where the catalogue does not. Only a routine that *waits* may be
-    called after one with Wait = TRUE (KE-WAIT-17). Before a routine that is awaited, the caller's APCs are delivered.
+
+    *under_spin_lock* says whether a thread that holds a spin lock may call it, or is a function of the arguments that
+    does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *stops* says what Windows
+    does about a call outside the IRQL range, where that is not Driver Verifier's general answer. Only a routine that
+    *waits* may be called after one with Wait = TRUE (KE-WAIT-17). Before a routine that is awaited, the caller's APCs
+    are delivered.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -146,7 +163,7 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        return _checked(function, name, min_irql, max_irql, unchecked, stops, waits)
+        return _checked(function, name, min_irql, max_irql, unchecked, under_spin_lock, stops, waits)
 
     return declare
 
@@ -176,11 +193,13 @@ def _checked(
     lowest: int,
     ceiling: Ceiling,
     unchecked: tuple[str, ...],
+    under_spin_lock: bool | Callable[..., bool],
     stops: Stops | None,
     waits: bool,
 ) -> Callable[P, R]:
-    """*function*, which first looks at the caller's IRQL and at the objects that it is given."""
+    """*function*, which first looks at the caller's IRQL, its locks, and the objects that it is given."""
     checks: Checks | None = None
+    spin_locks_matter = under_spin_lock is not True
     is_awaited = inspect.iscoroutinefunction(function)
 
     @wraps(function)
@@ -193,6 +212,9 @@ def _checked(
         if thread.announced is not None:
             _announced(thread, name, waits)
         irql = thread.irql
+        # Before the level, which is the wrong one because of the lock.
+        if spin_locks_matter and thread.locks and not (callable(under_spin_lock) and under_spin_lock(*args, **kwargs)):
+            _not_under_spin_lock(thread, name)
         limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
         if not lowest <= irql <= limit:
             _off_limits(name, lowest, limit, (None, None) if stops is None else stops(irql, *args, **kwargs))
@@ -209,9 +231,8 @@ def _checked(
             elif value in current_system().freed:
                 report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
         if is_awaited and thread.apcs is not None:
-            return cast(
-                "R", _after_apcs(thread.apcs, cast("Callable[..., Coroutine[Any, Any, Any]]", function), args, kwargs)
-            )
+            routine = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
+            return cast("R", _after_apcs(thread.apcs, routine, args, kwargs))
         return function(*args, **kwargs)
 
     return check
@@ -250,12 +271,18 @@ def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes a {kind.__name__}", stop)
 
 
+def _not_under_spin_lock(thread: KThread, name: str) -> None:
+    """Report a call of *name* if *thread* holds a spin lock (KE-SPIN-08)."""
+    for lock in thread.locks:
+        if lock.spins:
+            report("ke.spin-forbidden-call", f"{name} was called while {thread.label} holds spin lock {lock.label}")
+
+
 def _off_limits(name: str, lowest: int, highest: int, stops: tuple[BugCheck | None, BugCheck | None]) -> None:
     irql = current_kthread().irql
     limit = f"at {irql_name(highest)}" if lowest == highest else f"at {irql_name(highest)} or below"
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
-    stop, verifier = stops
-    if verifier is None:
-        verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0xE5, irql))
-    report("ke.irql", f"{name} was called at {irql_name(irql)}; it may be called {limit}", stop, verifier=verifier)
+    detail = f"{name} was called at {irql_name(irql)}; it may be called {limit}"
+    verifier = stops[1] or BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0xE5, irql))
+    report("ke.irql", detail, stops[0], verifier=verifier)

@@ -27,7 +27,13 @@ class FindingSink(Protocol):
     """Takes note of a broken rule. Does not return if the finding ends the run."""
 
     def report(
-        self, code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None
+        self,
+        code: str,
+        detail: str,
+        bug_check: BugCheck | None = None,
+        subject: str = "",
+        *,
+        verifier: BugCheck | None = None,
     ) -> None: ...
 
 
@@ -42,6 +48,10 @@ class Options:
     """Whether every allocation may fail (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
+    timer_jitter: bool = False
+    """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
+    work_budget: int = 0
+    """How long a work item may take, in seconds of virtual time (KE-WORK-13); 0 for as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)

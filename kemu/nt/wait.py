@@ -19,7 +19,6 @@ from kemu.nt.mutex import KMUTEX, check_recursion, note_status
 from kemu.nt.onstack import is_on_stack
 from kemu.nt.process import KernelMode, UserMode
 from kemu.nt.routine import routine
-from kemu.nt.spinlock import KSPIN_LOCK
 from kemu.nt.status import NTSTATUS, STATUS_USER_APC
 from kemu.nt.system import refuse, report
 from kemu.nt.waitstatus import returned
@@ -142,11 +141,37 @@ def waits_ceiling(
     return DISPATCH_LEVEL if Timeout == 0 else APC_LEVEL
 
 
+def polls(
+    Object: DispatcherObject,
+    WaitReason: int = Executive,
+    WaitMode: int = KernelMode,
+    Alertable: bool = False,
+    Timeout: int | None = None,
+) -> bool:
+    """Whether such a wait only looks at the object, so that it may be made under a spin lock (KE-SPIN-08)."""
+    return Timeout == 0
+
+
+def polls_all(
+    Count: int,
+    Object: Sequence[DispatcherObject],
+    WaitType: int,
+    WaitReason: int = Executive,
+    WaitMode: int = KernelMode,
+    Alertable: bool = False,
+    Timeout: int | None = None,
+    WaitBlockArray: KWAIT_BLOCK | None = None,
+) -> bool:
+    """Likewise for a wait for several."""
+    return Timeout == 0
+
+
 @routine(
     "wdm",
     """NTSTATUS KeWaitForSingleObject(_In_ PVOID Object, _In_ KWAIT_REASON WaitReason, _In_ KPROCESSOR_MODE WaitMode,
        _In_ BOOLEAN Alertable, _In_opt_ PLARGE_INTEGER Timeout)""",
     max_irql=wait_ceiling,
+    under_spin_lock=polls,
     stops=single_stops,
     waits=True,
 )
@@ -167,7 +192,6 @@ async def KeWaitForSingleObject(
     name = "KeWaitForSingleObject"
     checked_object(Object, name)
     checked_timeout(Timeout, name)
-    forbid_wait_under_spin_lock(name, Timeout)
     thread = current_kthread()
     if thread.arbitrary and Timeout != 0:
         arbitrary_wait(thread, name)
@@ -185,6 +209,7 @@ async def KeWaitForSingleObject(
        _In_ KWAIT_REASON WaitReason, _In_ KPROCESSOR_MODE WaitMode, _In_ BOOLEAN Alertable,
        _In_opt_ PLARGE_INTEGER Timeout, _Inout_opt_ PKWAIT_BLOCK WaitBlockArray)""",
     max_irql=waits_ceiling,
+    under_spin_lock=polls_all,
     stops=multiple_stops,
     waits=True,
 )
@@ -211,7 +236,6 @@ async def KeWaitForMultipleObjects(
     if WaitType not in {WaitAll, WaitAny}:
         refuse(f"{name} with wait type {WaitType!r}", remedy="use WaitAll or WaitAny")
     checked_timeout(Timeout, name)
-    forbid_wait_under_spin_lock(name, Timeout)
     thread = current_kthread()
     if thread.arbitrary and Timeout != 0:
         arbitrary_wait(thread, name)
@@ -225,6 +249,7 @@ async def KeWaitForMultipleObjects(
     """NTSTATUS KeDelayExecutionThread(_In_ KPROCESSOR_MODE WaitMode, _In_ BOOLEAN Alertable,
        _In_ PLARGE_INTEGER Interval)""",
     max_irql=APC_LEVEL,
+    under_spin_lock=False,
     stops=delay_stops,
     waits=True,
 )
@@ -236,7 +261,6 @@ async def KeDelayExecutionThread(WaitMode: int, Alertable: bool, Interval: int) 
     name = "KeDelayExecutionThread"
     if checked_timeout(Interval, name) is None:
         refuse(f"{name} without an interval", remedy="give units of 100 ns: negative from now, positive since 1601")
-    forbid_wait_under_spin_lock(name, Interval)
     thread = current_kthread()
     if thread.arbitrary and Interval != 0:
         arbitrary_wait(thread, name)
@@ -360,14 +384,6 @@ def stack_object(thread: KThread, name: str, object_: Cell) -> None:
 def arbitrary_wait(thread: KThread, name: str) -> None:
     """Report a wait in whatever thread happens to be current (KE-CTX-02)."""
     report("ke.arbitrary-wait", f"{name}: {thread.label} is made to wait by a routine that runs in an arbitrary thread")
-
-
-def forbid_wait_under_spin_lock(name: str, timeout: int | None) -> None:
-    """Finding ``ke.spin-forbidden-call`` for a wait while a spin lock is held below its IRQL (KE-SPIN-08)."""
-    if timeout != 0:
-        for lock in current_kthread().locks:
-            if isinstance(lock, KSPIN_LOCK):
-                report("ke.spin-forbidden-call", f"{name} waits while spin lock {lock.label} is held")
 
 
 KeWaitForMutexObject = KeWaitForSingleObject

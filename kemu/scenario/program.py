@@ -57,7 +57,13 @@ class ScenarioProgram:
         self.scenario = scenario
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
-        self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
+        self._options = Options(
+            scenario.completion,
+            scenario.low_resources,
+            scenario.worker_threads,
+            timer_jitter=scenario.timer_jitter,
+            work_budget=scenario.work_budget or 0,
+        )
         self.given_preempt: Preemption | None = preempt
         """The preemption that was asked for, if it was not left to the scenario."""
         self.preempt: Preemption = preempt or scenario.preempt

@@ -29,18 +29,25 @@ from kemu.io.volume import Volume
 from kemu.nt.apc import LastApcs, takes_apcs
 from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
+from kemu.nt.dpc import Dpcs, TargetQueues
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.lockorder import LockOrder
 from kemu.nt.memory import Pool
 from kemu.nt.object import ObjectManager
 from kemu.nt.onstack import StackObjects
+from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.systhread import SystemThreads
+from kemu.nt.timer import Timers
 from kemu.nt.work import WorkerPool
+from kemu.nt.workitem import KernelWorkItems
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
@@ -214,11 +221,19 @@ class World(Threads):
         self.system.add(client_ids)
         self.system.add(ObjectManager())
         self.system.add(CallbackObjects())
+        self.system.add(LockOrder(self.system))
+        self.system.add(Resources())
+        self.system.add(CacheAwareRundowns())
         self.system.add(StackObjects())
         self.system.add(Watchdog())
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(KernelWorkItems())
+        self.system.add(SystemThreads())
+        self.system.add(Dpcs(self.system_process))
+        self.system.add(TargetQueues())
+        self.system.add(Timers())
         self.system.add(IoManager(self.system))
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)

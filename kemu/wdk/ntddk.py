@@ -1,5 +1,8 @@
 """ntddk.h: critical and guarded regions, raising exceptions, pulsing events, process and thread identifiers."""
 
+from kemu.nt.dpc import (
+    KeSetTargetProcessorDpc,
+)
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
     ExRaiseStatus,
@@ -36,6 +39,7 @@ __all__ = [
     "KeLeaveGuardedRegion",
     "KePulseEvent",
     "KeRaiseIrqlToDpcLevel",
+    "KeSetTargetProcessorDpc",
     "PsGetCurrentProcessId",
     "PsGetCurrentThreadId",
     "PsGetProcessId",

@@ -433,6 +433,30 @@ def test_a_wait_for_a_mutex_lets_no_normal_apc_in_once_it_is_over() -> None:
     assert codes(all_runs(script)) == {None}
 
 
+@pytest.mark.rule("KE-APC-02")
+def test_an_apc_comes_when_a_wait_is_over_before_the_code_after_it() -> None:
+    async def script(lab: Lab) -> None:
+        ready, go = made(), made()
+
+        async def apc() -> None:
+            lab.note("apc")
+
+        async def target() -> None:
+            await KeSetEvent(ready)
+            await KeWaitForSingleObject(go)
+            lab.note("after")
+
+        started = lab.start("target", target(), apcs=True)
+        # The thread stands at its wait now; the signal, which comes first, satisfies it.
+        await KeWaitForSingleObject(ready)
+        await KeSetEvent(go)
+        await lab.queue_apc(started, apc)
+        await started.join()
+
+    runs = all_runs(script)
+    assert {tuple(one.order) for one in runs} == {("apc", "after"), ("after",)}
+
+
 # User APCs.
 
 
@@ -476,6 +500,31 @@ def test_a_user_apc_and_the_modes_of_a_wait(
     # A special one is delivered whenever its thread returns to user mode, alertable or not.
     comes = delivered or kind == "special user"
     assert {tuple(one.order) for one in runs} == {("apc", "in user mode") if comes else ("in user mode",)}
+
+
+@pytest.mark.rule("KE-WAIT-06", "KE-APC-01")
+def test_one_alertable_wait_lets_user_apcs_in_once() -> None:
+    async def script(lab: Lab) -> None:
+        async def apc(name: str) -> None:
+            lab.note(name)
+
+        async def alertable() -> None:
+            await KeWaitForSingleObject(made(), Executive, UserMode, True, None)
+
+        async def plain() -> None:
+            await KeReadStateEvent(made())
+
+        async def program() -> None:
+            await lab.system_call(alertable())
+            await lab.queue_apc(started, apc, "second", kind="user")
+            await lab.system_call(plain())
+            lab.note("end")
+
+        started = lab.start("program", program(), lab.app, apcs=True)
+        await lab.queue_apc(started, apc, "first", kind="user")
+        await started.join()
+
+    assert {tuple(one.order) for one in all_runs(script)} == {("first", "end")}
 
 
 @pytest.mark.rule("KE-APC-01", "KE-APC-12")

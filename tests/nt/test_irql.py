@@ -28,36 +28,83 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
-        DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
         KeRaiseIrql KeRaiseIrqlToDpcLevel KeLowerIrql KeStallExecutionProcessor KeInitializeMutex
         KeReadStateSemaphore ExGetPreviousMode KeGetCurrentThread
-        FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
-        PsGetCurrentProcess PsGetCurrentThread PsGetCurrentProcessId PsGetCurrentThreadId PsGetProcessId
-        PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
+        DbgPrint DbgPrintEx ExGetCurrentResourceThread ExInitializeDeleteTimerParameters
+        ExInitializeSetTimerParameters ExInitializeWorkItem FltCbdqInitialize
+        FltClearCallbackDataDirty FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled
+        FltIsOperationSynchronous FltSetCallbackDataDirty IoInitializeWorkItem
+        IoUninitializeWorkItem KdPrint KeGetCurrentIrql KeInitializeDpc KeInitializeEvent
+        KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeQueryActiveProcessorCountEx
+        KeQueryInterruptTime KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
+        KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
+        KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx
+        KeTestSpinLock PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
+        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        IoAcquireCancelSpinLock KeClearEvent KeResetEvent KeReadStateEvent KeReadStateMutex
-        KeInitializeSemaphore ExInitializeFastMutex KeAcquireSpinLock
-        IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
-        FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
-        FltObjectReference FltObjectDereference FltCompletePendedPostOperation
-        FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
-        FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        KeAreAllApcsDisabled
-        ObReferenceObject ObReferenceObjectWithTag ObReferenceObjectSafe ObReferenceObjectByPointer
-        ObDereferenceObject ObDereferenceObjectWithTag ObDereferenceObjectDeferDelete
-        PsGetThreadId PsIsThreadTerminating ExNotifyCallback""",
+        KeReadStateEvent KeReadStateMutex KeInitializeSemaphore
+        ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
+        ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
+        ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateTimer ExCancelTimer
+        ExFreeCacheAwareRundownProtection ExGetExclusiveWaiterCount ExGetSharedWaiterCount
+        ExInitializeFastMutex ExInitializeResourceLite ExIsResourceAcquiredExclusiveLite
+        ExIsResourceAcquiredLite ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem
+        ExReinitializeResourceLite ExReleaseResourceForThreadLite ExReleaseResourceLite
+        ExReleaseRundownProtection ExReleaseRundownProtectionCacheAware
+        ExReleaseRundownProtectionCacheAwareEx ExReleaseRundownProtectionEx
+        ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx ExSetTimer
+        FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable FltCbdqEnable
+        FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo FltCompletePendedPostOperation
+        FltFreeDeferredIoWorkItem FltFreeGenericWorkItem FltObjectDereference FltObjectReference
+        FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltSetCancelCompletion
+        IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateWorkItem IoFreeWorkItem
+        IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoSizeofWorkItem
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
+        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
+        KeCancelTimer KeClearEvent KeInitializeTimer KeInitializeTimerEx KeQueryPriorityThread
+        KeReadStateTimer KeResetEvent KeSetCoalescableTimer KeSetPriorityThread
+        KeSetTimer KeSetTimerEx ObDereferenceObject ObDereferenceObjectDeferDelete
+        ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
-        KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation KeDelayExecutionThread KeStackAttachProcess
-        KeUnstackDetachProcess
-        ObOpenObjectByPointer PsLookupProcessByProcessId PsLookupThreadByThreadId PsGetProcessExitStatus
-        ExCreateCallback ExRegisterCallback ExUnregisterCallback""",
+        KeDelayExecutionThread KeStackAttachProcess KeUnstackDetachProcess
+        ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
+        ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
+        ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
+        ExAcquireSharedWaitForExclusive ExAllocateCacheAwareRundownProtection
+        ExConvertExclusiveToSharedLite ExCreateCallback ExDeleteResourceLite
+        ExEnterCriticalRegionAndAcquireResourceExclusive
+        ExEnterCriticalRegionAndAcquireResourceShared
+        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExInitializePushLock
+        ExInitializeRundownProtection ExInitializeRundownProtectionCacheAware ExRaiseAccessViolation
+        ExRaiseStatus ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware
+        ExRegisterCallback ExReleaseFastMutexUnsafe ExReleasePushLockExclusive
+        ExReleasePushLockExclusiveEx ExReleasePushLockShared ExReleasePushLockSharedEx
+        ExReleaseResourceAndLeaveCriticalRegion ExRundownCompleted ExRundownCompletedCacheAware
+        ExSizeOfRundownProtectionCacheAware ExTryToAcquireFastMutex ExUnregisterCallback
+        ExWaitForRundownProtectionRelease ExWaitForRundownProtectionReleaseCacheAware
+        FltAcquirePushLockExclusive FltAcquirePushLockExclusiveEx FltAcquirePushLockShared
+        FltAcquirePushLockSharedEx FltDeletePushLock FltInitializePushLock FltRegisterFilter
+        FltReleasePushLock FltReleasePushLockEx FltStartFiltering FltUnregisterFilter
+        KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe KeEnterCriticalRegion KeEnterGuardedRegion
+        KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex
+        KeReleaseGuardedMutexUnsafe KeTryToAcquireGuardedMutex ObOpenObjectByPointer
+        PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
-        ObReferenceObjectByHandle ObCloseHandle ZwClose ZwOpenProcess ZwDuplicateObject""",
-    (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
-    (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
+        IoCreateSystemThread IoInitializeRemoveLock IoReleaseRemoveLockAndWait ObCloseHandle
+        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread ZwClose
+        ZwDuplicateObject ZwOpenProcess""",
+    (APC_LEVEL, APC_LEVEL): """
+        ExReleaseFastMutex""",
+    (DISPATCH_LEVEL, DISPATCH_LEVEL): """
+        ExAcquireSpinLockExclusiveAtDpcLevel ExAcquireSpinLockSharedAtDpcLevel
+        ExReleaseSpinLockExclusive ExReleaseSpinLockExclusiveFromDpcLevel ExReleaseSpinLockShared
+        ExReleaseSpinLockSharedFromDpcLevel ExTryAcquireSpinLockExclusiveAtDpcLevel
+        ExTryAcquireSpinLockSharedAtDpcLevel ExTryConvertSharedSpinLockExclusive
+        IoReleaseCancelSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel KeAcquireSpinLockAtDpcLevel
+        KeReleaseInStackQueuedSpinLock KeReleaseInStackQueuedSpinLockForDpc
+        KeReleaseInStackQueuedSpinLockFromDpcLevel KeReleaseSpinLock KeReleaseSpinLockForDpc
+        KeReleaseSpinLockFromDpcLevel KeTryToAcquireSpinLockAtDpcLevel""",
 }
 """What the requirement line of each routine's page says."""
 
@@ -67,11 +114,13 @@ DEPENDS = (
     "KeReleaseSemaphore",
     "KeSetEvent",
     "KeWaitForMultipleObjects",
-    "KeWaitForSingleObject",
     "ExAllocatePool2",
-    "ExFreePoolWithTag",
+    "ExDeleteTimer",
     "ExFreePool",
+    "ExFreePoolWithTag",
     "FltCompletePendedPreOperation",
+    "KeFlushQueuedDpcs",
+    "KeWaitForSingleObject",
 )
 """Routines whose range depends on their arguments."""
 
@@ -140,6 +189,9 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("KeReleaseMutex", [None, True], APC_LEVEL),
         ("KeReleaseSemaphore", [None, 0, 1, False], DISPATCH_LEVEL),
         ("KeReleaseSemaphore", [None, 0, 1, True], PASSIVE_LEVEL),
+        ("KeFlushQueuedDpcs", [], PASSIVE_LEVEL),
+        ("ExDeleteTimer", [None, True, False, None], DISPATCH_LEVEL),
+        ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),

@@ -198,7 +198,7 @@ def test_an_exception_under_a_spin_lock_stops_the_system() -> None:
         await KeAcquireSpinLock(lock)
         ExRaiseStatus(STATUS_UNSUCCESSFUL)
 
-    assert run(script).code == "ke.irql"
+    assert run(script).code == "ke.spin-forbidden-call"
 
 
 # Time.

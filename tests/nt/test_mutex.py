@@ -370,3 +370,42 @@ def test_a_mutex_in_a_cycle_is_a_deadlock() -> None:
     runs = all_runs(script)
     assert codes(runs) == {None, "ke.deadlock"}
     assert "see the signal of right" in next(one for one in runs if one.code).finding.detail
+
+
+@pytest.mark.rule("KE-MUTEX-02", "KE-MUTEX-06")
+def test_who_releases_a_mutant_that_is_not_his_is_told_whether_its_owner_lives() -> None:
+    async def script(lab: Lab) -> Any:
+        mutant = lab.mutant()
+
+        async def dies() -> None:
+            await KeWaitForSingleObject(mutant)
+
+        async def releases() -> Any:
+            try:
+                await KeReleaseMutex(mutant, False)
+            except StructuredException as error:
+                return error.ExceptionCode
+
+        return (await lab.together(dies(), releases()))[1]
+
+    assert {one.result for one in all_runs(script)} == {STATUS_MUTANT_NOT_OWNED, STATUS_ABANDONED}
+
+
+@pytest.mark.rule("KE-MUTEX-01")
+def test_the_state_can_be_read_at_any_time() -> None:
+    async def script(lab: Lab) -> int:
+        mutex = made()
+
+        async def twice() -> None:
+            for _ in range(2):
+                await KeWaitForSingleObject(mutex)
+            for _ in range(2):
+                await KeReleaseMutex(mutex, False)
+
+        async def reads() -> tuple[int, int]:
+            return await KeReadStateMutex(mutex), await KeReadStateMutex(mutex)
+
+        return (await lab.together(twice(), reads()))[1]
+
+    results = {one.result for one in all_runs(script)}
+    assert {state for one in results for state in one} == {1, 0, -1}

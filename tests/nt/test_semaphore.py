@@ -177,3 +177,23 @@ def test_a_semaphore_may_be_initialised_again_only_while_nobody_waits_for_it() -
         await lab.together(waiter(), careless())
 
     assert codes(all_runs(script)) == {None, "ke.event-reinitialised"}
+
+
+@pytest.mark.rule("KE-SEM-02")
+def test_whether_a_release_exceeds_the_limit_is_a_matter_of_order() -> None:
+    async def script(lab: Lab) -> bool:
+        semaphore = made(1, 1)
+
+        async def waits() -> None:
+            await KeWaitForSingleObject(semaphore)
+
+        async def releases() -> bool:
+            try:
+                await KeReleaseSemaphore(semaphore, 0, 1)
+            except StructuredException:
+                return False
+            return True
+
+        return (await lab.together(waits(), releases()))[1]
+
+    assert {one.result for one in all_runs(script)} == {True, False}
