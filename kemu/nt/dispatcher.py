@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from kemu.nt.bugcheck import KERNEL_SECURITY_CHECK_FAILURE, BugCheck
 from kemu.nt.status import (
     NTSTATUS,
     STATUS_ABANDONED_WAIT_0,
@@ -18,6 +19,7 @@ from kemu.nt.status import (
     STATUS_TIMEOUT,
     STATUS_USER_APC,
 )
+from kemu.nt.system import Leftover
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable
 
 if TYPE_CHECKING:
@@ -58,6 +60,14 @@ class DispatcherObject(Waitable):
     def is_signalled(self, thread: Thread) -> bool:
         """Whether a wait by *thread* would be satisfied now."""
         raise NotImplementedError
+
+    def still_active(self) -> Leftover | None:
+        """Who waits for it while its memory is freed (KE-EVENT-06)."""
+        waiting = [thread.label for thread in self.watchers if isinstance(thread.op, BlockingOperation)]
+        if not waiting:
+            return None
+        stop = BugCheck(KERNEL_SECURITY_CHECK_FAILURE, (3,))
+        return Leftover("ke.freed-active", f"{self.label}, which {' and '.join(waiting)} waits for", stop)
 
     def satisfy(self, thread: Thread) -> NTSTATUS:
         """Satisfy a wait by *thread*, inside its step: the side effects (KE-WAIT-13), and what the wait returns.

@@ -18,18 +18,21 @@ from kemu.nt.lock import (
     violation,
 )
 from kemu.nt.routine import routine, stops_with
+from kemu.nt.storage import Storage
 from kemu.nt.system import report
 
 UNSAFE_ACQUIRE: Final = 0x39
 UNSAFE_RELEASE: Final = 0x3A
 
 
-class FAST_MUTEX(OwnedLock):
+class FAST_MUTEX(OwnedLock, Storage):
     """Storage for a fast mutex."""
 
     __slots__ = ("unsafe",)
 
     acquired_again = (None, BugCheck(MUTEX_ALREADY_OWNED))
+
+    storage_size = 56
 
     def __init__(self, label: str = "fast mutex") -> None:
         super().__init__(label)

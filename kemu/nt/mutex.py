@@ -18,6 +18,7 @@ from kemu.nt.status import (
     STATUS_MUTANT_NOT_OWNED,
     STATUS_SUCCESS,
 )
+from kemu.nt.storage import Storage
 from kemu.nt.system import report
 from kemu.nt.waitstatus import WaitStatus
 from kemu.runtime import Cell, Operation, Thread, current_thread
@@ -26,13 +27,14 @@ MINLONG: Final = 2**31
 """How often a mutex may be acquired before it is released (KE-MUTEX-01)."""
 
 
-class KMUTEX(DispatcherObject, OwnerAware):
+class KMUTEX(DispatcherObject, OwnerAware, Storage):
     """Storage for a mutex; `KeInitializeMutex` makes one of it."""
 
     __slots__ = ("abandoned", "acquired_at", "count", "initialised", "is_kernels", "owned_by", "owner", "status")
 
     guards = ("owned_by",)
     spins: bool = False
+    storage_size = 56
 
     def __init__(self, label: str = "mutex") -> None:
         super().__init__(current_thread(), label)

@@ -136,7 +136,8 @@ def routine(
     A call outside the IRQL range is finding ``ke.irql`` (KE-IRQL-11, FLT-IRQL-06). Out parameters do not appear
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
-    an object in freed memory is ``ke.use-after-free``. *unchecked* are parameters that the routine itself looks at.
+    an object in freed memory is ``ke.use-after-free``, and one in paged memory that must not be there is
+    ``ke.pageable-sync``. *unchecked* are parameters that the routine itself looks at.
 
     *under_spin_lock* says whether a thread that holds a spin lock may call it, or is a function of the arguments that
     does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *stops* says what Windows
@@ -228,8 +229,11 @@ def _checked(
             if not isinstance(value, kind):
                 if value is not None or not may_be_null:
                     _bad_pointer(name, parameter, kind, value)
-            elif value in current_system().freed:
-                report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
+            elif value in (system := current_system()).freed:
+                report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
+            elif value in system.pageable:
+                # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
+                report("ke.pageable-sync", f"{name} on {value}, in {system.pageable[value]} in paged pool")
         if is_awaited and thread.apcs is not None:
             routine = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
             return cast("R", _after_apcs(thread.apcs, routine, args, kwargs))

@@ -9,16 +9,18 @@ from kemu.nt.integer import integer
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SEMAPHORE_LIMIT_EXCEEDED, STATUS_SUCCESS
+from kemu.nt.storage import Storage
 from kemu.nt.system import report
 from kemu.runtime import Cell, Operation, Thread, current_thread
 
 
-class KSEMAPHORE(DispatcherObject):
+class KSEMAPHORE(DispatcherObject, Storage):
     """Storage for a semaphore; `KeInitializeSemaphore` makes one of it."""
 
     __slots__ = ("count", "initialised", "limit", "taken_by")
 
     guards = ("count",)
+    storage_size = 32
 
     def __init__(self, label: str = "semaphore") -> None:
         super().__init__(current_thread(), label)

@@ -22,6 +22,7 @@ from kemu.nt.lock import (
     violation,
 )
 from kemu.nt.routine import routine, stops_with
+from kemu.nt.storage import Storage
 from kemu.nt.system import report
 from kemu.runtime import Cell, Operation, Thread
 
@@ -49,7 +50,7 @@ class OldIrql(int):
     lock: Cell
 
 
-class KSPIN_LOCK(OwnedLock):
+class KSPIN_LOCK(OwnedLock, Storage):
     """Storage for a spin lock."""
 
     __slots__ = ("how", "next_ticket", "queued", "saved", "serving")

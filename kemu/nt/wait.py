@@ -20,7 +20,7 @@ from kemu.nt.onstack import is_on_stack
 from kemu.nt.process import KernelMode, UserMode
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_USER_APC
-from kemu.nt.system import refuse, report
+from kemu.nt.system import current_system, refuse, report
 from kemu.nt.waitstatus import returned
 from kemu.runtime import Cell, current_thread
 
@@ -285,16 +285,18 @@ def checked_objects(
         if not isinstance(waited, DispatcherObject):
             what = "NULL" if waited is None else f"a {type(waited).__name__}"
             report("ke.bad-pointer", f"{name} was given {what} in Object, which takes dispatcher objects")
-        forbid_freed(one, name)
+        check_storage(one, name)
         checked_object(one, name)
     return tuple(objects[:count])
 
 
-def forbid_freed(object_: DispatcherObject, name: str) -> None:
-    """Finding ``ke.use-after-free`` for an object whose storage is free."""
-    freed = current_thread().runtime.system.freed
-    if object_ in freed:
-        report("ke.use-after-free", f"{name} on {object_}, {freed[object_]}")
+def check_storage(object_: DispatcherObject, name: str) -> None:
+    """Findings ``ke.use-after-free`` and ``ke.pageable-sync`` for an object whose storage is free, or paged."""
+    system = current_system()
+    if object_ in system.freed:
+        report("ke.use-after-free", f"{name} on {object_}, {system.freed[object_]}")
+    if object_ in system.pageable:
+        report("ke.pageable-sync", f"{name} on {object_}, in {system.pageable[object_]} in paged pool")
 
 
 async def interruptible_wait(

@@ -204,7 +204,7 @@ def test_trying_fails_where_waiting_would_have_been_necessary() -> None:
 
 @pytest.mark.rule("KE-SPIN-15")
 def test_the_only_reader_becomes_the_writer_if_none_waits() -> None:
-    async def script(lab: Lab) -> bool:
+    async def script(lab: Lab) -> None:
         lock = EX_SPIN_LOCK()
 
         async def upgrade() -> None:

@@ -31,34 +31,47 @@ RANGES: dict[tuple[int, int], str] = {
         KeRaiseIrql KeRaiseIrqlToDpcLevel KeLowerIrql KeStallExecutionProcessor KeInitializeMutex
         KeReadStateSemaphore ExGetPreviousMode KeGetCurrentThread
         DbgPrint DbgPrintEx ExGetCurrentResourceThread ExInitializeDeleteTimerParameters
-        ExInitializeSetTimerParameters ExInitializeWorkItem FltCbdqInitialize
-        FltClearCallbackDataDirty FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled
-        FltIsOperationSynchronous FltSetCallbackDataDirty IoInitializeWorkItem
-        IoUninitializeWorkItem KdPrint KeGetCurrentIrql KeInitializeDpc KeInitializeEvent
-        KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeQueryActiveProcessorCountEx
-        KeQueryInterruptTime KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
+        ExInitializeDriverRuntime ExInitializeSetTimerParameters ExInitializeWorkItem
+        ExInterlockedInsertHeadList ExInterlockedInsertTailList ExInterlockedPopEntryList
+        ExInterlockedPopEntrySList ExInterlockedPushEntryList ExInterlockedPushEntrySList
+        ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize FltClearCallbackDataDirty
+        FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled FltIsOperationSynchronous
+        FltSetCallbackDataDirty InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd
+        InterlockedAnd64 InterlockedCompareExchange InterlockedCompareExchange64
+        InterlockedCompareExchangePointer InterlockedDecrement InterlockedDecrement64
+        InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd InterlockedExchangeAdd64
+        InterlockedExchangePointer InterlockedFlushSList InterlockedIncrement InterlockedIncrement64
+        InterlockedOr InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList
+        InterlockedXor InterlockedXor64 IoInitializeWorkItem IoUninitializeWorkItem KdPrint
+        KeGetCurrentIrql KeInitializeDpc KeInitializeEvent KeInitializeSpinLock
+        KeInitializeThreadedDpc KeInsertQueueDpc KeQueryActiveProcessorCountEx KeQueryInterruptTime
+        KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
         KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
         KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx
         KeTestSpinLock PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
-        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId""",
+        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
+        ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
+        RtlCompareMemory WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
+        WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         KeReadStateEvent KeReadStateMutex KeInitializeSemaphore
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
-        ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateTimer ExCancelTimer
-        ExFreeCacheAwareRundownProtection ExGetExclusiveWaiterCount ExGetSharedWaiterCount
-        ExInitializeFastMutex ExInitializeResourceLite ExIsResourceAcquiredExclusiveLite
-        ExIsResourceAcquiredLite ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem
-        ExReinitializeResourceLite ExReleaseResourceForThreadLite ExReleaseResourceLite
-        ExReleaseRundownProtection ExReleaseRundownProtectionCacheAware
-        ExReleaseRundownProtectionCacheAwareEx ExReleaseRundownProtectionEx
-        ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx ExSetTimer
-        FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable FltCbdqEnable
-        FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo FltCompletePendedPostOperation
-        FltFreeDeferredIoWorkItem FltFreeGenericWorkItem FltObjectDereference FltObjectReference
-        FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltSetCancelCompletion
-        IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateWorkItem IoFreeWorkItem
-        IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoSizeofWorkItem
+        ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
+        ExAllocateTimer ExCancelTimer ExDeleteNPagedLookasideList ExFreeCacheAwareRundownProtection
+        ExFreeToNPagedLookasideList ExGetExclusiveWaiterCount ExGetSharedWaiterCount
+        ExInitializeFastMutex ExInitializeLookasideListEx ExInitializeNPagedLookasideList
+        ExInitializeResourceLite ExIsResourceAcquiredExclusiveLite ExIsResourceAcquiredLite
+        ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem ExReinitializeResourceLite
+        ExReleaseResourceForThreadLite ExReleaseResourceLite ExReleaseRundownProtection
+        ExReleaseRundownProtectionCacheAware ExReleaseRundownProtectionCacheAwareEx
+        ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
+        ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
+        FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
+        FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
+        FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
+        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateWorkItem
+        IoFreeWorkItem IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoSizeofWorkItem
         KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
         KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
         KeCancelTimer KeClearEvent KeInitializeTimer KeInitializeTimerEx KeQueryPriorityThread
@@ -72,24 +85,26 @@ RANGES: dict[tuple[int, int], str] = {
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
         ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
         ExAcquireSharedWaitForExclusive ExAllocateCacheAwareRundownProtection
-        ExConvertExclusiveToSharedLite ExCreateCallback ExDeleteResourceLite
+        ExAllocateFromPagedLookasideList ExConvertExclusiveToSharedLite ExCreateCallback
+        ExDeletePagedLookasideList ExDeleteResourceLite
         ExEnterCriticalRegionAndAcquireResourceExclusive
         ExEnterCriticalRegionAndAcquireResourceShared
-        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExInitializePushLock
-        ExInitializeRundownProtection ExInitializeRundownProtectionCacheAware ExRaiseAccessViolation
-        ExRaiseStatus ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware
-        ExRegisterCallback ExReleaseFastMutexUnsafe ExReleasePushLockExclusive
-        ExReleasePushLockExclusiveEx ExReleasePushLockShared ExReleasePushLockSharedEx
-        ExReleaseResourceAndLeaveCriticalRegion ExRundownCompleted ExRundownCompletedCacheAware
-        ExSizeOfRundownProtectionCacheAware ExTryToAcquireFastMutex ExUnregisterCallback
-        ExWaitForRundownProtectionRelease ExWaitForRundownProtectionReleaseCacheAware
-        FltAcquirePushLockExclusive FltAcquirePushLockExclusiveEx FltAcquirePushLockShared
-        FltAcquirePushLockSharedEx FltDeletePushLock FltInitializePushLock FltRegisterFilter
-        FltReleasePushLock FltReleasePushLockEx FltStartFiltering FltUnregisterFilter
-        KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe KeEnterCriticalRegion KeEnterGuardedRegion
+        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExFreeToPagedLookasideList
+        ExInitializePagedLookasideList ExInitializePushLock ExInitializeRundownProtection
+        ExInitializeRundownProtectionCacheAware ExRaiseAccessViolation ExRaiseStatus
+        ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware ExRegisterCallback
+        ExReleaseFastMutexUnsafe ExReleasePushLockExclusive ExReleasePushLockExclusiveEx
+        ExReleasePushLockShared ExReleasePushLockSharedEx ExReleaseResourceAndLeaveCriticalRegion
+        ExRundownCompleted ExRundownCompletedCacheAware ExSizeOfRundownProtectionCacheAware
+        ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
+        ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
+        FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
+        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
+        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter KeAcquireGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeEnterCriticalRegion KeEnterGuardedRegion
         KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex
-        KeReleaseGuardedMutexUnsafe KeTryToAcquireGuardedMutex ObOpenObjectByPointer
-        PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+        KeReleaseGuardedMutexUnsafe KeTryToAcquireGuardedMutex ObOpenObjectByPointer ProbeForRead
+        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoCreateSystemThread IoInitializeRemoveLock IoReleaseRemoveLockAndWait ObCloseHandle
         ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread ZwClose
@@ -114,10 +129,21 @@ DEPENDS = (
     "KeReleaseSemaphore",
     "KeSetEvent",
     "KeWaitForMultipleObjects",
+    "ExAllocateFromLookasideListEx",
+    "ExAllocatePool",
     "ExAllocatePool2",
+    "ExAllocatePoolQuotaUninitialized",
+    "ExAllocatePoolQuotaZero",
+    "ExAllocatePoolUninitialized",
+    "ExAllocatePoolWithQuotaTag",
+    "ExAllocatePoolWithTag",
+    "ExAllocatePoolZero",
+    "ExDeleteLookasideListEx",
     "ExDeleteTimer",
     "ExFreePool",
+    "ExFreePool2",
     "ExFreePoolWithTag",
+    "ExFreeToLookasideListEx",
     "FltCompletePendedPreOperation",
     "KeFlushQueuedDpcs",
     "KeWaitForSingleObject",

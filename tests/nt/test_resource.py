@@ -560,17 +560,17 @@ def test_an_owner_pointer_is_marked_as_one(pointer: int, code: str | None, stop:
         assert one.finding.bug_check.code == stop
 
 
+THEN: list[Callable[[ERESOURCE], Awaitable[Any]]] = [
+    lambda one: OWN(one, True),
+    lambda one: SHARE(one, False),
+    ExReleaseResourceLite,
+    lambda one: ExReleaseResourceForThreadLite(one, ExGetCurrentResourceThread()),
+    ExConvertExclusiveToSharedLite,
+]
+
+
 @pytest.mark.rule("KE-RES-10")
-@pytest.mark.parametrize(
-    "then",
-    [
-        lambda one: OWN(one, True),
-        lambda one: SHARE(one, False),
-        ExReleaseResourceLite,
-        lambda one: ExReleaseResourceForThreadLite(one, ExGetCurrentResourceThread()),
-        ExConvertExclusiveToSharedLite,
-    ],
-)
+@pytest.mark.parametrize("then", THEN)
 def test_whoever_gave_it_away_has_done_with_it(then: Callable[[ERESOURCE], Awaitable[Any]]) -> None:
     async def script(lab: Lab) -> None:
         one = made()

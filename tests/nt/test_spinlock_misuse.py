@@ -218,26 +218,29 @@ def test_a_level_from_elsewhere_is_wrong_and_fatal_if_it_is_above(level: int, st
         assert one.finding.bug_check is None
 
 
-PAIRS: dict[str, tuple[Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]], str | None]] = {
+Take = Callable[[KSPIN_LOCK, KLOCK_QUEUE_HANDLE], Awaitable[Any]]
+Give = Callable[[KSPIN_LOCK, KLOCK_QUEUE_HANDLE, Any], Awaitable[None]]
+
+PAIRS: dict[str, tuple[Take, Give, str | None]] = {
     "raise, raise": (lambda lock, _: KeAcquireSpinLock(lock), lambda lock, _, old: KeReleaseSpinLock(lock, old), None),
     "raise, leave": (
         lambda lock, _: KeAcquireSpinLock(lock),
-        lambda lock, *_: KeReleaseSpinLockFromDpcLevel(lock),
+        lambda lock, _, __: KeReleaseSpinLockFromDpcLevel(lock),
         "ke.spin-release-mismatch",
     ),
     "leave, leave": (
         lambda lock, _: KeAcquireSpinLockAtDpcLevel(lock),
-        lambda lock, *_: KeReleaseSpinLockFromDpcLevel(lock),
+        lambda lock, _, __: KeReleaseSpinLockFromDpcLevel(lock),
         None,
     ),
     "leave, raise": (
         lambda lock, _: KeAcquireSpinLockAtDpcLevel(lock),
-        lambda lock, *_: KeReleaseSpinLock(lock, PASSIVE_LEVEL),
+        lambda lock, _, __: KeReleaseSpinLock(lock, PASSIVE_LEVEL),
         "ke.spin-release-mismatch",
     ),
     "try, leave": (
         lambda lock, _: KeTryToAcquireSpinLockAtDpcLevel(lock),
-        lambda lock, *_: KeReleaseSpinLockFromDpcLevel(lock),
+        lambda lock, _, __: KeReleaseSpinLockFromDpcLevel(lock),
         None,
     ),
     "macro, raise": (
@@ -272,7 +275,7 @@ PAIRS: dict[str, tuple[Callable[..., Awaitable[Any]], Callable[..., Awaitable[An
     ),
     "queued, ordinary": (
         KeAcquireInStackQueuedSpinLock,
-        lambda lock, *_: KeReleaseSpinLock(lock, PASSIVE_LEVEL),
+        lambda lock, _, __: KeReleaseSpinLock(lock, PASSIVE_LEVEL),
         "ke.spin-mixed",
     ),
 }

@@ -94,6 +94,10 @@ NOT_ERRORS = {
     "ob.ref-leak": WARNING,
     "ke.rundown-suspend": WARNING,
     "ke.test-spin": WARNING,
+    "ke.aba": WARNING,
+    "ke.pool-deprecated": INFO,
+    "ke.pool-executable": WARNING,
+    "ke.uninit-leak": WARNING,
     "sync-on-create": WARNING,
 }
 
