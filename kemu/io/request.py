@@ -73,6 +73,18 @@ class Parameters:
 CancelRoutine = Callable[[], Awaitable[None]]
 
 
+class HeldCancelRoutine:
+    """A cancel routine that is called with the cancel spin lock held, as those of IoSetCancelRoutine are."""
+
+    def hold(self, thread: Thread, lock: Cell) -> None:
+        """Take *lock* for *thread*, inside the step that sets the cancel bit."""
+        raise NotImplementedError
+
+    async def __call__(self) -> None:
+        """Call the driver's routine, which releases the lock."""
+        raise NotImplementedError
+
+
 class CancelState(Cell):
     """The cancel bit of an IRP and who is to be told (``Irp->Cancel``, ``Irp->CancelRoutine``)."""
 

@@ -20,6 +20,13 @@ from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_k
 from kemu.nt.system import current_system, report
 from kemu.runtime import Cell
 
+
+class KernelObject:
+    """A kernel object that is no cell of its own; a routine that takes one looks at what it is given, as for cells."""
+
+    __slots__ = ()
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -146,7 +153,7 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
     checks: list[tuple[int, str, type, bool]] = []
     for position, name in enumerate(inspect.signature(function).parameters):
         kinds = [kind for kind in get_args(hints[name]) or (hints[name],) if kind is not type(None)]
-        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell):
+        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell | KernelObject):
             checks.append((position, name, kinds[0], len(get_args(hints[name])) > 1))
     return tuple(checks)
 

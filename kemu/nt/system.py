@@ -42,6 +42,9 @@ class Options:
     """Whether every allocation may fail (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
+    force_pending: bool = False
+    """Whether each IRP that is completed inside a dispatch routine may be completed later, in a thread of its own,
+    after IoCallDriver has returned STATUS_PENDING (a choice)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,6 @@ from kemu.fltmgr.structures import (
     FLT_OPERATION_REGISTRATION,
     FLT_REGISTRATION,
     FLT_RELATED_OBJECTS,
-    IO_STATUS_BLOCK,
 )
 from kemu.fltmgr.workitem import (
     FLT_DEFERRED_IO_WORKITEM,
@@ -174,7 +173,6 @@ __all__ = [
     "FltSetCancelCompletion",
     "FltStartFiltering",
     "FltUnregisterFilter",
-    "IO_STATUS_BLOCK",
     "PFLT_FILTER",
     "PFLT_INSTANCE",
     "PFLT_VOLUME",

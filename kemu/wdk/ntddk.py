@@ -1,5 +1,8 @@
-"""ntddk.h: critical and guarded regions, raising exceptions."""
+"""ntddk.h: forwarding IRPs, critical and guarded regions, raising exceptions."""
 
+from kemu.io.call import (
+    IoForwardIrpSynchronously,
+)
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
     ExRaiseStatus,
@@ -16,6 +19,7 @@ from kemu.nt.region import (
 __all__ = [
     "ExRaiseAccessViolation",
     "ExRaiseStatus",
+    "IoForwardIrpSynchronously",
     "KeAreApcsDisabled",
     "KeEnterCriticalRegion",
     "KeEnterGuardedRegion",

@@ -30,7 +30,9 @@ RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
         DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
+        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize IoMarkIrpPending IoGetCurrentIrpStackLocation
+        IoGetNextIrpStackLocation IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation
+        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
         IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
@@ -38,11 +40,18 @@ RANGES: dict[tuple[int, int], str] = {
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
         FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
         FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        KeAreAllApcsDisabled""",
+        KeAreAllApcsDisabled IoCallDriver IofCallDriver IoCancelIrp IoSetCancelRoutine IoCompleteRequest
+        IofCompleteRequest IoSetCompletionRoutine IoSetCompletionRoutineEx IoCsqInsertIrp IoCsqInsertIrpEx
+        IoCsqRemoveIrp IoCsqRemoveNextIrp IoAllocateIrp IoBuildAsynchronousFsdRequest IoFreeIrp IoReuseIrp
+        MmGetSystemAddressForMdlSafe IoAttachDeviceToDeviceStack""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation""",
+        ExRaiseStatus ExRaiseAccessViolation IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously""",
+    (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        IoDetachDevice IoGetDeviceObjectPointer IoCreateSymbolicLink IoDeleteSymbolicLink
+        IoBuildSynchronousFsdRequest IoBuildDeviceIoControlRequest IoRegisterShutdownNotification
+        IoUnregisterShutdownNotification""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }

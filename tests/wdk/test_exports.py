@@ -27,6 +27,7 @@ HEADERS: dict[str, ModuleType] = {"wdm": wdm, "ntddk": ntddk, "fltkernel": fltke
 MACROS: dict[str, set[str]] = {
     "wdm": {
         "CONTAINING_RECORD",
+        "CTL_CODE",
         "InitializeListHead",
         "InsertHeadList",
         "InsertTailList",
