@@ -131,13 +131,13 @@ class CancelIrp(BlockingOperation[CancelRoutine | None]):
         thread.write(cancel)
         thread.exchange(cancel)
         thread.read(irp)
-        thread.use(irp)
         if irp.ended:
             assert isinstance(thread, KThread)
             code = "ke.irp-after-completion"
             if irp.ended.startswith("was freed"):
                 code = "ke.use-after-free"
             report(code, f"{thread.label} cancels {irp.label}, which {irp.ended}")
+        thread.use(irp)
         driver = current_driver()
         if driver is not None and irp.owner is not driver:
             report("ke.cancel-foreign", f"{thread.label} cancels {irp.label}, which {driver.driver} has not made")

@@ -42,7 +42,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import report, resources_fail
-from kemu.runtime import Cell, Deliver, Operation, Thread, current_thread
+from kemu.runtime import Cell, Deliver, Operation, Point, Thread, current_thread
 
 IO_NO_INCREMENT: Final = 0
 IO_DISK_INCREMENT: Final = 1
@@ -63,12 +63,12 @@ class MarkPending(Operation[None]):
     def perform(self, thread: Thread) -> None:
         irp = self.irp
         thread.write(irp)
-        thread.use(irp)
         driver = current_driver()
         if irp.ended or (driver is not None and irp.holder is not driver):
             what = f"which {irp.ended}" if irp.ended else "which is another driver's by now"
             report("ke.mark-after-queue", f"{thread.label} marks {irp.label} pending, {what}")
             return
+        thread.use(irp)
         mark(irp, thread)
 
     def target(self) -> Cell:
@@ -163,6 +163,12 @@ class CompleteIrp(Operation[None]):
 
     def target(self) -> Cell:
         return self.irp
+
+
+async def complete_by_driver(irp: IRP) -> None:
+    """Complete *irp* for a driver, which goes on while those who have the IRP now go on as well."""
+    await complete(irp)
+    await Point(f"return from completing {irp.label}", irp)
 
 
 async def complete(irp: IRP, *, by_system: bool = False) -> None:
@@ -323,13 +329,13 @@ async def IoCompleteRequest(Irp: IRP, PriorityBoost: int = IO_NO_INCREMENT) -> N
     Findings: ``ke.irp-double-complete``, ``ke.irp-complete-pending``, ``ke.complete-with-cancel-routine``,
     ``ke.spin-forbidden-call``, ``ke.csq-bypass``, ``ke.pending-not-marked``, ``ke.pending-not-propagated``.
     """
-    await complete(Irp)
+    await complete_by_driver(Irp)
 
 
 @routine("wdm", "VOID IofCompleteRequest(_In_ PIRP Irp, _In_ CCHAR PriorityBoost)", max_irql=DISPATCH_LEVEL)
 async def IofCompleteRequest(Irp: IRP, PriorityBoost: int = IO_NO_INCREMENT) -> None:
     """What IoCompleteRequest is a macro for. IRQL: <= DISPATCH_LEVEL."""
-    await complete(Irp)
+    await complete_by_driver(Irp)
 
 
 def set_routine(

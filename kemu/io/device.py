@@ -26,7 +26,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import Leftover, System, current_system, report, resources_fail
-from kemu.runtime import Cell, Operation, Thread, current_thread
+from kemu.runtime import Cell, Operation, Point, Thread, current_thread
 
 if TYPE_CHECKING:
     from kemu.io.irp import IRP
@@ -611,7 +611,10 @@ async def IoCreateSymbolicLink(SymbolicLinkName: str, DeviceName: str) -> NTSTAT
     name = link_name(SymbolicLinkName)
     if name is None:
         return STATUS_OBJECT_NAME_NOT_FOUND
-    return await ChangeLinks(current_system().get(Devices), name, DeviceName)
+    devices = current_system().get(Devices)
+    status = await ChangeLinks(devices, name, DeviceName)
+    await Point(f"return from making the symbolic link {name}", devices.names)
+    return status
 
 
 @routine("wdm", "NTSTATUS IoDeleteSymbolicLink(_In_ PUNICODE_STRING SymbolicLinkName)", max_irql=PASSIVE_LEVEL)

@@ -477,10 +477,10 @@ class IRP(Cell):
             thread.write(self)
         else:
             thread.read(self)
-        thread.use(self)
         if self.ended:
             self.used_after_end(thread, how, completes=completes)
             return
+        thread.use(self)
         driver = None if by_system else current_driver()
         if driver is not None and driver is not self.holder:
             self.used_out_of_turn(thread, how)

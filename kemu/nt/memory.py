@@ -64,6 +64,7 @@ class Freed(Structure):
 
 def _touch_freed(block: Freed, what: str) -> None:
     allocation: Allocation = object.__getattribute__(block, "__dict__")["_allocation"]
+    current_kthread().read(allocation)
     report(
         "ke.use-after-free",
         f"{current_kthread().label} {what} of {allocation.describe()}, freed by {allocation.freed_by}",

@@ -36,6 +36,16 @@ MINIMA = {
     "queue_context_reused": (1, 0),
     # The worker must run before the canceller, which could go on: 1.
     "list_beside_queue": (1, 0),
+    # The canceller must have taken the routine when the worker clears it, and could go on: 1.
+    "worker_and_cancel_complete": (1, 0),
+    # The worker must complete the read while the dispatch routine, which could go on, stands before the mark: 1.
+    "marked_after_queueing": (1, 0),
+    # The cancellation must come between the read's arrival and its cancel routine: 1.
+    "cancelled_before_routine": (1, 0),
+    # The close must free the context while the poller, which could go on, stands behind its completion of the read: 1.
+    "cleanup_while_polled": (1, 0),
+    # The program must open the device and send its request before DriverEntry, which could go on, goes on: 1.
+    "reachable_too_early": (1, 0),
 }
 
 ORDERS = {
@@ -67,6 +77,23 @@ ORDERS = {
     "queue_context_reused": [("canceller", "cancel IRP_MJ_READ", "read_and_cancel", "FltCbdqInsertIo")],
     # The worker completes before the cancellation, which its thread comes to when its pre-read has returned.
     "list_beside_queue": [("wk:delayed#0", "complete the pended", "read_and_cancel", "returns FLT_PREOP_PENDING")],
+    # The cancellation has the read before the worker clears its routine; and the worker does so, under the lock of the
+    # queue, before the cancel routine has taken the read out of it.
+    "worker_and_cancel_complete": [
+        ("canceller", "cancel IRP_MJ_READ", "wk:delayed#0", "IoSetCancelRoutine"),
+        ("wk:delayed#0", "acquire QueueLock", "canceller", "acquire QueueLock"),
+    ],
+    # The worker completes the read before the dispatch routine marks it.
+    "marked_after_queueing": [("wk:delayed#0", "complete IRP_MJ_READ", "reader", "mark pending IRP_MJ_READ")],
+    # The read is cancelled before its routine is set.
+    "cancelled_before_routine": [("canceller", "cancel IRP_MJ_READ", "reader", "IoSetCancelRoutine")],
+    # The close frees the context before the poller is back from completing.
+    "cleanup_while_polled": [("read_and_close", "free block 'Poll'", "wk:delayed#0", "return from completing")],
+    # The link is there before the program looks for it, and its request is before the driver is ready.
+    "reachable_too_early": [
+        ("load", "make the symbolic link", "ask", "look up"),
+        ("ask", "pass IRP_MJ_DEVICE_CONTROL", "load", "return from making the symbolic link"),
+    ],
 }
 
 
@@ -167,7 +194,9 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
 def test_the_expected_finding_is_found_with_race_detection_as_well(name: str) -> None:
     one = program(name, "buggy", races=True)
     found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 1), Budget(schedules=500), keep_going=True)
-    assert one.expected in {finding.failure.code for finding in found.findings}
+    codes = {finding.failure.code for finding in found.findings}
+    # An access that races with the end of what it accesses is told as that, before anything is done to freed memory.
+    assert one.expected in codes or (one.expected == "ke.use-after-free" and codes == {"ke.data-race"})
 
 
 @pytest.mark.parametrize("name", names("fixed"))
