@@ -180,8 +180,8 @@ async def _dispatch(device: DEVICE_OBJECT, irp: IRP, location: IO_STACK_LOCATION
     major = location.MajorFunction
     found = driver.MajorFunction[major] if 0 <= major < len(driver.MajorFunction) else None
     if found is None:
-        irp._IoStatus._Status = STATUS_INVALID_DEVICE_REQUEST  # pyright: ignore[reportPrivateUsage]
-        irp._IoStatus._Information = 0  # pyright: ignore[reportPrivateUsage]
+        irp.IoStatus._Status = STATUS_INVALID_DEVICE_REQUEST  # pyright: ignore[reportPrivateUsage]
+        irp.IoStatus._Information = 0  # pyright: ignore[reportPrivateUsage]
         irp.holder = None
         await complete(irp, by_system=True)
         return STATUS_INVALID_DEVICE_REQUEST

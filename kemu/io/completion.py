@@ -31,7 +31,7 @@ from kemu.nt.bugcheck import (
 from kemu.nt.driver import DriverActor, current_driver, routine_name
 from kemu.nt.event import SetEvent
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
-from kemu.nt.routine import routine
+from kemu.nt.routine import bad_pointer, routine
 from kemu.nt.status import (
     NT_ERROR,
     NT_SUCCESS,
@@ -41,7 +41,7 @@ from kemu.nt.status import (
     STATUS_PENDING,
     STATUS_SUCCESS,
 )
-from kemu.nt.system import report, resources_fail
+from kemu.nt.system import current_system, report, resources_fail
 from kemu.runtime import Cell, Deliver, Operation, Point, Thread, current_thread
 
 IO_NO_INCREMENT: Final = 0
@@ -49,6 +49,13 @@ IO_DISK_INCREMENT: Final = 1
 STATUS_CONTINUE_COMPLETION: Final = STATUS_SUCCESS
 
 _MINUS_ONE: Final = 0xFFFFFFFF
+
+
+class Nulls:
+    """The threads to which a cancel-safe queue has returned NULL. Asked, never listed."""
+
+    def __init__(self) -> None:
+        self.threads: set[Thread] = set()
 
 
 class MarkPending(Operation[None]):
@@ -112,10 +119,10 @@ class CompleteIrp(Operation[None]):
         if irp.location <= irp.StackCount:
             call = irp.stack[irp.location].call
             if call is not None:
-                call.completed = irp._IoStatus._Status  # pyright: ignore[reportPrivateUsage]
+                call.completed = irp.IoStatus._Status  # pyright: ignore[reportPrivateUsage]
         log = thread.runtime.log
         if log is not None:
-            log("irp.up", about=irp, status=irp._IoStatus._Status)  # pyright: ignore[reportPrivateUsage]
+            log("irp.up", about=irp, status=irp.IoStatus._Status)  # pyright: ignore[reportPrivateUsage]
 
     def _check(self, thread: KThread) -> None:
         irp = self.irp
@@ -145,7 +152,7 @@ class CompleteIrp(Operation[None]):
                 BugCheck(CANCEL_STATE_IN_COMPLETED_IRP, (address(irp),)),
                 verifier=BugCheck(DRIVER_VERIFIER_IOMANAGER_VIOLATION, (0x07, 0, address(irp))),
             )
-        status = irp._IoStatus._Status  # pyright: ignore[reportPrivateUsage]
+        status = irp.IoStatus._Status  # pyright: ignore[reportPrivateUsage]
         if status in {STATUS_PENDING, _MINUS_ONE}:
             report(
                 "ke.irp-complete-pending",
@@ -165,8 +172,14 @@ class CompleteIrp(Operation[None]):
         return self.irp
 
 
-async def complete_by_driver(irp: IRP) -> None:
+async def complete_by_driver(irp: IRP | None) -> None:
     """Complete *irp* for a driver, which goes on while those who have the IRP now go on as well."""
+    thread = current_kthread()
+    if irp is None and thread in current_system().get(Nulls).threads:
+        report("ke.csq-null", f"{thread.label} completes NULL, which a cancel-safe queue has returned")
+    if not isinstance(irp, IRP):
+        bad_pointer("IoCompleteRequest", "Irp", IRP, irp)
+        return
     await complete(irp)
     await Point(f"return from completing {irp.label}", irp)
 
@@ -241,7 +254,7 @@ def _let_go(thread: Thread, device: DEVICE_OBJECT | None) -> None:
 
 def _wanted(irp: IRP, control: int) -> bool:
     """Whether the completion routine was set for how the IRP ends."""
-    status = irp._IoStatus._Status  # pyright: ignore[reportPrivateUsage]
+    status = irp.IoStatus._Status  # pyright: ignore[reportPrivateUsage]
     wanted = control & (SL_INVOKE_ON_SUCCESS if NT_SUCCESS(status) else SL_INVOKE_ON_ERROR)
     return bool(wanted or (irp.cancel.requested and control & SL_INVOKE_ON_CANCEL))
 
@@ -293,8 +306,8 @@ async def _out_of_the_top(irp: IRP) -> None:
     thread.write(irp)
     iosb, event = irp._UserIosb, irp._UserEvent  # pyright: ignore[reportPrivateUsage]
     if iosb is not None:
-        iosb.Status = irp._IoStatus._Status  # pyright: ignore[reportPrivateUsage]
-        iosb.Information = irp._IoStatus._Information  # pyright: ignore[reportPrivateUsage]
+        iosb.Status = irp.IoStatus._Status  # pyright: ignore[reportPrivateUsage]
+        iosb.Information = irp.IoStatus._Information  # pyright: ignore[reportPrivateUsage]
     take_output(irp)
     irp.end(thread, f"was completed by {thread.label}")
     if event is not None:
@@ -303,8 +316,8 @@ async def _out_of_the_top(irp: IRP) -> None:
 
 def take_output(irp: IRP) -> None:
     """Copy what a driver returned in a system buffer to the issuer's (METHOD_BUFFERED)."""
-    block = irp._IoStatus  # pyright: ignore[reportPrivateUsage]
-    system = irp._AssociatedIrp._buffer  # pyright: ignore[reportPrivateUsage]
+    block = irp.IoStatus  # pyright: ignore[reportPrivateUsage]
+    system = irp.AssociatedIrp._buffer  # pyright: ignore[reportPrivateUsage]
     target = irp._UserBuffer  # pyright: ignore[reportPrivateUsage]
     if target is None or system is None or NT_ERROR(block._Status):  # pyright: ignore[reportPrivateUsage]
         return
@@ -321,7 +334,12 @@ async def IoMarkIrpPending(Irp: IRP) -> None:
     await MarkPending(Irp)
 
 
-@routine("wdm", "VOID IoCompleteRequest(_In_ PIRP Irp, _In_ CCHAR PriorityBoost)", max_irql=DISPATCH_LEVEL)
+@routine(
+    "wdm",
+    "VOID IoCompleteRequest(_In_ PIRP Irp, _In_ CCHAR PriorityBoost)",
+    max_irql=DISPATCH_LEVEL,
+    unchecked=("Irp",),
+)
 async def IoCompleteRequest(Irp: IRP, PriorityBoost: int = IO_NO_INCREMENT) -> None:
     """Complete *Irp* with its IoStatus: completion routines run, from the lowest up, before this returns (KE-IRP-06).
 
@@ -332,7 +350,12 @@ async def IoCompleteRequest(Irp: IRP, PriorityBoost: int = IO_NO_INCREMENT) -> N
     await complete_by_driver(Irp)
 
 
-@routine("wdm", "VOID IofCompleteRequest(_In_ PIRP Irp, _In_ CCHAR PriorityBoost)", max_irql=DISPATCH_LEVEL)
+@routine(
+    "wdm",
+    "VOID IofCompleteRequest(_In_ PIRP Irp, _In_ CCHAR PriorityBoost)",
+    max_irql=DISPATCH_LEVEL,
+    unchecked=("Irp",),
+)
 async def IofCompleteRequest(Irp: IRP, PriorityBoost: int = IO_NO_INCREMENT) -> None:
     """What IoCompleteRequest is a macro for. IRQL: <= DISPATCH_LEVEL."""
     await complete_by_driver(Irp)

@@ -113,7 +113,7 @@ def _transfer_buffer(irp: IRP, request: Request, flags: int) -> None:
     is_read = request.major == IRP_MJ_READ
     buffer = bytearray(parameters.Length) if is_read else bytearray(parameters.Buffer)
     if flags & DO_BUFFERED_IO:
-        irp._AssociatedIrp._buffer = buffer  # pyright: ignore[reportPrivateUsage]
+        irp.AssociatedIrp._buffer = buffer  # pyright: ignore[reportPrivateUsage]
         irp._Flags = IRP_BUFFERED_IO | (IRP_INPUT_OPERATION if is_read else 0)  # pyright: ignore[reportPrivateUsage]
     elif flags & DO_DIRECT_IO:
         irp._MdlAddress = MDL(buffer)  # pyright: ignore[reportPrivateUsage]
@@ -131,11 +131,11 @@ def output_of(irp: IRP) -> Any:
         if not parameters.Length:
             return None
         if method_of(parameters.IoControlCode) == METHOD_BUFFERED:
-            return irp._AssociatedIrp._buffer  # pyright: ignore[reportPrivateUsage]
+            return irp.AssociatedIrp._buffer  # pyright: ignore[reportPrivateUsage]
     elif request.major != IRP_MJ_READ:
         return None
     mdl = irp._MdlAddress  # pyright: ignore[reportPrivateUsage]
-    for found in (irp._AssociatedIrp._buffer, irp._UserBuffer):  # pyright: ignore[reportPrivateUsage]
+    for found in (irp.AssociatedIrp._buffer, irp._UserBuffer):  # pyright: ignore[reportPrivateUsage]
         if mdl is None and found is not None:
             return found
     return mdl.buffer if mdl is not None else None
@@ -147,7 +147,7 @@ async def completed(irp: IRP) -> None:
     request = irp.request
     assert request is not None
     thread.write(irp)
-    block = irp._IoStatus  # pyright: ignore[reportPrivateUsage]
+    block = irp.IoStatus  # pyright: ignore[reportPrivateUsage]
     request.status = status = block._Status  # pyright: ignore[reportPrivateUsage]
     request.information = count = block._Information  # pyright: ignore[reportPrivateUsage]
     output = output_of(irp)

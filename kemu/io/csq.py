@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kemu.io.cancel import ExchangeCancelRoutine
-from kemu.io.completion import MarkPending
+from kemu.io.completion import MarkPending, Nulls
 from kemu.io.irp import IRP
 from kemu.io.manager import IoManager
 from kemu.io.routines import check_loaded
@@ -199,7 +199,7 @@ class EnterQueue(Operation[None]):
                     f"{thread.label} uses {context.label} for {irp.label} while it stands for {context.irp.label}",
                 )
             context.irp, context.csq = irp, self.csq
-        irp._Tail.Overlay._context[3] = context if context is not None else self.csq  # pyright: ignore[reportPrivateUsage]
+        irp.Tail.Overlay._context[3] = context if context is not None else self.csq  # pyright: ignore[reportPrivateUsage]
         irp.csq = self.csq
         code = "ke.csq-after-insert"
         irp.last_call[thread] = code
@@ -212,7 +212,7 @@ def _leave(csq: IO_CSQ, irp: IRP) -> None:
     """The IRP is nobody's but the caller's from here on: forget what the queue knows of it, under its lock."""
     thread = current_thread()
     thread.write(irp)
-    slots = irp._Tail.Overlay._context  # pyright: ignore[reportPrivateUsage]
+    slots = irp.Tail.Overlay._context  # pyright: ignore[reportPrivateUsage]
     context = slots[3]
     if isinstance(context, IO_CSQ_IRP_CONTEXT) and context.irp is irp:
         thread.write(context)
@@ -253,9 +253,9 @@ async def _insert(csq: IO_CSQ, irp: IRP, context: IO_CSQ_IRP_CONTEXT | None, ins
     await EnterQueue(csq, irp, context)
     if csq.insert_ex is not None:
         returned = await _call(csq, csq.insert_ex, irp, insert_context)
-        status = STATUS_SUCCESS
-        if csq.actor is not None:
-            status = status_of(csq.actor, routine_name(csq.insert_ex), csq.insert_ex, returned)
+        actor = csq.actor
+        name = routine_name(csq.insert_ex)
+        status = NTSTATUS(returned) if actor is None else status_of(actor, name, csq.insert_ex, returned)
         if not NT_SUCCESS(status):
             _leave(csq, irp)
             irp.last_call.pop(current_thread(), None)
@@ -335,6 +335,7 @@ async def IoCsqRemoveIrp(Csq: IO_CSQ, Context: IO_CSQ_IRP_CONTEXT) -> IRP | None
     irp = Context.irp
     if irp is None or not await _take_back(irp):
         await _unlock(Csq, irql)
+        current_system().get(Nulls).threads.add(current_thread())
         return None
     await _call(Csq, Csq.remove, irp)
     _leave(Csq, irp)
@@ -364,4 +365,6 @@ async def IoCsqRemoveNextIrp(Csq: IO_CSQ, PeekContext: Any) -> IRP | None:
         _leave(Csq, irp)
         irp.last_call.pop(current_thread(), None)
     await _unlock(Csq, irql)
+    if irp is None:
+        current_system().get(Nulls).threads.add(current_thread())
     return irp

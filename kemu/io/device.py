@@ -632,14 +632,11 @@ class DeviceFile(FileObject):
     It lives until its handle is closed and no request on it is outstanding; then the driver gets its close request.
     """
 
-    __slots__ = ("DeviceObject", "FsContext", "FsContext2", "closing", "requests")
+    __slots__ = ("DeviceObject", "closing", "requests")
 
     def __init__(self, device: DEVICE_OBJECT, mount: Any, name: str, flags: int = 0) -> None:
         super().__init__(mount, name, flags)
         self.DeviceObject = device
-        self.FsContext: Any = None
-        """The driver's, as is FsContext2."""
-        self.FsContext2: Any = None
         self.requests = 0
         """How many requests on it are outstanding."""
         self.closing = False

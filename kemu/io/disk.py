@@ -6,7 +6,7 @@ the drivers above thus run at PASSIVE_LEVEL in one schedule and at DISPATCH_LEVE
 
 from __future__ import annotations
 
-from kemu.io.completion import complete
+from kemu.io.completion import complete, mark
 from kemu.io.constants import (
     IRP_MJ_CLEANUP,
     IRP_MJ_CLOSE,
@@ -19,7 +19,7 @@ from kemu.io.constants import (
     IRP_MJ_WRITE,
 )
 from kemu.io.device import DEVICE_OBJECT, DO_DIRECT_IO, FILE_DEVICE_DISK, Devices, NativeDevice
-from kemu.io.irp import IRP, SL_PENDING_RETURNED
+from kemu.io.irp import IRP
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, KThread
 from kemu.nt.status import (
     NTSTATUS,
@@ -68,8 +68,8 @@ class Transfer(Operation[None]):
     def perform(self, thread: Thread) -> None:
         status, information = self.disk.carry_out(thread, self.irp)
         thread.write(self.irp)
-        self.irp._IoStatus._Status = status  # pyright: ignore[reportPrivateUsage]
-        self.irp._IoStatus._Information = information  # pyright: ignore[reportPrivateUsage]
+        self.irp.IoStatus._Status = status  # pyright: ignore[reportPrivateUsage]
+        self.irp.IoStatus._Information = information  # pyright: ignore[reportPrivateUsage]
 
     def target(self) -> Cell:
         return self.disk.content
@@ -106,11 +106,11 @@ class Disk(Actor, NativeDevice):
             when = 1 if self._completion == "later" else self.runtime.choose(3, question)
         if when == 0:
             await Transfer(self, irp)
-            status = irp._IoStatus._Status  # pyright: ignore[reportPrivateUsage]
+            status = irp.IoStatus._Status  # pyright: ignore[reportPrivateUsage]
             await complete(irp, by_system=True)
             thread.actors.pop()
             return status
-        irp.stack[irp.location].Control |= SL_PENDING_RETURNED
+        mark(irp, thread)
         irql = PASSIVE_LEVEL if when == 1 else DISPATCH_LEVEL
         name = "io" if irql == PASSIVE_LEVEL else "dpc"
         self.runtime.spawn(f"{name}:{irp.label}@{self.label}", self._complete_later(irp, irql))
@@ -137,7 +137,7 @@ class Disk(Actor, NativeDevice):
         if location.MajorFunction not in {IRP_MJ_READ, IRP_MJ_WRITE}:
             return STATUS_INVALID_DEVICE_REQUEST, 0
         mdl = irp._MdlAddress  # pyright: ignore[reportPrivateUsage]
-        buffer = mdl.buffer if mdl is not None else irp._AssociatedIrp._buffer  # pyright: ignore[reportPrivateUsage]
+        buffer = mdl.buffer if mdl is not None else irp.AssociatedIrp._buffer  # pyright: ignore[reportPrivateUsage]
         if buffer is None:
             buffer = irp._UserBuffer  # pyright: ignore[reportPrivateUsage]
         start, content = parameters.ByteOffset, self.content

@@ -346,14 +346,14 @@ class IRP(Cell):
     """
 
     __slots__ = (
-        "_AssociatedIrp",
+        "AssociatedIrp",
+        "IoStatus",
+        "Tail",
         "_CancelIrql",
         "_Flags",
-        "_IoStatus",
         "_MdlAddress",
         "_PendingReturned",
         "_RequestorMode",
-        "_Tail",
         "_UserBuffer",
         "_UserEvent",
         "_UserIosb",
@@ -376,7 +376,6 @@ class IRP(Cell):
         "who_ended",
     )
 
-    IoStatus = Guarded[IrpStatusBlock]()
     PendingReturned = Guarded[bool]()
     """In a completion routine: whether the driver below has returned STATUS_PENDING (KE-IRP-05)."""
     CancelIrql = Guarded[int]()
@@ -385,10 +384,8 @@ class IRP(Cell):
     RequestorMode = Guarded[int]()
     UserBuffer = Guarded[Any]()
     MdlAddress = Guarded["MDL | None"]()
-    AssociatedIrp = Guarded[AssociatedIrp]()
     UserEvent = Guarded["KEVENT | None"]()
     UserIosb = Guarded[Any]()
-    Tail = Guarded[Tail]()
 
     def __init__(
         self,
@@ -432,17 +429,17 @@ class IRP(Cell):
         self.ex_failed = False
         self.last_call: dict[Thread, str] = {}
         """For each thread that gave control away by a call, the finding that a later look at the IRP is."""
-        self._IoStatus = IrpStatusBlock(self)
+        self.IoStatus = IrpStatusBlock(self)
         self._PendingReturned = False
         self._CancelIrql = 0
         self._Flags = 0
         self._RequestorMode = 0
         self._UserBuffer: Any = None
         self._MdlAddress: MDL | None = None
-        self._AssociatedIrp = AssociatedIrp(self)
+        self.AssociatedIrp = AssociatedIrp(self)
         self._UserEvent: KEVENT | None = None
         self._UserIosb: Any = None
-        self._Tail = Tail(self)
+        self.Tail = Tail(self)
 
     @property
     def StackCount(self) -> int:
@@ -491,7 +488,7 @@ class IRP(Cell):
         if self.ended.startswith("was freed"):
             report("ke.use-after-free", what)
         # Two that believe the IRP to be theirs are two that complete it, whichever comes first (KE-CANCEL-06).
-        second = completes or self.cancel.taken
+        second = (completes or self.cancel.taken) and thread not in self.last_call
         if second and thread is not self.who_ended:
             report("ke.irp-double-complete", what, BugCheck(MULTIPLE_IRP_COMPLETE_REQUESTS, (address(self),)))
         report(self._code(thread), what, BugCheck(PAGE_FAULT_IN_NONPAGED_AREA, (address(self),)))

@@ -159,7 +159,7 @@ def IoReuseIrp(Irp: IRP, Iostatus: int) -> None:
     Irp.initialise(Irp.StackCount)
     cancel = Irp.cancel
     cancel.requested, cancel.routine, cancel.taken, cancel.taken_back, cancel.looked = False, None, False, False, False
-    Irp._IoStatus._Status = NTSTATUS(Iostatus)  # pyright: ignore[reportPrivateUsage]
+    Irp.IoStatus._Status = NTSTATUS(Iostatus)  # pyright: ignore[reportPrivateUsage]
 
 
 def _fill_transfer(irp: IRP, major: int, device: DEVICE_OBJECT, buffer: bytearray | None, length: int) -> None:
@@ -173,7 +173,7 @@ def _fill_transfer(irp: IRP, major: int, device: DEVICE_OBJECT, buffer: bytearra
     flags = device.Flags
     if flags & DO_BUFFERED_IO:
         content = buffer[:length] if major == IRP_MJ_WRITE else bytearray(length)
-        irp._AssociatedIrp._buffer = bytearray(content)  # pyright: ignore[reportPrivateUsage]
+        irp.AssociatedIrp._buffer = bytearray(content)  # pyright: ignore[reportPrivateUsage]
         irp._Flags = IRP_BUFFERED_IO  # pyright: ignore[reportPrivateUsage]
         if major == IRP_MJ_READ:
             irp._Flags |= IRP_INPUT_OPERATION  # pyright: ignore[reportPrivateUsage]
@@ -297,7 +297,7 @@ def fill_control(
     if size:
         buffer = bytearray(size)
         buffer[: len(given)] = given
-        irp._AssociatedIrp._buffer = buffer  # pyright: ignore[reportPrivateUsage]
+        irp.AssociatedIrp._buffer = buffer  # pyright: ignore[reportPrivateUsage]
     if method == METHOD_BUFFERED:
         irp._Flags = IRP_BUFFERED_IO | IRP_INPUT_OPERATION  # pyright: ignore[reportPrivateUsage]
         irp._UserBuffer = output  # pyright: ignore[reportPrivateUsage]

@@ -22,13 +22,16 @@ CLASS_NAMES: Final = {IRP_OPERATION: "IRP", FAST_IO_OPERATION: "fast I/O", FS_FI
 class FileObject(Cell):
     """FILE_OBJECT: one open instance of a file."""
 
-    __slots__ = ("FileName", "Flags", "fs_context", "volume")
+    __slots__ = ("FileName", "Flags", "FsContext", "FsContext2", "fs_context", "volume")
 
     def __init__(self, volume: Volume, name: str, flags: int = FO_SYNCHRONOUS_IO) -> None:
         super().__init__(current_thread(), name)
         self.volume = volume
         self.FileName = name
         self.Flags = flags
+        self.FsContext: Any = None
+        """The driver's whose device the file is open on, as is FsContext2."""
+        self.FsContext2: Any = None
         self.fs_context: Any = None
         """The file system's own record of the open file; None until the create succeeded."""
 

@@ -183,7 +183,7 @@ def _checked(
                 continue
             if not isinstance(value, kind):
                 if value is not None or not may_be_null:
-                    _bad_pointer(name, parameter, kind, value)
+                    bad_pointer(name, parameter, kind, value)
             elif value in current_system().freed:
                 report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
         return function(*args, **kwargs)
@@ -191,7 +191,7 @@ def _checked(
     return check
 
 
-def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
+def bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     """Report a pointer to nothing, or to something else than the routine takes. C would follow it."""
     thread = current_kthread()
     what = "NULL" if value is None else f"a {type(value).__name__}"

@@ -16,6 +16,7 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
+from kemu.io.completion import Nulls
 from kemu.io.constants import (
     FILE_OPEN_IF,
     IRP_MJ_DEVICE_CONTROL,
@@ -237,6 +238,7 @@ class World:
         self.system.add(Devices())
         self.system.add(Irps())
         self.system.add(Loaded())
+        self.system.add(Nulls())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")

@@ -101,7 +101,6 @@ from kemu.io.device import (
     FILE_DEVICE_DISK,
     FILE_DEVICE_SECURE_OPEN,
     FILE_DEVICE_UNKNOWN,
-    DeviceFile,
     IoAttachDeviceToDeviceStack,
     IoCreateDevice,
     IoCreateSymbolicLink,
@@ -145,6 +144,9 @@ from kemu.io.irp_made import (
 from kemu.io.manager import (
     IoAcquireCancelSpinLock,
     IoReleaseCancelSpinLock,
+)
+from kemu.io.request import (
+    FileObject as FILE_OBJECT,
 )
 from kemu.io.shutdown import (
     IoRegisterShutdownNotification,
@@ -275,7 +277,6 @@ __all__ = [
     "DbgPrint",
     "DbgPrintEx",
     "DelayedWorkQueue",
-    "DeviceFile",
     "Driver",
     "ExAcquireFastMutex",
     "ExAllocatePool2",
@@ -292,6 +293,7 @@ __all__ = [
     "FILE_DEVICE_UNKNOWN",
     "FILE_OPEN",
     "FILE_OPEN_IF",
+    "FILE_OBJECT",
     "FILE_OVERWRITE",
     "FILE_OVERWRITE_IF",
     "FILE_READ_ACCESS",

@@ -82,6 +82,8 @@ declare("ke.irp-not-cancelable", "a driver holds an IRP, which cannot be cancell
 # Cancel-safe queues.
 declare("ke.csq-after-insert", "an IRP is used after it was put into a cancel-safe queue", "KE-CSQ-02", "KE-RACE-13",
         stop=(PAGE_FAULT_IN_NONPAGED_AREA, 0), verifier=(PAGE_FAULT_IN_FREED_SPECIAL_POOL, 0))  # fmt: skip
+declare("ke.csq-null", "NULL is completed, which a cancel-safe queue has returned for an IRP that was cancelled",
+        "KE-CSQ-03", stop=(PAGE_FAULT_IN_NONPAGED_AREA, 0))  # fmt: skip
 declare("ke.csq-context", "what a cancel-safe queue keeps of an IRP was changed", "KE-CSQ-04")
 declare("ke.csq-bypass", "an IRP was taken out of a cancel-safe queue by hand", "KE-CSQ-05")
 declare("ke.csq-lock-irql", "an IRP is cancelled at an IRQL at which its queue's lock cannot be taken", "KE-CSQ-06")
