@@ -112,13 +112,14 @@ class ExchangeCancelRoutine(Operation[CancelRoutineOf | None]):
 class CancelIrp(BlockingOperation[CancelRoutine | None]):
     """IoCancelIrp: under the cancel spin lock, set the cancel bit and take the cancel routine."""
 
-    __slots__ = ("irp", "lock")
+    __slots__ = ("by_system", "irp", "lock")
     kind = "cancel"
 
-    def __init__(self, irp: IRP, lock: OwnedLock) -> None:
+    def __init__(self, irp: IRP, lock: OwnedLock, by_system: bool) -> None:
         super().__init__(lock)
         self.irp = irp
         self.lock = lock
+        self.by_system = by_system
 
     def available(self, thread: Thread) -> bool:
         return self.lock.owner is None
@@ -131,14 +132,15 @@ class CancelIrp(BlockingOperation[CancelRoutine | None]):
         thread.write(cancel)
         thread.exchange(cancel)
         thread.read(irp)
+        if irp.ended and self.by_system:
+            return None
         if irp.ended:
-            assert isinstance(thread, KThread)
             code = "ke.irp-after-completion"
             if irp.ended.startswith("was freed"):
                 code = "ke.use-after-free"
             report(code, f"{thread.label} cancels {irp.label}, which {irp.ended}")
         thread.use(irp)
-        driver = current_driver()
+        driver = None if self.by_system else current_driver()
         if driver is not None and irp.owner is not driver:
             report("ke.cancel-foreign", f"{thread.label} cancels {irp.label}, which {driver.driver} has not made")
         log = thread.runtime.log
@@ -154,6 +156,15 @@ class CancelIrp(BlockingOperation[CancelRoutine | None]):
         return f"cancel {self.irp.label}"
 
 
+async def cancel_irp(irp: IRP, *, by_system: bool = True) -> bool:
+    """Cancel *irp*, for the I/O manager or for a driver; whether there was a cancel routine."""
+    taken = await CancelIrp(irp, current_system().get(IoManager).cancel_lock, by_system)
+    if taken is None:
+        return False
+    await taken()
+    return True
+
+
 @routine("wdm", "BOOLEAN IoCancelIrp(_In_ PIRP Irp)", max_irql=DISPATCH_LEVEL)
 async def IoCancelIrp(Irp: IRP) -> bool:
     """Set the cancel bit of *Irp* and call its cancel routine; whether there was one (KE-CANCEL-01).
@@ -161,11 +172,7 @@ async def IoCancelIrp(Irp: IRP) -> bool:
     The IRP must not be complete: the caller's completion routine keeps it, or what holds it does (KE-CANCEL-09).
     IRQL: <= DISPATCH_LEVEL. Findings: ``ke.cancel-foreign``, ``ke.cancel-lock-held``, ``ke.irp-after-completion``.
     """
-    taken = await CancelIrp(Irp, current_system().get(IoManager).cancel_lock)
-    if taken is None:
-        return False
-    await taken()
-    return True
+    return await cancel_irp(Irp, by_system=False)
 
 
 @routine(

@@ -49,6 +49,7 @@ WORDS = {
     "FreeIrp": "`IoFreeIrp`",
     "IsCanceled": "`FltIsIoCanceled`",
     "Join": "start a thread, join it",
+    "ListIrpsOf": "of a thread that exits",
     "ListRequests": "list the requests of a file",
     "ListRequestsOf": "of a thread that exits",
     "Load": "each load and each store",
