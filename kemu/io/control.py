@@ -98,6 +98,7 @@ def irp_of(request: Request, device: DEVICE_OBJECT) -> IRP:
         output = bytearray(parameters.Length) if parameters.Length else None
         fill_control(irp, location, parameters.IoControlCode, parameters.Buffer, output, parameters.Length)
         return irp
+    location.Parameters.origin = parameters
     location.Parameters.Length = parameters.Length
     location.Parameters.ByteOffset = parameters.ByteOffset
     location.Parameters.FileInformationClass = parameters.FileInformationClass

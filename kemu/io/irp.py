@@ -29,7 +29,7 @@ from kemu.runtime import Cell, Thread, current_thread
 
 if TYPE_CHECKING:
     from kemu.io.device import DEVICE_OBJECT
-    from kemu.io.request import FileObject, Request
+    from kemu.io.request import FileObject, Parameters, Request
     from kemu.nt.event import KEVENT
 
 T = TypeVar("T")
@@ -125,6 +125,7 @@ class StackParameters:
         "Options",
         "OutputBufferLength",
         "Type3InputBuffer",
+        "origin",
     )
 
     def __init__(self) -> None:
@@ -137,6 +138,8 @@ class StackParameters:
         self.Type3InputBuffer: Any = None
         self.FileInformationClass = 0
         self.Options = 0
+        self.origin: Parameters | None = None
+        """The parameters of the request that the IRP carries."""
         self.Argument1: Any = None
         self.Argument2: Any = None
         self.Argument3: Any = None

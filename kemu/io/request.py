@@ -159,6 +159,14 @@ class Request(Waitable):
         self._cancel: CancelState | None = None
 
     @property
+    def beyond(self) -> object:
+        """The IRP that the request came in, to be completed when the request is; None for that of a program."""
+        return None
+
+    async def go_on(self) -> None:
+        """Complete that IRP, in the calling thread."""
+
+    @property
     def cancel(self) -> CancelState:
         """The request's cancel state."""
         if self._cancel is None:

@@ -26,7 +26,7 @@ from kemu.io.constants import (
     FileStandardInformation,
 )
 from kemu.io.control import ControlParameters, open_device
-from kemu.io.device import Devices
+from kemu.io.device import DEVICE_OBJECT, Devices
 from kemu.io.disk import Disk
 from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
@@ -35,6 +35,7 @@ from kemu.io.routines import Loaded
 from kemu.io.shutdown import shut_down
 from kemu.io.unload import discard, unload_driver
 from kemu.io.volume import Volume
+from kemu.io.volume_stack import VolumeStack
 from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
@@ -243,6 +244,7 @@ class World:
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
         self._flt_volume = self.manager.mount(self.volume)
+        self._stack: VolumeStack | None = None
 
     # Drivers.
 
@@ -327,6 +329,16 @@ class World:
         It completes each IRP at once, or later at PASSIVE_LEVEL or DISPATCH_LEVEL, as the file system does.
         """
         return Disk(self.system, name, data)
+
+    def volume_device(self, *, below: bool = False) -> DEVICE_OBJECT:
+        r"""The device object of ``C:`` that legacy filters attach to: above the filter manager, or *below* it.
+
+        Drivers that are loaded later also find them by name: ``\Device\HarddiskVolume1``, and ``\Ntfs`` for those that
+        were there before the filter manager. To be called by the script before any request is under way.
+        """
+        if self._stack is None:
+            self._stack = VolumeStack(self.system, self.volume)
+        return self._stack.base if below else self._stack.top
 
     async def shutdown(self) -> None:
         """Shut the system down, as far as drivers are told of it: no driver is unloaded (KE-UNLOAD-01)."""

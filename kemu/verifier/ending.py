@@ -8,6 +8,7 @@ from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.irp import IRP, IrpCancel
 from kemu.io.manager import IoManager
+from kemu.io.request import Request
 from kemu.nt.system import System
 from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck
@@ -98,6 +99,9 @@ def unfinished(system: System) -> list[Frame]:
     frames: list[Frame] = []
     for request in system.get(IoManager).outstanding:
         operation = request.filter_context
+        if isinstance(operation, Request):
+            # It has come to the filter manager in an IRP.
+            operation = operation.filter_context
         if not request.done and isinstance(operation, IrpCtrl):
             frames += [frame for frame in operation.frames if frame.state in {PENDED, POST_PENDED}]
     return frames

@@ -293,7 +293,8 @@ def test_a_completion_routine_of_a_driver_that_is_gone_is_not_called() -> None:
                 IoSetCompletionRoutine(irp, completed, None, True, True, True)
             return await IoCallDriver(above.lower, irp)
 
-        above.dispatch = dict.fromkeys((IRP_MJ_CREATE, IRP_MJ_READ, 4), passes)
+        for major in (IRP_MJ_CREATE, IRP_MJ_READ, 4):
+            above.dispatch[major] = passes
         driver = await lab.load(above)
         file = await lab.app.open(r"\\.\B", overlapped=True)
         await file.begin_read(4)
