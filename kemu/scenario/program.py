@@ -53,7 +53,12 @@ class ScenarioProgram:
         self.scenario = scenario
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
-        self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
+        self._options = Options(
+            completion=scenario.completion,
+            low_resources=scenario.low_resources,
+            worker_threads=scenario.worker_threads,
+            force_pending=scenario.force_pending,
+        )
         self.given_preempt: Preemption | None = preempt
         """The preemption that was asked for, if it was not left to the scenario."""
         self.preempt: Preemption = preempt or scenario.preempt

@@ -53,6 +53,7 @@ def explore(
     allow_single: bool = False,
     completion: Completion = "explore",
     low_resources: bool = False,
+    force_pending: bool = False,
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,
@@ -87,7 +88,7 @@ def explore(function: Any = None, /, **options: Any) -> Any:
     return _explored(function, {})
 
 
-WORLD_OPTIONS: Final = ("completion", "low_resources", "worker_threads", "explore_setup", "max_steps")
+WORLD_OPTIONS: Final = ("completion", "low_resources", "force_pending", "worker_threads", "explore_setup", "max_steps")
 WANTED: Final = ("schedules", "strategy", "seed", "bound")
 OPTIONS: Final = (*WANTED, "expect", "token", "allow_single", *WORLD_OPTIONS)
 
