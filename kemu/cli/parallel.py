@@ -109,6 +109,9 @@ def loader_of(program: Program) -> Named:
     preempt: str | None = getattr(program, "given_preempt", None)
     if preempt is not None:
         flags += (f"preempt={preempt}",)
+    verifier: str | None = getattr(program, "verifier", None)
+    if verifier is not None:
+        flags += (f"verifier={verifier}",)
     return Named(program.name, limit, str(Path.cwd()), flags)
 
 

@@ -15,6 +15,7 @@ from kemu.nt.bugcheck import DRIVER_VERIFIER_IOMANAGER_VIOLATION, BugCheck
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL
 from kemu.nt.memory import Allocation, Freed, Size, Structure, fields_of
+from kemu.nt.object import DEFAULT_TAG, ObjectType, header_of, register_type
 from kemu.nt.routine import routine
 from kemu.nt.status import (
     NTSTATUS,
@@ -589,12 +590,11 @@ async def IoGetDeviceObjectPointer(
     status, device, _ = await FindDevice(devices, ObjectName, opens=False)
     if device is None:
         return status, None, None
-    return status, DeviceFile(device, None, ObjectName), device.top()
-
-
-async def release_pointer(file: DeviceFile) -> None:
-    """Drop the reference of IoGetDeviceObjectPointer."""
-    await ReleaseDevice(file.DeviceObject)
+    file = DeviceFile(device, None, ObjectName)
+    header = header_of(file)
+    current_thread().update(header)
+    header.pointers.append((current_driver(), DEFAULT_TAG))
+    return status, file, device.top()
 
 
 @routine(
@@ -641,3 +641,23 @@ class DeviceFile(FileObject):
         """How many requests on it are outstanding."""
         self.closing = False
         """Whether the handle is closed."""
+
+
+def _is_there(device: DEVICE_OBJECT, observer: Thread) -> bool:
+    observer.read(device)
+    return not device.gone
+
+
+def _is_open(file: DeviceFile, observer: Thread) -> bool:
+    """Whether the system holds the file: that of a program, until its close request. A driver's it does not."""
+    observer.read(file)
+    return file.volume is not None  # pyright: ignore[reportUnnecessaryComparison]
+
+
+async def _release(file: DeviceFile) -> None:
+    """Nobody holds the file any more that IoGetDeviceObjectPointer has returned."""
+    await ReleaseDevice(file.DeviceObject)
+
+
+register_type(DEVICE_OBJECT, ObjectType("Device", is_held=_is_there))
+register_type(DeviceFile, ObjectType("File", is_held=_is_open, delete=_release))

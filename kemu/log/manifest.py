@@ -106,6 +106,8 @@ MANIFEST: Final[Mapping[str, EventKind]] = MappingProxyType(
         "sync.wait": _kind("a wait ended, with `status`", "obj", "status", category="sync"),
         "work.queue": _kind("a work item is queued", "obj", "mbox", category="work"),
         "work.run": _kind("a worker takes a work item", "obj", category="work"),
+        "ob.open": _kind("a handle was made for `obj`", "obj", "handle", "access", category="object"),
+        "ob.close": _kind("a handle of `obj` was closed", "obj", "handle", category="object"),
         "mem.alloc": _kind("pool is allocated", "tag", "size", category="memory"),
         "mem.free": _kind("pool is freed", "tag", "size", category="memory"),
         "check.violation": _kind(

@@ -8,6 +8,13 @@ from kemu.nt.exception import (
     ExRaiseStatus,
     StructuredException,
 )
+from kemu.nt.psapi import (
+    PsGetCurrentProcessId,
+    PsGetCurrentThreadId,
+    PsGetProcessId,
+    PsGetThreadId,
+    ZwOpenProcess,
+)
 from kemu.nt.region import (
     KeAreApcsDisabled,
     KeEnterCriticalRegion,
@@ -26,4 +33,9 @@ __all__ = [
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
     "StructuredException",
+    "PsGetCurrentProcessId",
+    "PsGetCurrentThreadId",
+    "PsGetProcessId",
+    "PsGetThreadId",
+    "ZwOpenProcess",
 ]

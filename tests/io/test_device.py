@@ -323,6 +323,49 @@ def test_a_pointer_to_a_device_is_one_to_the_top_of_its_stack_and_keeps_it() -> 
     assert run(script).result == (STATUS_SUCCESS, True, (STATUS_OBJECT_NAME_NOT_FOUND, None, None), 2)
 
 
+@pytest.mark.rule("KE-UNLOAD-07", "KE-REF-05")
+def test_a_driver_is_not_unloaded_before_pointers_to_its_device_are_given_back() -> None:
+    from kemu.wdk.wdm import ObDereferenceObject, ObReferenceObject
+
+    async def script(lab: Lab) -> Any:
+        one, driver = await loaded(lab, "D", {})
+
+        async def unloading() -> None:
+            lab.note("unload")
+
+        one.on_unload = unloading
+        _, file, _ = await IoGetDeviceObjectPointer(r"\Device\D", 0)
+        assert file is not None
+        await ObReferenceObject(file)
+
+        async def user() -> None:
+            await ObDereferenceObject(file)
+            lab.note("last")
+            await ObDereferenceObject(file)
+
+        async def unload() -> None:
+            await driver.unload()
+
+        await lab.together(unload(), user())
+
+    runs = all_runs(script, bound=2)
+    assert codes(runs) == {None}
+    assert {tuple(one.order) for one in runs} == {("last", "unload")}
+
+
+def test_a_pointer_is_given_back_once() -> None:
+    from kemu.wdk.wdm import ObDereferenceObject
+
+    async def script(lab: Lab) -> Any:
+        await device(lab, "D", {})
+        _, file, _ = await IoGetDeviceObjectPointer(r"\Device\D", 0)
+        assert file is not None
+        await ObDereferenceObject(file)
+        await ObDereferenceObject(file)
+
+    assert run(script).code == "ob.under-reference"
+
+
 @pytest.mark.rule("KE-UNLOAD-05")
 def test_nobody_attaches_to_or_opens_what_is_going_away() -> None:
     async def script(lab: Lab) -> Any:

@@ -32,7 +32,9 @@ RANGES: dict[tuple[int, int], str] = {
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
         FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize IoMarkIrpPending IoGetCurrentIrpStackLocation
         IoGetNextIrpStackLocation IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation
-        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx""",
+        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
+        PsGetCurrentProcess PsGetCurrentThread PsGetCurrentProcessId PsGetCurrentThreadId PsGetProcessId
+        PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
         IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
@@ -43,15 +45,21 @@ RANGES: dict[tuple[int, int], str] = {
         KeAreAllApcsDisabled IoCallDriver IofCallDriver IoCancelIrp IoSetCancelRoutine IoCompleteRequest
         IofCompleteRequest IoSetCompletionRoutine IoSetCompletionRoutineEx IoCsqInsertIrp IoCsqInsertIrpEx
         IoCsqRemoveIrp IoCsqRemoveNextIrp IoAllocateIrp IoBuildAsynchronousFsdRequest IoFreeIrp IoReuseIrp
-        MmGetSystemAddressForMdlSafe IoAttachDeviceToDeviceStack""",
+        MmGetSystemAddressForMdlSafe IoAttachDeviceToDeviceStack
+        ObReferenceObject ObReferenceObjectWithTag ObReferenceObjectSafe ObReferenceObjectByPointer
+        ObDereferenceObject ObDereferenceObjectWithTag ObDereferenceObjectDeferDelete
+        PsGetThreadId PsIsThreadTerminating ExNotifyCallback""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously""",
+        ExRaiseStatus ExRaiseAccessViolation IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously
+        ObOpenObjectByPointer PsLookupProcessByProcessId PsLookupThreadByThreadId PsGetProcessExitStatus
+        ExCreateCallback ExRegisterCallback ExUnregisterCallback""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoDetachDevice IoGetDeviceObjectPointer IoCreateSymbolicLink IoDeleteSymbolicLink
         IoBuildSynchronousFsdRequest IoBuildDeviceIoControlRequest IoRegisterShutdownNotification
-        IoUnregisterShutdownNotification""",
+        IoUnregisterShutdownNotification
+        ObReferenceObjectByHandle ObCloseHandle ZwClose ZwOpenProcess ZwDuplicateObject""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
 }
