@@ -28,7 +28,7 @@ from kemu.nt.bugcheck import (
     MULTIPLE_IRP_COMPLETE_REQUESTS,
     BugCheck,
 )
-from kemu.nt.driver import DriverActor, current_driver, routine_name
+from kemu.nt.driver import DriverActor, current_driver, routine_name, status_of
 from kemu.nt.event import SetEvent
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.routine import bad_pointer, routine
@@ -272,7 +272,7 @@ async def _call(
     # Whether it goes on elsewhere meanwhile can be told by the walk's mark being gone.
     turn = irp.location
     returned = await call_routine(owner, COMPLETION, name, found, device, irp, context)
-    if returned == STATUS_MORE_PROCESSING_REQUIRED:
+    if status_of(owner, name, found, returned) == STATUS_MORE_PROCESSING_REQUIRED:
         return False
     thread.write(irp)
     if not irp.ended and irp.kept_by == before and irp.location == turn:

@@ -17,7 +17,7 @@ from kemu.io.routines import check_loaded
 from kemu.nt.driver import DriverActor, crashed, current_driver, routine_name, status_of
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread, irql_name
 from kemu.nt.lock import ReleaseLock
-from kemu.nt.routine import routine
+from kemu.nt.routine import bad_pointer, routine
 from kemu.nt.spinlock import KSPIN_LOCK
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_SUCCESS
 from kemu.nt.system import current_system, report
@@ -143,7 +143,9 @@ def IoCsqInitializeEx(
 
 async def _call(csq: IO_CSQ, callback: Callable[..., Awaitable[Any]] | None, *arguments: Any) -> Any:
     """Call one of the driver's routines. Those for the lock leave with another IRQL: no exit check."""
-    assert callback is not None
+    if not callable(callback):
+        bad_pointer("IoCsqInitialize", "one of its routines", IO_CSQ, callback)
+        return None
     if csq.actor is None:
         return await callback(csq, *arguments)
     thread = current_kthread()

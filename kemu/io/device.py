@@ -241,6 +241,13 @@ class Devices:
         await DevicesReady(self, driver)
 
 
+def check_name(name: object, routine_name: str, parameter: str) -> None:
+    """Finding ``ke.bad-pointer`` for a name that is none."""
+    if not isinstance(name, str):
+        what = "NULL" if name is None else f"a {type(name).__name__}"
+        report("ke.bad-pointer", f"{routine_name} was given {what} as {parameter}, which takes a UNICODE_STRING")
+
+
 def link_name(name: str) -> str | None:
     """The last part of a symbolic link's name, in capitals; None if it is not one that programs can open."""
     folded = name.upper()
@@ -528,7 +535,10 @@ async def IoCreateDevice(
     STATUS_INSUFFICIENT_RESOURCES where low resources are explored. Until DriverEntry has returned, or until the driver
     clears DO_DEVICE_INITIALIZING in ``Flags``, nobody can open it. IRQL: <= APC_LEVEL.
     """
-    if resources_fail("IoCreateDevice"):
+    if DeviceName is not None:
+        check_name(DeviceName, "IoCreateDevice", "DeviceName")
+    # A negative size is a very large one in C.
+    if DeviceExtensionSize < 0 or resources_fail("IoCreateDevice"):
         return STATUS_INSUFFICIENT_RESOURCES, None
     devices = current_system().get(Devices)
     device = DEVICE_OBJECT(DeviceName or f"a device of {DriverObject.name}", DriverObject, DeviceName)
@@ -586,6 +596,7 @@ async def IoGetDeviceObjectPointer(
     The file object keeps the driver loaded until `ObDereferenceObject` is called for it. kemu sends no create and
     close requests for it. IRQL: PASSIVE_LEVEL.
     """
+    check_name(ObjectName, "IoGetDeviceObjectPointer", "ObjectName")
     devices = current_system().get(Devices)
     status, device, _ = await FindDevice(devices, ObjectName, opens=False)
     if device is None:
@@ -608,6 +619,8 @@ async def IoCreateSymbolicLink(SymbolicLinkName: str, DeviceName: str) -> NTSTAT
     ``\??\Name`` and ``\GLOBAL??\Name`` are the same. STATUS_OBJECT_NAME_COLLISION if the name is taken,
     STATUS_OBJECT_NAME_NOT_FOUND for a name elsewhere. From here on requests may come. IRQL: PASSIVE_LEVEL.
     """
+    check_name(SymbolicLinkName, "IoCreateSymbolicLink", "SymbolicLinkName")
+    check_name(DeviceName, "IoCreateSymbolicLink", "DeviceName")
     name = link_name(SymbolicLinkName)
     if name is None:
         return STATUS_OBJECT_NAME_NOT_FOUND
@@ -620,6 +633,7 @@ async def IoCreateSymbolicLink(SymbolicLinkName: str, DeviceName: str) -> NTSTAT
 @routine("wdm", "NTSTATUS IoDeleteSymbolicLink(_In_ PUNICODE_STRING SymbolicLinkName)", max_irql=PASSIVE_LEVEL)
 async def IoDeleteSymbolicLink(SymbolicLinkName: str) -> NTSTATUS:
     """Remove a symbolic link; STATUS_OBJECT_NAME_NOT_FOUND if there is none. IRQL: PASSIVE_LEVEL."""
+    check_name(SymbolicLinkName, "IoDeleteSymbolicLink", "SymbolicLinkName")
     name = link_name(SymbolicLinkName)
     if name is None:
         return STATUS_OBJECT_NAME_NOT_FOUND

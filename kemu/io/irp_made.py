@@ -205,7 +205,7 @@ async def IoBuildSynchronousFsdRequest(
     Wait for *Event* if IoCallDriver returns STATUS_PENDING. The thread's exit cancels it. None where low resources
     are explored. IRQL: PASSIVE_LEVEL.
     """
-    if resources_fail("IoBuildSynchronousFsdRequest"):
+    if (Length or 0) < 0 or resources_fail("IoBuildSynchronousFsdRequest"):
         return None
     irp = make(DeviceObject.StackSize, operation_label(MajorFunction, " of a driver"), "synchronous")
     _fill_transfer(irp, MajorFunction, DeviceObject, Buffer, Length or 0)
@@ -233,7 +233,7 @@ async def IoBuildAsynchronousFsdRequest(
 
     None where low resources are explored. IRQL: <= DISPATCH_LEVEL.
     """
-    if resources_fail("IoBuildAsynchronousFsdRequest"):
+    if (Length or 0) < 0 or resources_fail("IoBuildAsynchronousFsdRequest"):
         return None
     irp = make(DeviceObject.StackSize, operation_label(MajorFunction, " of a driver"), "asynchronous")
     _fill_transfer(irp, MajorFunction, DeviceObject, Buffer, Length or 0)
@@ -262,7 +262,7 @@ async def IoBuildDeviceIoControlRequest(
     IoStatusBlock: Any,
 ) -> IRP | None:
     """Make the IRP of a device control to wait for, as IoBuildSynchronousFsdRequest does. IRQL: PASSIVE_LEVEL."""
-    if resources_fail("IoBuildDeviceIoControlRequest"):
+    if min(InputBufferLength, OutputBufferLength) < 0 or resources_fail("IoBuildDeviceIoControlRequest"):
         return None
     major = IRP_MJ_INTERNAL_DEVICE_CONTROL if InternalDeviceIoControl else IRP_MJ_DEVICE_CONTROL
     irp = make(DeviceObject.StackSize, operation_label(major, " of a driver"), "synchronous")

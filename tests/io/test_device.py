@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fltmgr.kit import Lab, Run, all_runs, codes, run
-from io_kit import CODE, Device, complete, device, loaded, spawn, succeed
+from io_kit import Device, complete, device, loaded, spawn, succeed
 
 from kemu.io.device import DEVICE_OBJECT, Devices
 from kemu.io.irp import IRP
@@ -28,7 +28,6 @@ from kemu.wdk.wdm import (
     IRP_MJ_CLEANUP,
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
-    IRP_MJ_DEVICE_CONTROL,
     IRP_MJ_READ,
     IRP_MJ_SHUTDOWN,
     KSPIN_LOCK,
@@ -483,47 +482,6 @@ def test_a_deleted_device_is_not_told_of_a_shutdown() -> None:
         return lab.system.get(Devices).shutdown
 
     assert run(script).result == []
-
-
-# What publishing orders.
-
-
-@pytest.mark.rule("KE-INTLK-05")
-def test_what_is_done_before_the_link_is_made_is_ordered_before_the_requests() -> None:
-    from racing import Field
-
-    async def script(lab: Lab) -> Any:
-        field = Field()
-
-        class Publisher(Device):
-            async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
-                if before:
-                    field.store()
-                status = await super().DriverEntry(DriverObject, RegistryPath)
-                if not before:
-                    field.store()
-                return status
-
-        async def control(device: DEVICE_OBJECT, irp: IRP) -> int:
-            field.load()
-            return await complete(irp)
-
-        before = lab.choose(2, "when") == 0
-        driver = Publisher("D", {IRP_MJ_DEVICE_CONTROL: control})
-
-        async def load() -> None:
-            await lab.load(driver)
-
-        async def ask() -> None:
-            _, file = await lab.app.create(r"\\.\D")
-            if file is not None:
-                await file.control(CODE)
-
-        await lab.together(load(), ask())
-        return before
-
-    runs = all_runs(script, bound=1, races=True)
-    assert {one.code for one in runs if one.result is True} == {None}
 
 
 def test_a_lock_in_an_extension_works() -> None:
