@@ -169,8 +169,9 @@ async def call_driver(device: DEVICE_OBJECT, irp: IRP, *, by_system: bool = Fals
     if returned == STATUS_PENDING:
         # Who holds the IRP may complete it before the driver above, or the issuer, hears of this.
         await Point(f"return STATUS_PENDING for {irp.label}", irp)
-    code = "ke.irp-after-call"
-    irp.last_call[thread] = code
+    if not by_system:
+        code = "ke.irp-after-call"
+        irp.last_call[thread] = code
     return returned
 
 

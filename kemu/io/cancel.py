@@ -18,8 +18,8 @@ from kemu.nt.bugcheck import (
 )
 from kemu.nt.driver import DriverActor, current_driver, routine_name
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
-from kemu.nt.lock import OwnedLock
 from kemu.nt.routine import routine
+from kemu.nt.spinlock import KSPIN_LOCK, RAISED
 from kemu.nt.system import current_system, report
 from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Point, Thread
 
@@ -29,7 +29,7 @@ class DriverCancel(HeldCancelRoutine):
 
     __slots__ = ("driver", "irp", "lock", "routine")
 
-    def __init__(self, irp: IRP, routine: CancelRoutineOf, driver: DriverActor | None, lock: OwnedLock) -> None:
+    def __init__(self, irp: IRP, routine: CancelRoutineOf, driver: DriverActor | None, lock: KSPIN_LOCK) -> None:
         self.irp = irp
         self.routine = routine
         self.driver = driver
@@ -38,7 +38,7 @@ class DriverCancel(HeldCancelRoutine):
     def hold(self, thread: Thread, lock: Cell) -> None:
         take_lock(thread, self.lock)
         self.irp.cancel.taken = True
-        self.irp._CancelIrql = self.lock.old_irql  # pyright: ignore[reportPrivateUsage]
+        self.irp._CancelIrql = self.lock.saves(self.lock.old_irql)  # pyright: ignore[reportPrivateUsage]
 
     async def __call__(self) -> None:
         irp, lock, driver = self.irp, self.lock, self.driver
@@ -62,11 +62,13 @@ class DriverCancel(HeldCancelRoutine):
         thread.irql = irql
 
 
-def take_lock(thread: Thread, lock: OwnedLock) -> None:
+def take_lock(thread: Thread, lock: KSPIN_LOCK) -> None:
     """Become the owner of the cancel spin lock, inside a step in which nobody has it."""
     assert isinstance(thread, KThread)
     lock.owner = thread
-    lock.old_irql = thread.irql
+    # A plain number: the level may still be known as what another lock's acquisition has saved.
+    lock.old_irql = int(thread.irql)
+    lock.how = RAISED
     thread.irql = DISPATCH_LEVEL
     thread.locks.append(lock)
     lock.changed()
@@ -115,7 +117,7 @@ class CancelIrp(BlockingOperation[CancelRoutine | None]):
     __slots__ = ("by_system", "irp", "lock")
     kind = "cancel"
 
-    def __init__(self, irp: IRP, lock: OwnedLock, by_system: bool) -> None:
+    def __init__(self, irp: IRP, lock: KSPIN_LOCK, by_system: bool) -> None:
         super().__init__(lock)
         self.irp = irp
         self.lock = lock

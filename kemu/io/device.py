@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from kemu.io.request import FileObject
+from kemu.nt.allocation import Allocation
+from kemu.nt.buffer import allocation_of
 from kemu.nt.bugcheck import DRIVER_VERIFIER_IOMANAGER_VIOLATION, BugCheck
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver
+from kemu.nt.freeing import release
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL
-from kemu.nt.memory import Allocation, Freed, Size, Structure, fields_of
 from kemu.nt.object import DEFAULT_TAG, ObjectType, header_of, register_type
 from kemu.nt.routine import routine
 from kemu.nt.status import (
@@ -26,8 +28,10 @@ from kemu.nt.status import (
     STATUS_OBJECT_NAME_NOT_FOUND,
     STATUS_SUCCESS,
 )
+from kemu.nt.structure import Size, Structure, furnish
 from kemu.nt.system import Leftover, System, current_system, report, resources_fail
 from kemu.runtime import Cell, Operation, Point, Thread, current_thread
+from kemu.runtime.site import here
 
 if TYPE_CHECKING:
     from kemu.io.irp import IRP
@@ -163,27 +167,26 @@ class DEVICE_OBJECT(Cell):
         free_extension(thread, self.DeviceExtension)
 
 
-def extension(device: DEVICE_OBJECT, size: int) -> Any:
+def extension(size: int) -> Any:
     """Zeroed storage of *size* bytes: an instance of the structure that the size is of, or a bytearray."""
     if not size:
         return None
     if not isinstance(size, Size):
         return bytearray(size)
-    block = size.structure.__new__(size.structure)
-    fields = block.__dict__
-    fields.update(dict.fromkeys(fields_of(size.structure), 0))
-    fields["_allocation"] = Allocation(current_thread(), block, 0, size, "Devi", f"IoCreateDevice of {device.label}")
+    structure = size.structure
+    block: Structure = object.__new__(structure)
+    allocation = Allocation(current_thread(), block, size, "Devi", is_paged=False)
+    furnish(block, structure, allocation, allocation.parts, zeroed=True)
     return block
 
 
 def free_extension(thread: Thread, block: object) -> None:
     """What is in freed memory from here on."""
-    if isinstance(block, Structure):
-        allocation: Allocation = block.__dict__["_allocation"]
+    allocation = allocation_of(block) if isinstance(block, Structure) else None
+    if allocation is not None:
+        thread.write(allocation)
         thread.end(allocation)
-        allocation.freed_by = thread.label
-        block.__dict__["_name"] = type(block).__name__
-        block.__class__ = Freed
+        release(thread, allocation, here(thread))
 
 
 class Names(Cell):
@@ -545,7 +548,7 @@ async def IoCreateDevice(
     device.DeviceType = DeviceType
     device.Characteristics = DeviceCharacteristics
     device.exclusive = bool(Exclusive)
-    device.DeviceExtension = extension(device, DeviceExtensionSize)
+    device.DeviceExtension = extension(DeviceExtensionSize)
     status = await CreateDevice(devices, device)
     return status, device if status == STATUS_SUCCESS else None
 

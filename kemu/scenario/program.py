@@ -58,9 +58,11 @@ class ScenarioProgram:
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
         self._options = Options(
-            completion=scenario.completion,
-            low_resources=scenario.low_resources,
-            worker_threads=scenario.worker_threads,
+            scenario.completion,
+            scenario.low_resources,
+            scenario.worker_threads,
+            timer_jitter=scenario.timer_jitter,
+            work_budget=scenario.work_budget or 0,
             force_pending=scenario.force_pending,
         )
         self.given_preempt: Preemption | None = preempt

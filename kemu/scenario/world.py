@@ -38,16 +38,25 @@ from kemu.io.volume import Volume
 from kemu.io.volume_stack import VolumeStack
 from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
+from kemu.nt.dpc import Dpcs, TargetQueues
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.lockorder import LockOrder
+from kemu.nt.lookaside import Lookasides
 from kemu.nt.memory import Pool
 from kemu.nt.object import ObjectManager
+from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.systhread import SystemThreads
+from kemu.nt.timer import Timers
+from kemu.nt.usermemory import UserBuffer
 from kemu.nt.work import WorkerPool
+from kemu.nt.workitem import KernelWorkItems
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
@@ -149,6 +158,10 @@ class UserProcess(Actor):
         """End the process on the calling thread."""
         await exit_process(self.process, status)
 
+    def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
+        """Memory of the process with *content*: what a program passes the address of to a driver."""
+        return UserBuffer(self.process, content, is_writable=writable)
+
     async def create(
         self,
         path: str,
@@ -247,9 +260,18 @@ class World:
         self.system.add(client_ids)
         self.system.add(ObjectManager())
         self.system.add(CallbackObjects())
+        self.system.add(LockOrder(self.system))
+        self.system.add(Resources())
+        self.system.add(CacheAwareRundowns())
         self.system.add(WorkItems())
         self.system.add(Pool())
+        self.system.add(Lookasides())
         self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(KernelWorkItems())
+        self.system.add(SystemThreads())
+        self.system.add(Dpcs(self.system_process))
+        self.system.add(TargetQueues())
+        self.system.add(Timers())
         self.system.add(IoManager(self.system))
         self.system.add(Devices())
         self.system.add(Irps())
@@ -420,9 +442,11 @@ class World:
             runtime = self.runtime
             data, runtime.data = runtime.data, None
             races, runtime.races = runtime.races, None
+            runtime.looking = True
             try:
                 holds = predicate()
             finally:
+                runtime.looking = False
                 if not runtime.dead:
                     runtime.data, runtime.races = data, races
             if not holds:

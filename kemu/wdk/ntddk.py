@@ -1,7 +1,10 @@
-"""ntddk.h: forwarding IRPs, critical and guarded regions, raising exceptions."""
+"""ntddk.h: forwarding IRPs, critical and guarded regions, raising exceptions, targets of DPCs."""
 
 from kemu.io.call import (
     IoForwardIrpSynchronously,
+)
+from kemu.nt.dpc import (
+    KeSetTargetProcessorDpc,
 )
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
@@ -32,10 +35,11 @@ __all__ = [
     "KeEnterGuardedRegion",
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
-    "StructuredException",
+    "KeSetTargetProcessorDpc",
     "PsGetCurrentProcessId",
     "PsGetCurrentThreadId",
     "PsGetProcessId",
     "PsGetThreadId",
+    "StructuredException",
     "ZwOpenProcess",
 ]

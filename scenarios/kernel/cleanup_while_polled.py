@@ -129,7 +129,6 @@ class Polled(Driver):
         if context is None or file is None:
             return await self.complete(Irp, STATUS_INSUFFICIENT_RESOURCES)
         context.References = 1
-        context.Idle = KEVENT("Idle")
         KeInitializeEvent(context.Idle, NotificationEvent, False)
         file.FsContext = context
         return await self.complete(Irp, STATUS_SUCCESS)

@@ -488,7 +488,6 @@ def test_a_lock_in_an_extension_works() -> None:
     async def script(lab: Lab) -> Any:
         one = await device(lab, "D", {}, extension=sizeof(EXTENSION))
         extension: EXTENSION = one.device.DeviceExtension
-        extension.Lock = KSPIN_LOCK("ExtensionLock")
         KeInitializeSpinLock(extension.Lock)
         await KeReleaseSpinLock(extension.Lock, await KeAcquireSpinLock(extension.Lock))
 

@@ -3,7 +3,6 @@
 from kemu.nt.bugcheck import (
     CANCEL_STATE_IN_COMPLETED_IRP,
     DRIVER_RETURNED_HOLDING_CANCEL_LOCK,
-    DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS,
     DRIVER_VERIFIER_DETECTED_VIOLATION,
     DRIVER_VERIFIER_IOMANAGER_VIOLATION,
     MULTIPLE_IRP_COMPLETE_REQUESTS,
@@ -95,5 +94,3 @@ declare("ke.device-double-detach", "a device is detached from one to which nothi
 declare("ke.device-double-delete", "a device is deleted twice", "KE-REF-05", verifier=(IO, 0x240))
 declare("ke.unload-leftover", "a device, a name or a registration was left behind by a driver that was unloaded",
         "KE-UNLOAD-03")  # fmt: skip
-declare("ke.unload-running", "code of a driver runs that was unloaded", "KE-UNLOAD-03", "KE-IRP-11", "KE-RACE-16",
-        stop=(DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, 0))  # fmt: skip
