@@ -21,10 +21,13 @@ from kemu.io.constants import (
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
-    FileStandardInformation,
 )
+from kemu.io.file_constants import FileStandardInformation
+from kemu.io.filesystem.names import dos_path
 from kemu.io.manager import IoManager
-from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
+from kemu.io.parameters import Parameters
+from kemu.io.request import IRP_OPERATION, FileObject, Request, WaitDone
+from kemu.io.structures import FILE_STANDARD_INFORMATION
 from kemu.io.volume import Volume
 from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
@@ -87,7 +90,10 @@ class File:
         """Query FileStandardInformation and wait; the status and the size in bytes."""
         parameters = Parameters(FileInformationClass=FileStandardInformation, Length=24)
         request = await self._manager.transfer(self.file, IRP_MJ_QUERY_INFORMATION, parameters, fast=fast)
-        return request.status, int.from_bytes(request.buffer, "little")
+        information = request.buffer
+        if not isinstance(information, FILE_STANDARD_INFORMATION):
+            return request.status, 0
+        return request.status, information.EndOfFile
 
     async def begin_read(self, length: int, offset: int = 0) -> Pending:
         """Issue a read without waiting for it."""
@@ -131,7 +137,8 @@ class UserProcess(Actor):
     ) -> tuple[NTSTATUS, File | None]:
         """Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure."""
         manager = self.world.system.get(IoManager)
-        status, file = await manager.create(volume or self.world.volume, path, disposition, synchronous=not overlapped)
+        name = dos_path(path)
+        status, file = await manager.create(volume or self.world.volume, name, disposition, synchronous=not overlapped)
         return status, File(manager, file) if file is not None else None
 
     async def open(self, path: str, *, overlapped: bool = False) -> File:
@@ -280,7 +287,11 @@ class World:
 
     def file(self, path: str, data: bytes = b"") -> None:
         """Put a file on the volume before the run begins."""
-        self.volume.filesystem.add(path, data)
+        self.volume.filesystem.add(dos_path(path), data)
+
+    def directory(self, path: str) -> None:
+        """Put a directory on the volume before the run begins."""
+        self.volume.filesystem.add_directory(dos_path(path))
 
     def start(self, name: str, coroutine: Coroutine[Any, Any, T], process: UserProcess | None = None) -> Started[T]:
         """Start a thread that runs *coroutine*; in *process*, or in the System process."""

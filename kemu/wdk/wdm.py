@@ -52,6 +52,8 @@ from kemu.io.constants import (
     IRP_PAGING_IO,
     IRP_SYNCHRONOUS_API,
     IRP_SYNCHRONOUS_PAGING_IO,
+)
+from kemu.io.file_constants import (
     FileBasicInformation,
     FileStandardInformation,
 )

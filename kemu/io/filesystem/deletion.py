@@ -1,0 +1,139 @@
+"""Delete pending, POSIX deletion, delete on close; cleanup, which is when they take effect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kemu.io.file_constants import (
+    DELETE,
+    FILE_ACTION_REMOVED,
+    FILE_ATTRIBUTE_READONLY,
+    FILE_DELETE_ON_CLOSE,
+    FILE_DISPOSITION_DELETE,
+    FILE_DISPOSITION_IGNORE_READONLY_ATTRIBUTE,
+    FILE_DISPOSITION_ON_CLOSE,
+    FILE_DISPOSITION_POSIX_SEMANTICS,
+    FILE_NOTIFY_CHANGE_DIR_NAME,
+    FILE_NOTIFY_CHANGE_FILE_NAME,
+    FILE_NOTIFY_CHANGE_STREAM_NAME,
+    FO_CLEANUP_COMPLETE,
+)
+from kemu.io.filesystem.locks import release_all
+from kemu.io.filesystem.names import fold
+from kemu.io.filesystem.nodes import Link, Open
+from kemu.io.filesystem.notify import end_watches
+from kemu.io.filesystem.oplocks import close_oplocks
+from kemu.nt.status import (
+    NTSTATUS,
+    STATUS_ACCESS_DENIED,
+    STATUS_CANNOT_DELETE,
+    STATUS_DIRECTORY_NOT_EMPTY,
+    STATUS_INVALID_PARAMETER,
+    STATUS_SUCCESS,
+)
+from kemu.runtime import Thread
+
+if TYPE_CHECKING:
+    from kemu.io.filesystem.filesystem import FileSystem, Result
+    from kemu.io.request import Request
+
+
+def set_disposition(fs: FileSystem, thread: Thread, opened: Open, flags: int) -> NTSTATUS:
+    """FileDispositionInformation and FileDispositionInformationEx, as FILE_DISPOSITION_ flags."""
+    if not opened.access & DELETE:
+        return STATUS_ACCESS_DENIED
+    if flags & FILE_DISPOSITION_ON_CLOSE:
+        # Takes back, or gives, what FILE_DELETE_ON_CLOSE said when the file was opened.
+        if not opened.options & FILE_DELETE_ON_CLOSE:
+            return STATUS_INVALID_PARAMETER
+        thread.write(opened)
+        opened.delete_on_close = bool(flags & FILE_DISPOSITION_DELETE)
+        opened.posix_delete = bool(flags & FILE_DISPOSITION_POSIX_SEMANTICS)
+        return STATUS_SUCCESS
+    node, link = opened.node, opened.link
+    if not flags & FILE_DISPOSITION_DELETE:
+        thread.write(node)
+        opened.posix_delete = False
+        if opened.stream is node.stream:
+            link.deleted = False
+        else:
+            opened.stream.deleted = False
+        return STATUS_SUCCESS
+    status = may_delete(thread, opened, ignore_readonly=bool(flags & FILE_DISPOSITION_IGNORE_READONLY_ATTRIBUTE))
+    if status != STATUS_SUCCESS:
+        return status
+    thread.write(node)
+    if opened.stream is node.stream:
+        link.deleted = True
+    else:
+        opened.stream.deleted = True
+    opened.posix_delete = bool(flags & FILE_DISPOSITION_POSIX_SEMANTICS)
+    return STATUS_SUCCESS
+
+
+def may_delete(thread: Thread, opened: Open, *, ignore_readonly: bool = False) -> NTSTATUS:
+    """Whether the file behind *opened* can be deleted."""
+    node = opened.node
+    thread.read(node.basic)
+    if opened.link.directory is None:
+        return STATUS_CANNOT_DELETE
+    if node.attributes & FILE_ATTRIBUTE_READONLY and not ignore_readonly:
+        return STATUS_CANNOT_DELETE
+    thread.read(opened.stream.guard)
+    if opened.stream.mapped:
+        return STATUS_CANNOT_DELETE
+    if node.is_directory and opened.stream is node.stream:
+        thread.read(node.listing)
+        if not node.is_empty:
+            return STATUS_DIRECTORY_NOT_EMPTY
+    return STATUS_SUCCESS
+
+
+def cleanup(fs: FileSystem, thread: Thread, request: Request) -> Result:
+    """IRP_MJ_CLEANUP: the last handle is closed."""
+    file = request.file
+    opened = file.fs_context
+    if opened is None:
+        return STATUS_SUCCESS, 0
+    assert isinstance(opened, Open)
+    node, stream, link = opened.node, opened.stream, opened.link
+    thread.write(opened)
+    thread.write(node)
+    opened.cleaned = True
+    file.Flags |= FO_CLEANUP_COMPLETE
+    release_all(fs, thread, opened)
+    close_oplocks(fs, thread, opened)
+    end_watches(fs, thread, opened)
+    fs.opens.remove(opened)
+    node.opens -= 1
+    stream.opens -= 1
+    link.opens -= 1
+    stream.share.change(opened.access, opened.share, -1)
+    if opened.delete_on_close and not link.removed and may_delete(thread, opened) == STATUS_SUCCESS:
+        if stream is node.stream:
+            link.deleted = True
+        else:
+            stream.deleted = True
+    if stream.deleted and not stream.opens and stream is not node.stream:
+        node.streams.pop(fold(stream.name), None)
+        fs.notify(thread, link, FILE_NOTIFY_CHANGE_STREAM_NAME, FILE_ACTION_REMOVED, stream)
+    if link.deleted and not link.removed and (not link.opens or opened.posix_delete):
+        remove(fs, thread, link)
+        node.posix_deleted = bool(link.opens) and not node.links
+    if not node.opens and not node.links:
+        fs.forget(thread, node)
+    return STATUS_SUCCESS, 0
+
+
+def remove(fs: FileSystem, thread: Thread, link: Link) -> None:
+    """Take a name out of its directory. The file itself goes with its last name and its last open."""
+    directory, node = link.directory, link.node
+    assert directory is not None, "the root has no name that could be removed"
+    entry = directory.entry(link.name)
+    thread.write(entry)
+    thread.update(directory.listing)
+    kind = FILE_NOTIFY_CHANGE_DIR_NAME if node.is_directory else FILE_NOTIFY_CHANGE_FILE_NAME
+    fs.notify(thread, link, kind, FILE_ACTION_REMOVED)
+    entry.link = None
+    link.removed = True
+    node.links.remove(link)

@@ -1,0 +1,320 @@
+"""The file system of one volume, at the bottom of its stack.
+
+Each request takes effect in one step, in the thread that brings it here, or later: in a thread of its own at
+PASSIVE_LEVEL or DISPATCH_LEVEL, as a disk's DPC would complete it. Which of them happens is a choice. Some wait until
+something else happens: for a byte-range lock, a change in a directory, the break of an oplock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kemu.io.constants import (
+    IRP_MJ_CLEANUP,
+    IRP_MJ_CLOSE,
+    IRP_MJ_CREATE,
+    IRP_MJ_DIRECTORY_CONTROL,
+    IRP_MJ_FILE_SYSTEM_CONTROL,
+    IRP_MJ_FLUSH_BUFFERS,
+    IRP_MJ_LOCK_CONTROL,
+    IRP_MJ_QUERY_INFORMATION,
+    IRP_MJ_QUERY_VOLUME_INFORMATION,
+    IRP_MJ_READ,
+    IRP_MJ_SET_INFORMATION,
+    IRP_MJ_SET_VOLUME_INFORMATION,
+    IRP_MJ_WRITE,
+)
+from kemu.io.filesystem import data, deletion, directory, information, locks, notify, opening, volume_information
+from kemu.io.filesystem.names import parse
+from kemu.io.filesystem.nodes import Link, Node, Open, Space, Stream, round_up
+from kemu.io.filesystem.oplocks import forget_oplock
+from kemu.io.filesystem.waiting import Waiting
+from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, Request
+from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, KThread
+from kemu.nt.status import NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, STATUS_PENDING, STATUS_SUCCESS
+from kemu.runtime import Actor, Cell, Operation, Runtime, Thread, current_thread
+
+if TYPE_CHECKING:
+    from kemu.nt.system import System
+
+Result = tuple[NTSTATUS, int]
+"""Status and information of a request; STATUS_PENDING if it waits."""
+Handler = Callable[["FileSystem", Thread, Request], Result]
+
+
+class Perform(Operation[bool]):
+    """The file system carries a request out; false if it has to wait."""
+
+    __slots__ = ("filesystem", "request")
+    kind = "perform"
+
+    def __init__(self, filesystem: FileSystem, request: Request) -> None:
+        self.filesystem = filesystem
+        self.request = request
+
+    def perform(self, thread: Thread) -> bool:
+        return self.filesystem.carry_out(thread, self.request)
+
+    def target(self) -> Cell:
+        opened = self.request.file.fs_context
+        if isinstance(opened, Open):
+            return opened.stream.data
+        return self.filesystem.cell_of(self.request.file.FileName)
+
+    def describe(self) -> str:
+        return f"{self.filesystem.label} performs {self.request.label}"
+
+
+class FileSystem(Actor):
+    """The file system of one volume."""
+
+    kind = "filesystem"
+
+    def __init__(self, runtime: Runtime, system: System, label: str) -> None:
+        super().__init__(runtime, f"fs:{label}")
+        self.system = system
+        thread = current_thread()
+        self.root = Node(thread, "\\", is_directory=True)
+        self.root_link = Link(None, "", self.root)
+        self.root.links.append(self.root_link)
+        self.mounted = Cell(thread, f"volume {label}")
+        self.watched = Cell(thread, f"watches on {label}")
+        self.numbers = Cell(thread, f"file numbers of {label}")
+        self.space_cell = Cell(thread, f"free space on {label}")
+        self.is_mounted = True
+        self.volume_label = ""
+        self.by_number: dict[int, Node] = {self.root.number: self.root}
+        self.watches: list[notify.Watch] = []
+        self.opens: list[Open] = []
+        """Every open that was not cleaned up."""
+        self.space = Space()
+        self.due: list[tuple[Request, bool]] = []
+        """What the current step has completed of other requests, or is to carry out again. Empty between steps."""
+        self.completer: Completer | None = None
+        self._waiters: dict[Stream, list[Waiting]] = {}
+        self._completion = system.options.completion
+        self._faults = system.options.io_faults
+        self._times = system.options.file_times
+
+    # Before the run.
+
+    def add(self, path: str, content: bytes = b"") -> Node:
+        """Put a file there before the run begins, and the directories that lead to it."""
+        parsed = parse(path)
+        assert not isinstance(parsed, NTSTATUS), f"{path!r} is not a path"
+        thread = current_thread()
+        node = self.root
+        for name in parsed.components[:-1]:
+            link = node.entry(name).link
+            node = link.node if link is not None else self.new_node(thread, name, node, is_directory=True)
+        link = node.entry(parsed.name).link
+        if link is None:
+            return self.new_node(thread, parsed.name, node, is_directory=False, content=content)
+        stream = link.node.stream
+        stream.bytes[:] = content
+        stream.valid = len(content)
+        return link.node
+
+    def add_directory(self, path: str) -> Node:
+        """Put a directory there before the run begins, and those that lead to it."""
+        parsed = parse(path)
+        assert not isinstance(parsed, NTSTATUS), f"{path!r} is not a path"
+        thread = current_thread()
+        node = self.root
+        for name in parsed.components:
+            link = node.entry(name).link
+            node = link.node if link is not None else self.new_node(thread, name, node, is_directory=True)
+        return node
+
+    def find(self, path: str) -> Node | None:
+        """The file or directory of that path, for invariants and tests: no part of the run looks at it."""
+        parsed = parse(path)
+        if isinstance(parsed, NTSTATUS):
+            return None
+        node = self.root
+        for name in parsed.components:
+            entry = node.entry(name)
+            if entry.link is None:
+                return None
+            node = entry.link.node
+        return node
+
+    # What the parts have in common.
+
+    def new_node(self, thread: Thread, name: str, parent: Node, *, is_directory: bool, content: bytes = b"") -> Node:
+        """Make a file or a directory called *name* in *parent*."""
+        path = f"{parent.path}{name}" if parent is self.root else f"{parent.path}\\{name}"
+        node = Node(thread, path, is_directory=is_directory, data=content, time=self.now(thread))
+        link = Link(parent, name, node)
+        node.links.append(link)
+        parent.entry(name).link = link
+        thread.update(self.numbers)
+        self.by_number[node.number] = node
+        return node
+
+    def forget(self, thread: Thread, node: Node) -> None:
+        """A file is gone: its last name and its last open are."""
+        thread.update(self.numbers)
+        self.by_number.pop(node.number, None)
+        if self.space.clusters is not None:
+            thread.write(self.space_cell)
+        self.space.used -= sum(stream.allocation for stream in (node.stream, *node.streams.values()))
+
+    def now(self, thread: Thread) -> int:
+        """The time to stamp a file with; 0 unless times are asked for, so that nothing depends on the clock."""
+        return self.runtime.clock.read(thread) if self._times else 0
+
+    def stamp(self, thread: Thread, node: Node) -> None:
+        """A file was written to."""
+        if self._times:
+            thread.write(node.basic)
+            node.last_write_time = node.change_time = self.now(thread)
+
+    def notify(self, thread: Thread, link: Link, kind: int, action: int, stream: Stream | None = None) -> None:
+        """Something happened to *link* that watches of directories may want to know."""
+        thread.read(self.watched)
+        if self.watches:
+            notify.report(self, thread, link, kind, action, stream)
+
+    def lock_waiters(self, stream: Stream) -> list[Waiting]:
+        """The requests that wait for a byte-range lock of *stream*."""
+        return self._waiters.setdefault(stream, [])
+
+    def clusters(self, size: int) -> int:
+        """The space that *size* bytes take."""
+        return round_up(size)
+
+    def reserve(self, thread: Thread, stream: Stream, size: int, *, shrink: bool = False) -> bool:
+        """Give *stream* room for *size* bytes; false if the volume is full."""
+        needed = round_up(size)
+        if needed <= stream.allocation and not shrink:
+            return True
+        space = self.space
+        grows = needed - stream.allocation
+        if space.clusters is not None:
+            thread.write(self.space_cell)
+            if grows > 0 and space.used + grows > space.clusters * 4096:
+                return False
+        space.used += grows
+        stream.allocation = needed
+        return True
+
+    caches = False
+
+    def purge(self, stream: Stream) -> None:
+        """Forget what is cached of *stream*."""
+
+    def cell_of(self, path: str) -> Cell:
+        """The cell that a create of *path* is mostly about."""
+        parsed = parse(path)
+        if isinstance(parsed, NTSTATUS) or not parsed.components:
+            return self.root
+        node = self.root
+        for name in parsed.components[:-1]:
+            link = node.entry(name).link
+            if link is None:
+                return node.entry(name)
+            node = link.node
+        return node.entry(parsed.name)
+
+    # Requests.
+
+    async def dispatch(self, request: Request) -> bool:
+        """Carry *request* out now, or have it completed later by a thread of its own."""
+        thread = current_thread()
+        thread.actors.append(self)
+        log = thread.runtime.log
+        if log is not None:
+            log("fs.call", about=request, path=request.file.FileName)
+        when = 0
+        if request.kind == IRP_OPERATION and self._completion != "inline":
+            when = (
+                1
+                if self._completion == "later"
+                else self.runtime.choose(3, f"{self.label} completes {request.label} later")
+            )
+        if when == 0:
+            done = await Perform(self, request)
+            if self.due:
+                await self.settle()
+            thread.actors.pop()
+            return done
+        irql = PASSIVE_LEVEL if when == 1 else DISPATCH_LEVEL
+        label = f"dpc:{request.label}@{self.label}" if irql == DISPATCH_LEVEL else f"io:{request.label}@{self.label}"
+        self.runtime.spawn(label, self._complete_later(request, irql))
+        thread.actors.pop()
+        return False
+
+    async def _complete_later(self, request: Request, irql: int) -> None:
+        thread = current_thread()
+        assert isinstance(thread, KThread)
+        thread.actors.append(self)
+        thread.irql = irql
+        done = await Perform(self, request)
+        if self.due:
+            await self.settle()
+        if done:
+            await self.complete(request)
+
+    async def complete(self, request: Request) -> None:
+        """Give *request*, whose result is known, back to whoever sent it, and go on with what became due."""
+        assert self.completer is not None
+        if self.due:
+            await self.settle()
+        await self.completer.completed(request)
+
+    async def settle(self) -> None:
+        """Complete what the current step has made complete, and carry out again what waited for it."""
+        due, self.due = self.due, []
+        for request, again in due:
+            if not again or await Perform(self, request):
+                await self.complete(request)
+            elif self.due:
+                await self.settle()
+
+    def cancelled(self, thread: Thread, waiting: Waiting) -> None:
+        """The request that *waiting* is about was cancelled, and is off its list."""
+        opened = waiting.request.file.fs_context
+        if isinstance(opened, Open) and waiting.request.major == IRP_MJ_FILE_SYSTEM_CONTROL:
+            forget_oplock(thread, waiting, opened.stream)
+
+    def carry_out(self, thread: Thread, request: Request) -> bool:
+        """Let *request* take effect, inside the calling step; false if it has to wait."""
+        handler = HANDLERS.get(request.major)
+        if handler is not None:
+            status, information_ = handler(self, thread, request)
+            if status == STATUS_PENDING:
+                return False
+        elif request.kind == FS_FILTER_OPERATION:
+            status, information_ = STATUS_SUCCESS, 0
+        else:
+            status, information_ = STATUS_INVALID_DEVICE_REQUEST, 0
+        request.status = status
+        request.information = information_
+        log = thread.runtime.log
+        if log is not None:
+            log("fs.return", about=request, status=status, info=information_)
+        return True
+
+
+def _close(fs: FileSystem, thread: Thread, request: Request) -> Result:
+    """IRP_MJ_CLOSE: the last reference is gone. What others can see of that happened at cleanup."""
+    return STATUS_SUCCESS, 0
+
+
+HANDLERS: dict[int, Handler] = {
+    IRP_MJ_CREATE: opening.create,
+    IRP_MJ_READ: data.read,
+    IRP_MJ_WRITE: data.write,
+    IRP_MJ_QUERY_INFORMATION: information.query,
+    IRP_MJ_SET_INFORMATION: information.change,
+    IRP_MJ_CLEANUP: deletion.cleanup,
+    IRP_MJ_CLOSE: _close,
+    IRP_MJ_DIRECTORY_CONTROL: directory.control,
+    IRP_MJ_LOCK_CONTROL: locks.lock_control,
+    IRP_MJ_FILE_SYSTEM_CONTROL: volume_information.control,
+    IRP_MJ_QUERY_VOLUME_INFORMATION: volume_information.query,
+    IRP_MJ_SET_VOLUME_INFORMATION: volume_information.change,
+    IRP_MJ_FLUSH_BUFFERS: volume_information.flush,
+}
