@@ -70,23 +70,9 @@ class IoManager:
         **members: Unpack[Members],
     ) -> tuple[NTSTATUS, FileObject | None]:
         """Open a file: its status, and the file object if that is a success. *members* are more of the parameters."""
-        status, _, file = await self.open(volume, path, disposition, synchronous=synchronous, **members)
-        return status, file
-
-    async def open(
-        self,
-        volume: Volume,
-        path: str,
-        disposition: int = FILE_OPEN_IF,
-        *,
-        synchronous: bool = True,
-        **members: Unpack[Members],
-    ) -> tuple[NTSTATUS, int, FileObject | None]:
-        """Open a file: status, FILE_CREATED and the like, and the file object if that is a success."""
         file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
-        request = Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members))
-        status = await self.call(request)
-        return status, request.information, file if NT_SUCCESS(status) else None
+        status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
+        return status, file if NT_SUCCESS(status) else None
 
     async def close(self, file: FileObject) -> NTSTATUS:
         """Close a handle. The last one's end sends a cleanup request, and a close request when nothing else refers
@@ -103,7 +89,7 @@ class IoManager:
             thread.write(file)
             file.closer = lambda: self._close_later(file)
         else:
-            await self.send_close(file)
+            await self.call(Request(file.volume, file, IRP_MJ_CLOSE, Parameters()))
         return status
 
     async def send_close(self, file: FileObject) -> None:

@@ -41,13 +41,11 @@ class FileObject(Cell):
         self.fs_context: Any = None
         """The file system's own record of the open file; None until the create succeeded."""
 
-    def let_go(self, thread: Thread) -> None:
-        """A reference is dropped, inside the calling step; the last one closes the file."""
-        thread.update(self)
-        self.pending -= 1
-        if self.closer is not None and not self.pending:
-            closer, self.closer = self.closer, None
-            closer()
+    def close_now(self) -> None:
+        """The last reference is gone, after the last handle: have the close sent."""
+        closer, self.closer = self.closer, None
+        assert closer is not None
+        closer()
 
 
 CancelRoutine = Callable[[], Awaitable[None]]
@@ -152,7 +150,11 @@ class Request(Waitable):
         thread.write(self)
         thread.release(self)
         self.done = True
-        self.file.let_go(thread)
+        file = self.file
+        thread.update(file)
+        file.pending -= 1
+        if file.closer is not None and not file.pending:
+            file.close_now()
         log = thread.runtime.log
         if log is not None:
             log("irp.complete", about=self, status=self.status, info=self.information)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.io.constants import FO_SYNCHRONOUS_IO, IRP_NOCACHE, IRP_PAGING_IO
+from kemu.io.constants import FO_SYNCHRONOUS_IO, IRP_PAGING_IO
 from kemu.io.file_constants import (
     FILE_ACTION_MODIFIED,
     FILE_APPEND_DATA,
@@ -58,19 +58,17 @@ def read(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if request.file.Flags & FO_NO_INTERMEDIATE_BUFFERING and (start % SECTOR or length % SECTOR) and not paging:
         return STATUS_INVALID_PARAMETER, 0
     if not paging:
-        waits = break_for_io(fs, thread, request, stream, writes=False)
-        if waits is not None:
-            return waits
+        if stream.oplock is not None:
+            waits = break_for_io(fs, thread, request, stream, writes=False)
+            if waits is not None:
+                return waits
         if stream.locks and conflicts(stream, opened, request, start, length, writes=False):
             return STATUS_FILE_LOCK_CONFLICT, 0
     thread.read(stream.size)
     if length and start >= len(stream.bytes):
         return STATUS_END_OF_FILE, 0
-    if fs.caches and not request.flags & (IRP_NOCACHE | IRP_PAGING_IO):
-        data = fs.cached_read(thread, stream, start, length)
-    else:
-        thread.read(stream.data)
-        data = bytes(stream.bytes[start : start + length])
+    thread.read(stream.data)
+    data = bytes(stream.bytes[start : start + length])
     request.buffer = data
     if request.file.Flags & FO_SYNCHRONOUS_IO and not paging:
         request.file.CurrentByteOffset = start + len(data)
@@ -99,9 +97,10 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if request.file.Flags & FO_NO_INTERMEDIATE_BUFFERING and (start % SECTOR or len(data) % SECTOR) and not paging:
         return STATUS_INVALID_PARAMETER, 0
     if not paging:
-        waits = break_for_io(fs, thread, request, stream, writes=True)
-        if waits is not None:
-            return waits
+        if stream.oplock is not None:
+            waits = break_for_io(fs, thread, request, stream, writes=True)
+            if waits is not None:
+                return waits
         if stream.locks and conflicts(stream, opened, request, start, len(data), writes=True):
             return STATUS_FILE_LOCK_CONFLICT, 0
     if not data:
@@ -119,14 +118,11 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
         if not fs.reserve(thread, stream, end):
             return STATUS_DISK_FULL, 0
         stream.bytes.extend(bytes(end - size))
-    if fs.caches and not request.flags & (IRP_NOCACHE | IRP_PAGING_IO):
-        fs.cached_write(thread, stream, start, data)
-    else:
-        thread.write(stream.data)
-        if end > stream.valid:
-            thread.write(stream.size)
-            stream.valid = end
-        stream.bytes[start:end] = data
+    thread.write(stream.data)
+    if end > stream.valid:
+        thread.write(stream.size)
+        stream.valid = end
+    stream.bytes[start:end] = data
     if not paging:
         _note_write(fs, thread, request, opened, end, extends=extends)
     return STATUS_SUCCESS, len(data)
@@ -174,7 +170,7 @@ def set_end_of_file(fs: FileSystem, thread: Thread, opened: Open, end: int) -> N
         if stream.mapped:
             return STATUS_USER_MAPPED_FILE
         thread.write(stream.data)
-        _cut(fs, stream, end)
+        _cut(stream, end)
         fs.reserve(thread, stream, end, shrink=True)
     elif end > size:
         if not fs.reserve(thread, stream, end):
@@ -196,7 +192,7 @@ def set_allocation(fs: FileSystem, thread: Thread, opened: Open, allocation: int
         if stream.mapped:
             return STATUS_USER_MAPPED_FILE
         thread.write(stream.data)
-        _cut(fs, stream, allocation)
+        _cut(stream, allocation)
     if not fs.reserve(thread, stream, allocation, shrink=True):
         return STATUS_DISK_FULL
     _size_changed(fs, thread, opened)
@@ -223,14 +219,12 @@ def zero(fs: FileSystem, thread: Thread, opened: Open, start: int, beyond: int) 
     end = min(beyond, len(stream.bytes))
     if start < end:
         stream.bytes[start:end] = bytes(end - start)
-        fs.purge(stream)
     return STATUS_SUCCESS
 
 
-def _cut(fs: FileSystem, stream: Stream, end: int) -> None:
+def _cut(stream: Stream, end: int) -> None:
     del stream.bytes[end:]
     stream.valid = min(stream.valid, end)
-    fs.purge(stream)
 
 
 def _size_changed(fs: FileSystem, thread: Thread, opened: Open) -> None:

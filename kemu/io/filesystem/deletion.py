@@ -101,27 +101,27 @@ def cleanup(fs: FileSystem, thread: Thread, request: Request) -> Result:
     thread.write(node)
     opened.cleaned = True
     file.Flags |= FO_CLEANUP_COMPLETE
-    release_all(fs, thread, opened)
-    close_oplocks(fs, thread, opened)
-    end_watches(fs, thread, opened)
-    fs.opens.remove(opened)
-    node.opens -= 1
-    stream.opens -= 1
-    link.opens -= 1
-    stream.share.change(opened.access, opened.share, -1)
+    thread.read(stream.guard)
+    if stream.locks or fs.lock_waiters:
+        release_all(fs, thread, opened)
+    stream.opened.remove(opened)
+    if stream.oplock is not None:
+        close_oplocks(fs, thread, opened)
+    if node.is_directory:
+        end_watches(fs, thread, opened)
     if opened.delete_on_close and not link.removed and may_delete(thread, opened) == STATUS_SUCCESS:
         if stream is node.stream:
             link.deleted = True
         else:
             stream.deleted = True
-    if stream.deleted and not stream.opens and stream is not node.stream:
+    if stream.deleted and not stream.opened and stream is not node.stream:
         node.streams.pop(fold(stream.name), None)
         fs.notify(thread, link, FILE_NOTIFY_CHANGE_STREAM_NAME, FILE_ACTION_REMOVED, stream)
-    if link.deleted and not link.removed and (not link.opens or opened.posix_delete):
+    if link.deleted and not link.removed and (opened.posix_delete or not link.is_open):
         remove(fs, thread, link)
-        node.posix_deleted = bool(link.opens) and not node.links
-    if not node.opens and not node.links:
-        fs.forget(thread, node)
+        node.posix_deleted = link.is_open and not node.links
+    if not node.links and not node.all_opened():
+        fs.free(thread, node)
     return STATUS_SUCCESS, 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kemu.io.file_constants import (
     IRP_MN_NOTIFY_CHANGE_DIRECTORY,
@@ -96,7 +96,7 @@ def _enumerate(thread: Thread, request: Request, opened: Open) -> Result:
     thread.read(node.listing)
     buffer = parameters.DirectoryBuffer
     if buffer is None:
-        buffer = []
+        buffer = list[Any]()
     request.buffer = buffer
     total = 0
     for name, found in _candidates(node, opened):

@@ -26,8 +26,8 @@ from kemu.io.constants import (
     IRP_MJ_WRITE,
 )
 from kemu.io.filesystem import data, deletion, directory, information, locks, notify, opening, volume_information
-from kemu.io.filesystem.names import parse
-from kemu.io.filesystem.nodes import Link, Node, Open, Space, Stream, round_up
+from kemu.io.filesystem.names import join, parse
+from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Stream, round_up
 from kemu.io.filesystem.oplocks import forget_oplock
 from kemu.io.filesystem.waiting import Waiting
 from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, Request
@@ -78,21 +78,22 @@ class FileSystem(Actor):
         self.root = Node(thread, "\\", is_directory=True)
         self.root_link = Link(None, "", self.root)
         self.root.links.append(self.root_link)
-        self.mounted = Cell(thread, f"volume {label}")
         self.watched = Cell(thread, f"watches on {label}")
-        self.numbers = Cell(thread, f"file numbers of {label}")
-        self.space_cell = Cell(thread, f"free space on {label}")
+        self.space_cell = Part(self.presence, "free space of", 1)
         self.is_mounted = True
+        """The cell of this is `presence`."""
         self.volume_label = ""
-        self.by_number: dict[int, Node] = {self.root.number: self.root}
+        self.nodes: list[Node] = [self.root]
+        """All files and directories that there ever were."""
         self.watches: list[notify.Watch] = []
-        self.opens: list[Open] = []
-        """Every open that was not cleaned up."""
-        self.space = Space()
+        self.limit: int | None = None
+        """The size of the volume in clusters, or None for one that never gets full."""
+        self.used = 0
+        """How much of that is taken, in bytes."""
         self.due: list[tuple[Request, bool]] = []
         """What the current step has completed of other requests, or is to carry out again. Empty between steps."""
         self.completer: Completer | None = None
-        self._waiters: dict[Stream, list[Waiting]] = {}
+        self.lock_waiters: dict[Stream, list[Waiting]] = {}
         self._completion = system.options.completion
         self._faults = system.options.io_faults
         self._times = system.options.file_times
@@ -144,22 +145,25 @@ class FileSystem(Actor):
 
     def new_node(self, thread: Thread, name: str, parent: Node, *, is_directory: bool, content: bytes = b"") -> Node:
         """Make a file or a directory called *name* in *parent*."""
-        path = f"{parent.path}{name}" if parent is self.root else f"{parent.path}\\{name}"
-        node = Node(thread, path, is_directory=is_directory, data=content, time=self.now(thread))
+        time = self.now(thread) if self._times else 0
+        node = Node(thread, join(parent.label, name), is_directory=is_directory, data=content, time=time)
         link = Link(parent, name, node)
         node.links.append(link)
         parent.entry(name).link = link
-        thread.update(self.numbers)
-        self.by_number[node.number] = node
+        self.nodes.append(node)
+        self.used += node.stream.allocation
         return node
 
-    def forget(self, thread: Thread, node: Node) -> None:
+    def undo(self, entry: Entry) -> None:
+        """Take back what the calling step has created under *entry*."""
+        entry.link = None
+        self.nodes.pop()
+
+    def free(self, thread: Thread, node: Node) -> None:
         """A file is gone: its last name and its last open are."""
-        thread.update(self.numbers)
-        self.by_number.pop(node.number, None)
-        if self.space.clusters is not None:
+        if self.limit is not None:
             thread.write(self.space_cell)
-        self.space.used -= sum(stream.allocation for stream in (node.stream, *node.streams.values()))
+        self.used -= sum(stream.allocation for stream in (node.stream, *node.streams.values()))
 
     def now(self, thread: Thread) -> int:
         """The time to stamp a file with; 0 unless times are asked for, so that nothing depends on the clock."""
@@ -177,33 +181,23 @@ class FileSystem(Actor):
         if self.watches:
             notify.report(self, thread, link, kind, action, stream)
 
-    def lock_waiters(self, stream: Stream) -> list[Waiting]:
+    def waiters_of(self, stream: Stream) -> list[Waiting]:
         """The requests that wait for a byte-range lock of *stream*."""
-        return self._waiters.setdefault(stream, [])
-
-    def clusters(self, size: int) -> int:
-        """The space that *size* bytes take."""
-        return round_up(size)
+        return self.lock_waiters.setdefault(stream, [])
 
     def reserve(self, thread: Thread, stream: Stream, size: int, *, shrink: bool = False) -> bool:
         """Give *stream* room for *size* bytes; false if the volume is full."""
         needed = round_up(size)
         if needed <= stream.allocation and not shrink:
             return True
-        space = self.space
         grows = needed - stream.allocation
-        if space.clusters is not None:
+        if self.limit is not None:
             thread.write(self.space_cell)
-            if grows > 0 and space.used + grows > space.clusters * 4096:
+            if grows > 0 and self.used + grows > self.limit * CLUSTER:
                 return False
-        space.used += grows
+        self.used += grows
         stream.allocation = needed
         return True
-
-    caches = False
-
-    def purge(self, stream: Stream) -> None:
-        """Forget what is cached of *stream*."""
 
     def cell_of(self, path: str) -> Cell:
         """The cell that a create of *path* is mostly about."""
@@ -255,7 +249,8 @@ class FileSystem(Actor):
         if self.due:
             await self.settle()
         if done:
-            await self.complete(request)
+            assert self.completer is not None
+            await self.completer.completed(request)
 
     async def complete(self, request: Request) -> None:
         """Give *request*, whose result is known, back to whoever sent it, and go on with what became due."""

@@ -136,7 +136,7 @@ def _list(thread: Thread, request: Request, entries: list[Any]) -> Result:
     """Answer a query whose result is a chain of structures, each aligned to eight bytes."""
     buffer = request.parameters.InfoBuffer
     if buffer is None:
-        buffer = []
+        buffer = list[Any]()
     total = 0
     status: NTSTATUS = STATUS_SUCCESS
     for entry in entries:

@@ -132,7 +132,7 @@ def _lock(fs: FileSystem, thread: Thread, request: Request, opened: Open) -> Res
     if request.parameters.FailImmediately:
         thread.read(stream.guard)
         return STATUS_LOCK_NOT_GRANTED, 0
-    return wait(fs, thread, request, fs.lock_waiters(stream), stream.guard)
+    return wait(fs, thread, request, fs.waiters_of(stream), stream.guard)
 
 
 def _unlock_single(fs: FileSystem, thread: Thread, request: Request, opened: Open) -> Result:
@@ -156,7 +156,7 @@ def _unlock_single(fs: FileSystem, thread: Thread, request: Request, opened: Ope
 
 def grant(fs: FileSystem, thread: Thread, stream: Stream) -> None:
     """Give the locks that are waited for and can be had now, in the order in which they were asked for."""
-    for waiting in list(fs.lock_waiters(stream)):
+    for waiting in list(fs.waiters_of(stream)):
         opened = waiting.request.file.fs_context
         wanted = _wanted(waiting.request, opened)
         if _free(stream, wanted):
@@ -165,12 +165,11 @@ def grant(fs: FileSystem, thread: Thread, stream: Stream) -> None:
 
 
 def release_all(fs: FileSystem, thread: Thread, opened: Open) -> None:
-    """A handle is closed: its locks go, and what waits for one on it ends."""
+    """A handle is closed: its locks go, and what waits for one on it ends. The caller has read the guard."""
     stream = opened.stream
-    waiters: list[Waiting] = [one for one in fs.lock_waiters(stream) if one.request.file is opened.file]
+    waiters: list[Waiting] = [one for one in fs.waiters_of(stream) if one.request.file is opened.file]
     mine = [lock for lock in stream.locks if lock.open is opened]
     if not mine and not waiters:
-        thread.read(stream.guard)
         return
     thread.write(stream.guard)
     thread.release(stream.guard)

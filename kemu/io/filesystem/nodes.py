@@ -20,7 +20,6 @@ names follow from what they belong to, so that it makes no difference who comes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from kemu.io.file_constants import (
@@ -51,24 +50,36 @@ SECTOR: Final = 512
 
 READING: Final = FILE_READ_DATA | FILE_EXECUTE
 WRITING: Final = FILE_WRITE_DATA | FILE_APPEND_DATA
+COUNTED: Final = READING | WRITING | DELETE
+"""An open that has none of these takes no part in sharing."""
 
 
 class Part(Cell):
     """A cell that belongs to another one and is named after it, whoever touches it first."""
 
-    __slots__ = ("_name",)
+    __slots__ = ("_name", "index", "owner", "what")
 
-    def __init__(self, owner: Cell, label: str, *path: int) -> None:
+    def __init__(self, owner: Cell, what: str, *index: int) -> None:
         # Not the base class's constructor: it takes an ordinal of the thread, which would rename what comes after.
         self.creator = owner.creator
         self.ordinal = -1
-        self.label = label
         self.version = self.written = 0
-        self._name = (*owner.name, PART, *path)
+        self.owner = owner
+        self.what = what
+        self.index = index
+        self._name: tuple[int, ...] | None = None
 
     @property
     def name(self) -> tuple[int, ...]:
-        return self._name
+        name = self._name
+        if name is None:
+            name = self._name = (*self.owner.name, PART, *self.index)
+        return name
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        """What it is of whom."""
+        return f"{self.what} {self.owner.label}"
 
 
 class Entry(Part):
@@ -77,78 +88,39 @@ class Entry(Part):
     __slots__ = ("link",)
 
     def __init__(self, directory: Node, folded: str) -> None:
-        super().__init__(directory, f"name {join(directory.path, folded)}", 0, *map(ord, folded))
+        super().__init__(directory, folded, 0, *map(ord, folded))
         self.link: Link | None = None
+
+    @property
+    def label(self) -> str:
+        """The path."""
+        return f"name {join(self.owner.label, self.what)}"
 
 
 class Link:
     """A name that a file has. The cell behind it is the file's own."""
 
-    __slots__ = ("deleted", "directory", "name", "node", "opens", "removed")
+    __slots__ = ("deleted", "directory", "name", "node", "removed")
 
     def __init__(self, directory: Node | None, name: str, node: Node) -> None:
         self.directory = directory
         """None for the root."""
         self.name = name
         self.node = node
-        self.opens = 0
-        """Opens through this name that were not cleaned up."""
         self.deleted = False
         """Whether the name goes when the last of those does (delete pending)."""
         self.removed = False
         """Whether it is gone."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether there are opens through this name that were not cleaned up."""
+        return any(opened.link is self for opened in self.node.all_opened())
+
+    @property
     def path(self) -> str:
         """The path from the root of the volume on."""
         return "\\" if self.directory is None else join(self.directory.path, self.name)
-
-
-@dataclass(slots=True)
-class ShareAccess:
-    """SHARE_ACCESS: how many opens there are that read, write and delete, and that let others do so."""
-
-    readers: int = 0
-    writers: int = 0
-    deleters: int = 0
-    shared_read: int = 0
-    shared_write: int = 0
-    shared_delete: int = 0
-    open_count: int = 0
-
-    def refuses(self, access: int, share: int) -> bool:
-        """Whether an open with these rights, which shares so, is a sharing violation (IoCheckShareAccess)."""
-        reads, writes, deletes = access & READING, access & WRITING, access & DELETE
-        if not reads and not writes and not deletes:
-            return False
-        count = self.open_count
-        return bool(
-            (reads and self.shared_read < count)
-            or (writes and self.shared_write < count)
-            or (deletes and self.shared_delete < count)
-            or (self.readers and not share & FILE_SHARE_READ)
-            or (self.writers and not share & FILE_SHARE_WRITE)
-            or (self.deleters and not share & FILE_SHARE_DELETE)
-        )
-
-    def change(self, access: int, share: int, by: int) -> None:
-        """Count an open in (by 1) or out (by -1)."""
-        reads, writes, deletes = access & READING, access & WRITING, access & DELETE
-        if not reads and not writes and not deletes:
-            return
-        self.open_count += by
-        if reads:
-            self.readers += by
-        if writes:
-            self.writers += by
-        if deletes:
-            self.deleters += by
-        if share & FILE_SHARE_READ:
-            self.shared_read += by
-        if share & FILE_SHARE_WRITE:
-            self.shared_write += by
-        if share & FILE_SHARE_DELETE:
-            self.shared_delete += by
 
 
 class Stream:
@@ -167,9 +139,8 @@ class Stream:
         "name",
         "node",
         "number",
-        "opens",
+        "opened",
         "oplock",
-        "share",
         "valid",
     )
 
@@ -181,8 +152,8 @@ class Stream:
         self.valid = len(data)
         """Valid data length."""
         self.allocation = round_up(len(data))
-        self.share = ShareAccess()
-        self.opens = 0
+        self.opened: list[Open] = []
+        """The opens of it that were not cleaned up, oldest first."""
         self.deleted = False
         self.locks: list[ByteRangeLock] = []
         self.oplock: Oplock | None = None
@@ -199,12 +170,33 @@ class Stream:
         """The path, with the stream's name."""
         return f"{self.node.path}:{self.name}" if self.name else self.node.path
 
+    def refuses(self, access: int, share: int) -> bool:
+        """Whether an open with these rights, which shares so, is a sharing violation (IoCheckShareAccess)."""
+        if not self.opened or not access & COUNTED:
+            return False
+        reads, writes, deletes = access & READING, access & WRITING, access & DELETE
+        for other in self.opened:
+            theirs = other.access
+            if theirs & COUNTED and (
+                (reads and not other.share & FILE_SHARE_READ)
+                or (writes and not other.share & FILE_SHARE_WRITE)
+                or (deletes and not other.share & FILE_SHARE_DELETE)
+                or (theirs & READING and not share & FILE_SHARE_READ)
+                or (theirs & WRITING and not share & FILE_SHARE_WRITE)
+                or (theirs & DELETE and not share & FILE_SHARE_DELETE)
+            ):
+                return True
+        return False
+
+    def _what(self, what: str) -> str:
+        return f"{what} stream {self.name} of" if self.name else what
+
     @property
     def data(self) -> Part:
         """The cell of the bytes."""
         part = self._data
         if part is None:
-            part = self._data = Part(self.node, f"data of {self.label}", 1, self.number)
+            part = self._data = Part(self.node, self._what("data of"), 1, self.number)
         return part
 
     @property
@@ -212,7 +204,7 @@ class Stream:
         """The cell of the sizes."""
         part = self._size
         if part is None:
-            part = self._size = Part(self.node, f"size of {self.label}", 2, self.number)
+            part = self._size = Part(self.node, self._what("size of"), 2, self.number)
         return part
 
     @property
@@ -220,7 +212,7 @@ class Stream:
         """The cell of locks and oplocks."""
         part = self._guard
         if part is None:
-            part = self._guard = Part(self.node, f"locks of {self.label}", 3, self.number)
+            part = self._guard = Part(self.node, self._what("locks of"), 3, self.number)
         return part
 
 
@@ -238,7 +230,6 @@ class Node(Cell):
         "last_access_time",
         "last_write_time",
         "links",
-        "opens",
         "posix_deleted",
         "stream",
         "streams",
@@ -251,8 +242,6 @@ class Node(Cell):
         self.attributes = FILE_ATTRIBUTE_DIRECTORY if is_directory else FILE_ATTRIBUTE_ARCHIVE
         self.creation_time = self.last_access_time = self.last_write_time = self.change_time = time
         self.links: list[Link] = []
-        self.opens = 0
-        """Opens that were not cleaned up."""
         self.stream = Stream(self, "", data)
         self.streams: dict[str, Stream] = {}
         """The named streams."""
@@ -278,7 +267,7 @@ class Node(Cell):
         """The cell of attributes and times."""
         part = self._basic
         if part is None:
-            part = self._basic = Part(self, f"attributes of {self.label}", 4)
+            part = self._basic = Part(self, "attributes of", 4)
         return part
 
     @property
@@ -286,13 +275,19 @@ class Node(Cell):
         """The cell of the names that a directory has."""
         part = self._listing
         if part is None:
-            part = self._listing = Part(self, f"names in {self.label}", 5)
+            part = self._listing = Part(self, "names in", 5)
         return part
 
     @property
     def number(self) -> int:
         """The file's number on its volume: the same in every run that has the file."""
         return hash(self.name) & 0x0000_FFFF_FFFF_FFFF | 0x0001_0000_0000_0000
+
+    def all_opened(self) -> list[Open]:
+        """The opens of all streams that were not cleaned up."""
+        if not self.streams:
+            return self.stream.opened
+        return [*self.stream.opened, *(one for stream in self.streams.values() for one in stream.opened)]
 
     def entry(self, name: str) -> Entry:
         """The cell of *name* in this directory."""
@@ -332,7 +327,7 @@ class Open(Part):
     )
 
     def __init__(self, file: FileObject, link: Link, stream: Stream, access: int, share: int, options: int) -> None:
-        super().__init__(file, f"open of {file.FileName}", 0)
+        super().__init__(file, "open of", 0)
         self.file = file
         self.node = link.node
         self.link = link
@@ -349,14 +344,6 @@ class Open(Part):
         """The folded name that the enumeration has reached."""
         self.dismounted = False
         """Whether the volume was dismounted under it."""
-
-
-@dataclass(slots=True)
-class Space:
-    """The size of a volume in clusters, or None for one that never gets full."""
-
-    clusters: int | None = None
-    used: int = field(default=0)
 
 
 def round_up(size: int) -> int:

@@ -46,12 +46,14 @@ from kemu.io.file_constants import (
 from kemu.io.filesystem.names import Path, fold, parse
 from kemu.io.filesystem.nodes import Link, Node, Open, Stream
 from kemu.io.filesystem.oplocks import break_for_create
+from kemu.io.parameters import USUAL_ACCESS
 from kemu.nt.status import (
     NTSTATUS,
     STATUS_ACCESS_DENIED,
     STATUS_CANCELLED,
     STATUS_CANNOT_DELETE,
     STATUS_DELETE_PENDING,
+    STATUS_DISK_FULL,
     STATUS_FILE_IS_A_DIRECTORY,
     STATUS_INVALID_PARAMETER,
     STATUS_NOT_A_DIRECTORY,
@@ -83,15 +85,18 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
     thread.read(cancel)
     if cancel.requested:
         return STATUS_CANCELLED, 0
-    thread.read(fs.mounted)
+    thread.read(fs.presence)
     if not fs.is_mounted:
         return STATUS_VOLUME_DISMOUNTED, 0
     parameters = request.parameters
-    options = parameters.CreateOptions
-    access = map_generic(parameters.DesiredAccess)
-    wrong = _wrong_request(parameters, access)
-    if wrong is not None:
-        return wrong, 0
+    more = parameters.more
+    access = map_generic(more["DesiredAccess"]) if "DesiredAccess" in more else USUAL_ACCESS
+    options = more.get("CreateOptions", 0)
+    if more or parameters.Disposition > FILE_OVERWRITE_IF:
+        wrong = _wrong_request(parameters, access)
+        if wrong is not None:
+            return wrong, 0
+    targets = more.get("OperationFlags", 0) & SL_OPEN_TARGET_DIRECTORY
     if options & FILE_OPEN_BY_FILE_ID:
         return _open_by_id(fs, thread, request, access)
     path = parse(request.file.FileName)
@@ -100,7 +105,7 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if path.trailing and (options & FILE_NON_DIRECTORY_FILE or path.stream):
         return STATUS_OBJECT_NAME_INVALID, 0
     components = path.components
-    if parameters.OperationFlags & SL_OPEN_TARGET_DIRECTORY:
+    if targets:
         components = components[:-1]
     if not components:
         return _open_existing(fs, thread, request, fs.root_link, path, access)
@@ -111,7 +116,7 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if entry.link is None:
         return _create_new(fs, thread, request, directory, components[-1], path, access)
     thread.read(entry)
-    if parameters.OperationFlags & SL_OPEN_TARGET_DIRECTORY:
+    if targets:
         if not entry.link.node.is_directory:
             return STATUS_OBJECT_PATH_NOT_FOUND, 0
         status, information = _open_existing(fs, thread, request, entry.link, path, access)
@@ -157,13 +162,16 @@ def walk(fs: FileSystem, thread: Thread, components: tuple[str, ...]) -> Node | 
 def _open_by_id(fs: FileSystem, thread: Thread, request: Request, access: int) -> Result:
     """Open the file whose number the name is."""
     name = request.file.FileName
-    node = fs.by_number.get(int(name)) if name.isdigit() else None
-    thread.read(fs.numbers)
-    if node is None or not node.links:
+    # A number is known only after the file was made, so that nobody can ask for one too early.
+    number = int(name) if name.isdigit() else 0
+    node = next((one for one in fs.nodes if one.number == number), None)
+    if node is None:
+        return STATUS_INVALID_PARAMETER, 0
+    thread.read(node)
+    if not node.links:
         return STATUS_INVALID_PARAMETER, 0
     if request.parameters.Disposition not in {FILE_OPEN, FILE_OVERWRITE}:
         return STATUS_INVALID_PARAMETER, 0
-    thread.read(node)
     return _open_existing(fs, thread, request, node.links[0], Path((), "", False, False), access)
 
 
@@ -199,10 +207,12 @@ def _create_new(
     stream = node.stream
     if path.stream:
         stream = _add_stream(node, path.stream)
-    stream.allocation = fs.clusters(parameters.AllocationSize)
+    if parameters.AllocationSize and not fs.reserve(thread, stream, parameters.AllocationSize):
+        fs.undo(entry)
+        return STATUS_DISK_FULL, 0
     kind = FILE_NOTIFY_CHANGE_DIR_NAME if is_directory else FILE_NOTIFY_CHANGE_FILE_NAME
     fs.notify(thread, node.links[0], kind, FILE_ACTION_ADDED)
-    _finish(fs, thread, request, node.links[0], stream, access)
+    _finish(thread, request, node.links[0], stream, access)
     return STATUS_SUCCESS, FILE_CREATED
 
 
@@ -238,7 +248,7 @@ def _open_existing(fs: FileSystem, thread: Thread, request: Request, link: Link,
             thread.write(node)
             stream = _add_stream(node, path.stream)
             fs.notify(thread, link, FILE_NOTIFY_CHANGE_STREAM_NAME, FILE_ACTION_ADDED, stream)
-            _finish(fs, thread, request, link, stream, access)
+            _finish(thread, request, link, stream, access)
             return STATUS_SUCCESS, FILE_CREATED
         if stream.deleted:
             return STATUS_DELETE_PENDING, 0
@@ -268,13 +278,15 @@ def _open_stream(fs: FileSystem, thread: Thread, request: Request, link: Link, s
             return STATUS_ACCESS_DENIED, 0
         needed |= DELETE if disposition == FILE_SUPERSEDE else FILE_WRITE_DATA | FILE_WRITE_EA | FILE_WRITE_ATTRIBUTES
     share = parameters.ShareAccess
-    refused = stream.share.refuses(needed, share)
-    oplock = break_for_create(fs, thread, request, stream, needed, refused=refused, replaces=replaces)
+    refused = stream.refuses(needed, share)
     granted: NTSTATUS = STATUS_SUCCESS
-    if oplock is not None:
-        granted = oplock[0]
-        if granted != STATUS_OPLOCK_BREAK_IN_PROGRESS:
-            return oplock
+    thread.read(stream.guard)
+    if stream.oplock is not None:
+        oplock = break_for_create(fs, thread, request, stream, needed, refused=refused, replaces=replaces)
+        if oplock is not None:
+            granted = oplock[0]
+            if granted != STATUS_OPLOCK_BREAK_IN_PROGRESS:
+                return oplock
     if refused:
         return STATUS_SHARING_VIOLATION, 0
     information = FILE_OPENED
@@ -284,37 +296,34 @@ def _open_stream(fs: FileSystem, thread: Thread, request: Request, link: Link, s
         thread.write(node.basic)
         thread.write(stream.data)
         thread.write(stream.size)
-        _truncate(fs, stream, parameters)
+        _truncate(fs, thread, stream, parameters)
         node.last_write_time = node.change_time = fs.now(thread)
         information = FILE_SUPERSEDED if disposition == FILE_SUPERSEDE else FILE_OVERWRITTEN
         changes = FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE
         fs.notify(thread, link, changes, FILE_ACTION_MODIFIED, stream)
-    _finish(fs, thread, request, link, stream, access)
+    _finish(thread, request, link, stream, access)
     return granted, information
 
 
-def _truncate(fs: FileSystem, stream: Stream, parameters: Parameters) -> None:
+def _truncate(fs: FileSystem, thread: Thread, stream: Stream, parameters: Parameters) -> None:
     """Empty a stream that is overwritten, and the named ones of its file with it."""
     node = stream.node
     stream.bytes.clear()
     stream.valid = 0
-    fs.space.used -= stream.allocation
-    stream.allocation = fs.clusters(parameters.AllocationSize)
-    fs.space.used += stream.allocation
-    fs.purge(stream)
+    fs.reserve(thread, stream, parameters.AllocationSize, shrink=True)
     if stream is not node.stream:
         return
     if parameters.Disposition == FILE_SUPERSEDE:
         node.attributes = FILE_ATTRIBUTE_ARCHIVE
     node.attributes |= parameters.FileAttributes & SETTABLE_ATTRIBUTES | FILE_ATTRIBUTE_ARCHIVE
     for folded, other in list(node.streams.items()):
-        if other.opens:
+        if other.opened:
             other.deleted = True
         else:
             del node.streams[folded]
 
 
-def _finish(fs: FileSystem, thread: Thread, request: Request, link: Link, stream: Stream, access: int) -> None:
+def _finish(thread: Thread, request: Request, link: Link, stream: Stream, access: int) -> None:
     """The open is granted: count it."""
     parameters = request.parameters
     options, share = parameters.CreateOptions, parameters.ShareAccess
@@ -322,10 +331,6 @@ def _finish(fs: FileSystem, thread: Thread, request: Request, link: Link, stream
     file = request.file
     thread.write(node)
     opened = Open(file, link, stream, access, share, options)
-    node.opens += 1
-    stream.opens += 1
-    link.opens += 1
-    stream.share.change(access, share, 1)
     if options:
         if options & FILE_DELETE_ON_CLOSE:
             opened.delete_on_close = True
@@ -334,4 +339,4 @@ def _finish(fs: FileSystem, thread: Thread, request: Request, link: Link, stream
             file.Flags |= FO_NO_INTERMEDIATE_BUFFERING
     file.Flags |= FO_FILE_OPEN
     file.fs_context = opened
-    fs.opens.append(opened)
+    stream.opened.append(opened)

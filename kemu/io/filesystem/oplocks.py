@@ -152,7 +152,7 @@ def _request(fs: FileSystem, thread: Thread, request: Request, opened: Open, cod
     if any(holder.level & W or holder.breaking_to is not None for holder in others):
         return STATUS_OPLOCK_NOT_GRANTED, 0
     if level & W:
-        if stream.opens > 1 or any(holder.open is not opened for holder in others):
+        if len(stream.opened) > 1 or any(holder.open is not opened for holder in others):
             return STATUS_OPLOCK_NOT_GRANTED, 0
     elif stream.locks:
         return STATUS_OPLOCK_NOT_GRANTED, 0
@@ -266,9 +266,10 @@ def break_for_io(fs: FileSystem, thread: Thread, request: Request, stream: Strea
 def break_for_create(
     fs: FileSystem, thread: Thread, request: Request, stream: Stream, access: int, *, refused: bool, replaces: bool
 ) -> Result | None:
-    """Another open is about to be made, or about to be *refused* because of the sharing modes."""
+    """Another open is about to be made, or about to be *refused* because of the sharing modes. The caller has read the
+    guard.
+    """
     oplock = stream.oplock
-    thread.read(stream.guard)
     if oplock is None or not oplock.holders or not access & ~HARMLESS:
         return None
     breaks: list[tuple[Holder, int]] = []
@@ -301,7 +302,6 @@ def close_oplocks(fs: FileSystem, thread: Thread, opened: Open) -> None:
     """A handle is closed: its oplocks go, and who waits for their break goes on."""
     stream = opened.stream
     oplock = stream.oplock
-    thread.read(stream.guard)
     if oplock is None:
         return
     mine = [holder for holder in oplock.holders if holder.open is opened]

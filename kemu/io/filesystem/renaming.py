@@ -16,6 +16,7 @@ from kemu.io.file_constants import (
     FILE_RENAME_IGNORE_READONLY_ATTRIBUTE,
     FILE_RENAME_POSIX_SEMANTICS,
     FILE_RENAME_REPLACE_IF_EXISTS,
+    FILE_SHARE_DELETE,
 )
 from kemu.io.filesystem.deletion import remove
 from kemu.io.filesystem.names import is_component, parse
@@ -98,7 +99,7 @@ def _open_inside(thread: Thread, directory: Node) -> bool:
     thread.read(directory.listing)
     for link in directory.children():
         thread.read(link.node)
-        if link.node.opens or (link.node.is_directory and _open_inside(thread, link.node)):
+        if link.node.all_opened() or (link.node.is_directory and _open_inside(thread, link.node)):
             return True
     return False
 
@@ -117,18 +118,17 @@ def _make_way(fs: FileSystem, thread: Thread, opened: Open, entry: Entry, flags:
     readonly = node.attributes & FILE_ATTRIBUTE_READONLY and not flags & FILE_RENAME_IGNORE_READONLY_ATTRIBUTE
     if node.is_directory or readonly or old.deleted:
         return STATUS_ACCESS_DENIED
-    if old.opens:
+    if old.is_open:
         if not flags & FILE_RENAME_POSIX_SEMANTICS:
             return STATUS_ACCESS_DENIED
-        share = node.stream.share
-        if share.shared_delete < share.open_count:
+        if not all(other.share & FILE_SHARE_DELETE for other in node.stream.opened):
             return STATUS_SHARING_VIOLATION
     thread.write(node)
     old.deleted = True
     remove(fs, thread, old)
-    node.posix_deleted = bool(old.opens) and not node.links
-    if not node.opens and not node.links:
-        fs.forget(thread, node)
+    node.posix_deleted = old.is_open and not node.links
+    if not node.links and not node.all_opened():
+        fs.free(thread, node)
     return STATUS_SUCCESS
 
 

@@ -32,6 +32,7 @@ from kemu.io.structures import (
     Information,
 )
 from kemu.nt.status import (
+    NTSTATUS,
     STATUS_BUFFER_OVERFLOW,
     STATUS_INFO_LENGTH_MISMATCH,
     STATUS_INVALID_DEVICE_REQUEST,
@@ -63,7 +64,7 @@ KINDS: dict[int, type[Information]] = {
 
 def query(fs: FileSystem, thread: Thread, request: Request) -> Result:
     """IRP_MJ_QUERY_VOLUME_INFORMATION: the structure of the class, in the request's VolumeBuffer."""
-    thread.read(fs.mounted)
+    thread.read(fs.presence)
     if not fs.is_mounted:
         return STATUS_VOLUME_DISMOUNTED, 0
     parameters = request.parameters
@@ -84,8 +85,8 @@ def query(fs: FileSystem, thread: Thread, request: Request) -> Result:
 
 def _fill(fs: FileSystem, thread: Thread, into: Information) -> None:
     thread.read(fs.space_cell)
-    total = fs.space.clusters if fs.space.clusters is not None else BOUNDLESS
-    free = total - fs.space.used // CLUSTER if fs.space.clusters is not None else BOUNDLESS
+    total = fs.limit if fs.limit is not None else BOUNDLESS
+    free = total - fs.used // CLUSTER if fs.limit is not None else BOUNDLESS
     if isinstance(into, FILE_FS_VOLUME_INFORMATION):
         into.VolumeSerialNumber = fs.root.number & 0xFFFF_FFFF
         into.VolumeLabel = fs.volume_label
@@ -106,7 +107,7 @@ def _fill(fs: FileSystem, thread: Thread, into: Information) -> None:
 
 def change(fs: FileSystem, thread: Thread, request: Request) -> Result:
     """IRP_MJ_SET_VOLUME_INFORMATION: a new label."""
-    thread.read(fs.mounted)
+    thread.read(fs.presence)
     if not fs.is_mounted:
         return STATUS_VOLUME_DISMOUNTED, 0
     given = request.parameters.VolumeBuffer
@@ -143,7 +144,7 @@ def control(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if code in CODES:
         return oplock_control(fs, thread, request)
     if code == FSCTL_IS_VOLUME_MOUNTED:
-        thread.read(fs.mounted)
+        thread.read(fs.presence)
         return STATUS_SUCCESS if fs.is_mounted else STATUS_VOLUME_DISMOUNTED, 0
     if code == FSCTL_DISMOUNT_VOLUME:
         return dismount(fs, thread), 0
@@ -161,13 +162,14 @@ def control(fs: FileSystem, thread: Thread, request: Request) -> Result:
     return STATUS_INVALID_DEVICE_REQUEST, 0
 
 
-def dismount(fs: FileSystem, thread: Thread) -> int:
+def dismount(fs: FileSystem, thread: Thread) -> NTSTATUS:
     """FSCTL_DISMOUNT_VOLUME: every open of the volume becomes good for nothing but being closed."""
-    thread.write(fs.mounted)
+    thread.write(fs.presence)
     if not fs.is_mounted:
         return STATUS_VOLUME_DISMOUNTED
     fs.is_mounted = False
-    for opened in fs.opens:
-        thread.write(opened)
-        opened.dismounted = True
+    for node in fs.nodes:
+        for opened in node.all_opened():
+            thread.write(opened)
+            opened.dismounted = True
     return STATUS_SUCCESS
