@@ -38,6 +38,8 @@ class IoManager:
         self.cancel_lock = OwnedLock("cancel spin lock")
         self.cancel_lock.initialised = True
         self.outstanding: list[Request] = []
+        self.volumes: list[Volume] = []
+        """The mounted volumes, oldest first."""
 
     async def start(self, request: Request) -> None:
         """Send *request* down the calling thread; returns when the stack returns, complete or not."""
@@ -79,9 +81,9 @@ class IoManager:
         to the file object: requests under way and sections do.
         """
         thread = current_thread()
+        thread.write(file)
         file.handles -= 1
         if file.handles:
-            thread.write(file)
             return STATUS_SUCCESS
         status = await self.call(Request(file.volume, file, IRP_MJ_CLEANUP, Parameters()))
         thread.read(file)

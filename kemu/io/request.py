@@ -23,7 +23,17 @@ CLASS_NAMES: Final = {IRP_OPERATION: "IRP", FAST_IO_OPERATION: "fast I/O", FS_FI
 class FileObject(Cell):
     """FILE_OBJECT: one open instance of a file."""
 
-    __slots__ = ("CurrentByteOffset", "FileName", "Flags", "closer", "fs_context", "handles", "pending", "volume")
+    __slots__ = (
+        "CurrentByteOffset",
+        "FileName",
+        "Flags",
+        "closer",
+        "fs_context",
+        "handles",
+        "lock",
+        "pending",
+        "volume",
+    )
 
     def __init__(self, volume: Volume, name: str, flags: int = FO_SYNCHRONOUS_IO) -> None:
         super().__init__(current_thread(), name)
@@ -36,6 +46,8 @@ class FileObject(Cell):
         """Handles to it. The last one's end sends a cleanup."""
         self.pending = 0
         """Requests under way and views of sections, each of which refers to it. The close comes after the last."""
+        self.lock: Any = None
+        """What makes the synchronous I/O of programs come one after another, if it was opened for that."""
         self.closer: Callable[[], None] | None = None
         """Sends the close, if the last handle is gone and only such references are left."""
         self.fs_context: Any = None
@@ -80,6 +92,7 @@ class Request(Waitable):
         "major",
         "minor",
         "mode",
+        "on_complete",
         "parameters",
         "status",
         "thread",
@@ -119,6 +132,8 @@ class Request(Waitable):
         self.done = False
         self.filter_context: object = None
         """The filter manager's record of the request."""
+        self.on_complete: Callable[[Thread], None] | None = None
+        """Called in the step that completes the request: signals what the issuer waits for."""
         self._cancel: CancelState | None = None
 
     @property
@@ -158,6 +173,8 @@ class Request(Waitable):
         log = thread.runtime.log
         if log is not None:
             log("irp.complete", about=self, status=self.status, info=self.information)
+        if self.on_complete is not None:
+            self.on_complete(thread)
         self.changed()
 
 

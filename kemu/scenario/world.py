@@ -41,6 +41,7 @@ from kemu.nt.work import WorkerPool
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
+from kemu.user import Win32
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
 from kemu.verifier.verifier import Verifier
@@ -126,6 +127,14 @@ class UserProcess(Actor):
         super().__init__(world.runtime, f"user:{name}")
         self.world = world
         self.process = Process(name)
+        self._win32: Win32 | None = None
+
+    @property
+    def win32(self) -> Win32:
+        """What the process's threads call: CreateFileW, ReadFile and so on, by their Win32 names."""
+        if self._win32 is None:
+            self._win32 = Win32(self.process, self.world.system.get(IoManager), self.world.volume)
+        return self._win32
 
     async def create(
         self,
@@ -220,6 +229,7 @@ class World:
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
+        self.system.get(IoManager).volumes.append(self.volume)
         self._flt_volume = self.manager.mount(self.volume)
 
     # Drivers.

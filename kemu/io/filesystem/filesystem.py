@@ -26,6 +26,7 @@ from kemu.io.constants import (
     IRP_MJ_WRITE,
 )
 from kemu.io.filesystem import data, deletion, directory, information, locks, notify, opening, volume_information
+from kemu.io.filesystem.faults import fault_of
 from kemu.io.filesystem.names import join, parse
 from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Stream, round_up
 from kemu.io.filesystem.oplocks import forget_oplock
@@ -277,7 +278,10 @@ class FileSystem(Actor):
     def carry_out(self, thread: Thread, request: Request) -> bool:
         """Let *request* take effect, inside the calling step; false if it has to wait."""
         handler = HANDLERS.get(request.major)
-        if handler is not None:
+        fault = fault_of(self, request) if self._faults else None
+        if fault is not None:
+            status, information_ = fault, 0
+        elif handler is not None:
             status, information_ = handler(self, thread, request)
             if status == STATUS_PENDING:
                 return False
