@@ -21,7 +21,7 @@ from kemu.io.file_constants import (
 from kemu.io.filesystem.locks import release_all
 from kemu.io.filesystem.names import fold
 from kemu.io.filesystem.nodes import Link, Open
-from kemu.io.filesystem.notify import end_watches
+from kemu.io.filesystem.notify import end_watches, watches_deleted
 from kemu.io.filesystem.oplocks import close_oplocks
 from kemu.nt.status import (
     NTSTATUS,
@@ -65,6 +65,8 @@ def set_disposition(fs: FileSystem, thread: Thread, opened: Open, flags: int) ->
     thread.write(node)
     if opened.stream is node.stream:
         link.deleted = True
+        if node.is_directory:
+            watches_deleted(fs, thread, node)
     else:
         opened.stream.deleted = True
     opened.posix_delete = bool(flags & FILE_DISPOSITION_POSIX_SEMANTICS)

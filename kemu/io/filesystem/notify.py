@@ -15,6 +15,7 @@ from kemu.io.filesystem.nodes import Link, Node, Open, Stream
 from kemu.io.filesystem.waiting import Waiting, wait
 from kemu.io.structures import FILE_NOTIFY_INFORMATION
 from kemu.nt.status import (
+    NTSTATUS,
     STATUS_CANCELLED,
     STATUS_DELETE_PENDING,
     STATUS_INVALID_PARAMETER,
@@ -128,13 +129,24 @@ def report(fs: FileSystem, thread: Thread, link: Link, kind: int, action: int, s
 
 
 def end_watches(fs: FileSystem, thread: Thread, opened: Open) -> None:
-    """A handle is closed: what it waits for ends."""
-    if not opened.node.is_directory:
-        return
+    """A handle of a directory is closed: what it waits for ends."""
     thread.read(fs.watched)
     for watch in list(fs.watches):
         if watch.open is opened:
             thread.write(fs.watched)
             fs.watches.remove(watch)
-            for waiting in list(watch.waiting):
-                waiting.end(thread, STATUS_NOTIFY_CLEANUP)
+            _end(thread, watch, STATUS_NOTIFY_CLEANUP)
+
+
+def watches_deleted(fs: FileSystem, thread: Thread, node: Node) -> None:
+    """A directory is going to be deleted: what waits for changes in it ends."""
+    thread.read(fs.watched)
+    for watch in fs.watches:
+        if watch.node is node:
+            thread.write(fs.watched)
+            _end(thread, watch, STATUS_DELETE_PENDING)
+
+
+def _end(thread: Thread, watch: Watch, status: NTSTATUS) -> None:
+    for waiting in list(watch.waiting):
+        waiting.end(thread, status)

@@ -264,7 +264,8 @@ class Compared(RuleBasedStateMachine):
         status, file = self.disk.create(path, disposition, access=access, share=share, options=options)
         expected, use = self.model.create(split(path), disposition, access, share, options)
         assert status == expected
-        return multiple() if file is None else (file, use)
+        made: Any = multiple() if file is None else (file, use)
+        return made
 
     @rule(pair=consumes(handles))
     def close(self, pair: tuple[FileObject, Use]) -> None:
