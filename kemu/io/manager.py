@@ -41,6 +41,11 @@ class IoManager:
         self.volumes: list[Volume] = []
         """The mounted volumes, oldest first."""
 
+    def mount(self, volume: Volume) -> None:
+        """Take *volume* up, whose file system sends its paging I/O from the top of the stack."""
+        self.volumes.append(volume)
+        volume.filesystem.sender = self.call
+
     async def start(self, request: Request) -> None:
         """Send *request* down the calling thread; returns when the stack returns, complete or not."""
         thread = current_thread()

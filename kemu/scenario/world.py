@@ -229,7 +229,7 @@ class World:
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
-        self.system.get(IoManager).volumes.append(self.volume)
+        self.system.get(IoManager).mount(self.volume)
         self._flt_volume = self.manager.mount(self.volume)
 
     # Drivers.

@@ -79,6 +79,7 @@ class Disk:
         self.manager = IoManager(self.system)
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
+        self.manager.mount(self.volume)
         self.fs = self.volume.filesystem
 
     def __enter__(self) -> Disk:

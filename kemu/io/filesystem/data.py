@@ -29,6 +29,7 @@ from kemu.nt.status import (
     STATUS_FILE_LOCK_CONFLICT,
     STATUS_INVALID_DEVICE_REQUEST,
     STATUS_INVALID_PARAMETER,
+    STATUS_PENDING,
     STATUS_SUCCESS,
     STATUS_USER_MAPPED_FILE,
     STATUS_VOLUME_DISMOUNTED,
@@ -67,8 +68,14 @@ def read(fs: FileSystem, thread: Thread, request: Request) -> Result:
     thread.read(stream.size)
     if length and start >= len(stream.bytes):
         return STATUS_END_OF_FILE, 0
-    thread.read(stream.data)
-    data = bytes(stream.bytes[start : start + length])
+    if fs.cache is not None and fs.cache.is_cached(request):
+        cached = fs.cache.read(thread, opened, start, min(start + length, len(stream.bytes)))
+        if cached is None:
+            return STATUS_PENDING, 0
+        data = cached
+    else:
+        thread.read(stream.data)
+        data = bytes(stream.bytes[start : start + length])
     request.buffer = data
     if request.file.Flags & FO_SYNCHRONOUS_IO and not paging:
         request.file.CurrentByteOffset = start + len(data)
@@ -112,17 +119,26 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
         if start >= size:
             return STATUS_SUCCESS, 0
         data, end = data[: size - start], min(end, size)
+    cached = fs.cache is not None and fs.cache.is_cached(request)
+    if fs.cache is not None and cached and fs.cache.lacks(thread, opened, start, end):
+        return STATUS_PENDING, 0
     extends = end > size
     if extends:
         thread.write(stream.size)
         if not fs.reserve(thread, stream, end):
             return STATUS_DISK_FULL, 0
         stream.bytes.extend(bytes(end - size))
-    thread.write(stream.data)
-    if end > stream.valid:
-        thread.write(stream.size)
-        stream.valid = end
-    stream.bytes[start:end] = data
+    if fs.cache is not None and cached:
+        # The valid data length follows when the pages are written.
+        fs.cache.write(thread, opened, start, data)
+    else:
+        thread.write(stream.data)
+        if end > stream.valid:
+            thread.write(stream.size)
+            stream.valid = end
+        stream.bytes[start:end] = data
+        if not paging:
+            fs.purge(thread, stream)
     if not paging:
         _note_write(fs, thread, request, opened, end, extends=extends)
     return STATUS_SUCCESS, len(data)
@@ -170,7 +186,7 @@ def set_end_of_file(fs: FileSystem, thread: Thread, opened: Open, end: int) -> N
         if stream.mapped:
             return STATUS_USER_MAPPED_FILE
         thread.write(stream.data)
-        _cut(stream, end)
+        _cut(fs, thread, stream, end)
         fs.reserve(thread, stream, end, shrink=True)
     elif end > size:
         if not fs.reserve(thread, stream, end):
@@ -192,7 +208,7 @@ def set_allocation(fs: FileSystem, thread: Thread, opened: Open, allocation: int
         if stream.mapped:
             return STATUS_USER_MAPPED_FILE
         thread.write(stream.data)
-        _cut(stream, allocation)
+        _cut(fs, thread, stream, allocation)
     if not fs.reserve(thread, stream, allocation, shrink=True):
         return STATUS_DISK_FULL
     _size_changed(fs, thread, opened)
@@ -222,9 +238,10 @@ def zero(fs: FileSystem, thread: Thread, opened: Open, start: int, beyond: int) 
     return STATUS_SUCCESS
 
 
-def _cut(stream: Stream, end: int) -> None:
+def _cut(fs: FileSystem, thread: Thread, stream: Stream, end: int) -> None:
     del stream.bytes[end:]
     stream.valid = min(stream.valid, end)
+    fs.purge(thread, stream, end)
 
 
 def _size_changed(fs: FileSystem, thread: Thread, opened: Open) -> None:

@@ -124,6 +124,8 @@ def cleanup(fs: FileSystem, thread: Thread, request: Request) -> Result:
         node.posix_deleted = link.is_open and not node.links
     if not node.links and not node.all_opened():
         fs.free(thread, node)
+    if fs.cache is not None and not stream.opened:
+        fs.cache.let_go(thread, stream)
     return STATUS_SUCCESS, 0
 
 

@@ -7,10 +7,11 @@ something else happens: for a byte-range lock, a change in a directory, the brea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from kemu.io.constants import (
+    IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION,
     IRP_MJ_CLEANUP,
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
@@ -24,8 +25,12 @@ from kemu.io.constants import (
     IRP_MJ_SET_INFORMATION,
     IRP_MJ_SET_VOLUME_INFORMATION,
     IRP_MJ_WRITE,
+    IRP_NOCACHE,
+    IRP_PAGING_IO,
 )
+from kemu.io.file_constants import FO_NO_INTERMEDIATE_BUFFERING
 from kemu.io.filesystem import data, deletion, directory, information, locks, notify, opening, volume_information
+from kemu.io.filesystem.cache import Cache
 from kemu.io.filesystem.faults import fault_of
 from kemu.io.filesystem.names import join, parse
 from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Stream, round_up
@@ -33,7 +38,14 @@ from kemu.io.filesystem.oplocks import forget_oplock
 from kemu.io.filesystem.waiting import Waiting
 from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, Request
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, KThread
-from kemu.nt.status import NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, STATUS_PENDING, STATUS_SUCCESS
+from kemu.nt.status import (
+    NT_SUCCESS,
+    NTSTATUS,
+    STATUS_FSFILTER_OP_COMPLETED_SUCCESSFULLY,
+    STATUS_INVALID_DEVICE_REQUEST,
+    STATUS_PENDING,
+    STATUS_SUCCESS,
+)
 from kemu.runtime import Actor, Cell, Operation, Runtime, Thread, current_thread
 
 if TYPE_CHECKING:
@@ -94,8 +106,12 @@ class FileSystem(Actor):
         self.due: list[tuple[Request, bool]] = []
         """What the current step has completed of other requests, or is to carry out again. Empty between steps."""
         self.completer: Completer | None = None
+        self.sender: Callable[[Request], Awaitable[NTSTATUS]] | None = None
+        """Sends a request from the top of the stack and waits for it: the I/O manager."""
         self.lock_waiters: dict[Stream, list[Waiting]] = {}
         self._completion = system.options.completion
+        self.cache = Cache(self) if system.options.cached_io else None
+        """None unless reads and writes are cached."""
         self._faults = system.options.io_faults
         self._times = system.options.file_times
 
@@ -223,14 +239,18 @@ class FileSystem(Actor):
         if log is not None:
             log("fs.call", about=request, path=request.file.FileName)
         when = 0
-        if request.kind == IRP_OPERATION and self._completion != "inline":
+        if (
+            self._completion != "inline"
+            and request.kind == IRP_OPERATION
+            and (self.cache is None or not self.cache.is_cached(request))
+        ):
             when = (
                 1
                 if self._completion == "later"
                 else self.runtime.choose(3, f"{self.label} completes {request.label} later")
             )
         if when == 0:
-            done = await Perform(self, request)
+            done = await Perform(self, request) if self.cache is None else await self._through_cache(request)
             if self.due:
                 await self.settle()
             thread.actors.pop()
@@ -246,12 +266,17 @@ class FileSystem(Actor):
         assert isinstance(thread, KThread)
         thread.actors.append(self)
         thread.irql = irql
-        done = await Perform(self, request)
+        done = await Perform(self, request) if self.cache is None else await self._through_cache(request)
         if self.due:
             await self.settle()
         if done:
             assert self.completer is not None
             await self.completer.completed(request)
+
+    async def send(self, request: Request) -> NTSTATUS:
+        """Send *request* from the top of the volume's stack, and wait for it."""
+        assert self.sender is not None
+        return await self.sender(request)
 
     async def complete(self, request: Request) -> None:
         """Give *request*, whose result is known, back to whoever sent it, and go on with what became due."""
@@ -264,10 +289,35 @@ class FileSystem(Actor):
         """Complete what the current step has made complete, and carry out again what waited for it."""
         due, self.due = self.due, []
         for request, again in due:
-            if not again or await Perform(self, request):
+            if not again or await self._through_cache(request):
                 await self.complete(request)
             elif self.due:
                 await self.settle()
+
+    async def _through_cache(self, request: Request) -> bool:
+        """Carry *request* out after what the cache has to do for it: write pages first, or read them."""
+        cache = self.cache
+        if cache is None:
+            return await Perform(self, request)
+        opened = request.file.fs_context
+        if isinstance(opened, Open) and needs_flush(request) and opened.stream.cached is not None:
+            status = await cache.flush(opened.stream)
+            if request.major == IRP_MJ_FLUSH_BUFFERS and not NT_SUCCESS(status):
+                request.status = status
+                return True
+        while not await Perform(self, request):
+            if not cache.faults:
+                return False
+            status = await cache.page_in()
+            if not NT_SUCCESS(status):
+                request.status, request.information = status, 0
+                return True
+        return True
+
+    def purge(self, thread: Thread, stream: Stream, end: int = 0) -> None:
+        """Forget what is cached of *stream* from *end* on."""
+        if self.cache is not None:
+            self.cache.purge(thread, stream, end)
 
     def cancelled(self, thread: Thread, waiting: Waiting) -> None:
         """The request that *waiting* is about was cancelled, and is off its list."""
@@ -286,7 +336,9 @@ class FileSystem(Actor):
             if status == STATUS_PENDING:
                 return False
         elif request.kind == FS_FILTER_OPERATION:
-            status, information_ = STATUS_SUCCESS, 0
+            sections = request.major == IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION
+            status = STATUS_FSFILTER_OP_COMPLETED_SUCCESSFULLY if sections else STATUS_SUCCESS
+            information_ = 0
         else:
             status, information_ = STATUS_INVALID_DEVICE_REQUEST, 0
         request.status = status
@@ -295,6 +347,14 @@ class FileSystem(Actor):
         if log is not None:
             log("fs.return", about=request, status=status, info=information_)
         return True
+
+
+def needs_flush(request: Request) -> bool:
+    """Whether dirty pages have to be on disk before *request*: it asks for that, or looks at the disk itself."""
+    if request.major == IRP_MJ_FLUSH_BUFFERS:
+        return True
+    direct = bool(request.flags & IRP_NOCACHE or request.file.Flags & FO_NO_INTERMEDIATE_BUFFERING)
+    return request.major in {IRP_MJ_READ, IRP_MJ_WRITE} and direct and not request.flags & IRP_PAGING_IO
 
 
 def _close(fs: FileSystem, thread: Thread, request: Request) -> Result:

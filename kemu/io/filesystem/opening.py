@@ -310,6 +310,7 @@ def _truncate(fs: FileSystem, thread: Thread, stream: Stream, parameters: Parame
     node = stream.node
     stream.bytes.clear()
     stream.valid = 0
+    fs.purge(thread, stream)
     fs.reserve(thread, stream, parameters.AllocationSize, shrink=True)
     if stream is not node.stream:
         return
