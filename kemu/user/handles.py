@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from kemu.io.manager import IoManager
 from kemu.io.request import FileObject
+from kemu.io.section import CloseSection, Section
 from kemu.nt.process import Process
 from kemu.nt.status import (
     NTSTATUS,
@@ -103,4 +104,8 @@ async def close_handle(manager: IoManager, process: Process, handle: Any) -> NTS
         return found
     if isinstance(found, FileObject):
         await manager.close(found)
+    elif isinstance(found, Section):
+        found.handles -= 1
+        if not found.handles:
+            await CloseSection(found)
     return STATUS_SUCCESS

@@ -35,6 +35,7 @@ from kemu.io.file_constants import (
     IRP_MN_NOTIFY_CHANGE_DIRECTORY,
     IRP_MN_QUERY_DIRECTORY,
     IRP_MN_UNLOCK_SINGLE,
+    PAGE_READWRITE,
     SL_EXCLUSIVE_LOCK,
     SL_FAIL_IMMEDIATELY,
     SL_RESTART_SCAN,
@@ -55,6 +56,7 @@ from kemu.io.filesystem.names import dos_path
 from kemu.io.manager import IoManager, ListRequests
 from kemu.io.parameters import Members, Parameters
 from kemu.io.request import FileObject, Request, WaitDone
+from kemu.io.section import MapView, Section, UnmapView, View, create_section
 from kemu.io.volume import Volume
 from kemu.nt.event import KEVENT, SetEvent
 from kemu.nt.process import Process
@@ -63,6 +65,7 @@ from kemu.nt.status import (
     NTSTATUS,
     STATUS_INVALID_HANDLE,
     STATUS_NOT_FOUND,
+    STATUS_NOT_MAPPED_VIEW,
     STATUS_OBJECT_NAME_NOT_FOUND,
     STATUS_OBJECT_TYPE_MISMATCH,
     STATUS_PENDING,
@@ -372,6 +375,38 @@ class Native:
             FsControlCode=FsControlCode,
             InputBuffer=InputBuffer,
         )
+
+    async def NtCreateSection(
+        self, MaximumSize: int, SectionPageProtection: int, FileHandle: Any
+    ) -> tuple[NTSTATUS, Handle | None]:
+        """Make a section of a file, and a handle to it."""
+        needed = FILE_WRITE_DATA if SectionPageProtection == PAGE_READWRITE else FILE_READ_DATA
+        file = await ReferenceHandle(self.process, FileHandle, FileObject, needed)
+        if isinstance(file, NTSTATUS):
+            return file, None
+        status, section = await create_section(self.manager, file, MaximumSize, SectionPageProtection)
+        if section is None:
+            return status, None
+        return status, Handle(self.process, section, SectionPageProtection)
+
+    async def NtMapViewOfSection(
+        self, SectionHandle: Any, SectionOffset: int = 0, ViewSize: int = 0
+    ) -> tuple[NTSTATUS, View | None]:
+        """Map a part of a section, or all of it from an offset on."""
+        section = await ReferenceHandle(self.process, SectionHandle, Section)
+        if isinstance(section, NTSTATUS):
+            return section, None
+        view = await MapView(section, SectionOffset, ViewSize)
+        return (view, None) if isinstance(view, NTSTATUS) else (STATUS_SUCCESS, view)
+
+    async def NtUnmapViewOfSection(self, BaseAddress: View) -> NTSTATUS:
+        """Give a view back."""
+        return STATUS_SUCCESS if await UnmapView(BaseAddress) else STATUS_NOT_MAPPED_VIEW
+
+    async def NtFlushVirtualMemory(self, BaseAddress: View) -> NTSTATUS:
+        """Write back what was changed of the file behind a view."""
+        section = BaseAddress.section
+        return await section.cache.flush(section.open.stream)
 
     async def NtCancelIoFileEx(self, FileHandle: Any, IoRequestToCancel: IO_STATUS_BLOCK | None) -> NTSTATUS:
         """Cancel one request on a handle, or all; STATUS_NOT_FOUND if there is none."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from kemu.io.file_constants import SYNCHRONIZE
 from kemu.io.request import FileObject
+from kemu.io.section import Section
 from kemu.nt.dispatcher import DispatcherObject
 from kemu.nt.event import KEVENT, ClearEvent, NotificationEvent, SetEvent, SynchronizationEvent
 from kemu.nt.kthread import KThread
@@ -45,7 +46,7 @@ class AddHandle(Operation[Any]):
         if isinstance(found, NTSTATUS):
             return found
         source: Handle = self.source
-        if isinstance(found, FileObject):
+        if isinstance(found, (FileObject, Section)):
             thread.write(found)
             found.handles += 1
         access = source.access if self.options & DUPLICATE_SAME_ACCESS else self.access

@@ -24,6 +24,7 @@ from kemu.user.files import (
     TRUNCATE_EXISTING,
 )
 from kemu.user.handles import INVALID_HANDLE_VALUE, Handle
+from kemu.user.mapping import FILE_MAP_READ, FILE_MAP_WRITE, MappingApi
 from kemu.user.threads import (
     DUPLICATE_CLOSE_SOURCE,
     DUPLICATE_SAME_ACCESS,
@@ -31,7 +32,6 @@ from kemu.user.threads import (
     WAIT_FAILED,
     WAIT_OBJECT_0,
     WAIT_TIMEOUT,
-    ThreadApi,
 )
 
 __all__ = [
@@ -49,6 +49,8 @@ __all__ = [
     "FILE_FLAG_RANDOM_ACCESS",
     "FILE_FLAG_SEQUENTIAL_SCAN",
     "FILE_FLAG_WRITE_THROUGH",
+    "FILE_MAP_READ",
+    "FILE_MAP_WRITE",
     "INFINITE",
     "INVALID_HANDLE_VALUE",
     "LOCKFILE_EXCLUSIVE_LOCK",
@@ -66,5 +68,5 @@ __all__ = [
 ]
 
 
-class Win32(ThreadApi):
+class Win32(MappingApi):
     """The Win32 calls of one process."""

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from kemu.io.constants import (
     IRP_MJ_ACQUIRE_FOR_CC_FLUSH,
+    IRP_MJ_ACQUIRE_FOR_MOD_WRITE,
     IRP_MJ_READ,
     IRP_MJ_RELEASE_FOR_CC_FLUSH,
+    IRP_MJ_RELEASE_FOR_MOD_WRITE,
     IRP_MJ_WRITE,
     IRP_NOCACHE,
     IRP_PAGING_IO,
@@ -26,7 +28,7 @@ from kemu.io.file_constants import FO_NO_INTERMEDIATE_BUFFERING
 from kemu.io.filesystem.nodes import PART, Open, Stream
 from kemu.io.parameters import Parameters
 from kemu.io.request import FS_FILTER_OPERATION, FileObject, Request
-from kemu.nt.kthread import current_kthread
+from kemu.nt.kthread import APC_LEVEL, current_kthread
 from kemu.nt.process import KernelMode
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_END_OF_FILE, STATUS_SUCCESS
 from kemu.runtime import BlockingOperation, Thread, Waitable, current_thread
@@ -43,7 +45,7 @@ FSRTL_CACHE_TOP_LEVEL_IRP: Final = 3
 class CacheMap(Waitable):
     """What is cached of one stream; the cell of its pages. Who writes pages waits for whoever is at that already."""
 
-    __slots__ = ("_name", "dirty", "file", "pages", "queued", "stream", "writer")
+    __slots__ = ("_name", "dirty", "file", "mapped", "pages", "queued", "stream", "writer")
 
     guards = ("writer",)
 
@@ -66,6 +68,8 @@ class CacheMap(Waitable):
         """Pages that have to be written, the one that was written to first first."""
         self.queued = False
         """Whether the lazy writer knows of it."""
+        self.mapped = False
+        """Whether pages are dirty because of views."""
         self.writer: Thread | None = None
         """Who writes a page at the moment."""
 
@@ -239,11 +243,12 @@ class Cache:
                     return True
         return False
 
-    def write(self, thread: Thread, opened: Open, start: int, data: bytes) -> None:
-        """Write to the cache, and have the lazy writer know."""
+    def write(self, thread: Thread, opened: Open, start: int, data: bytes, *, mapped: bool = False) -> None:
+        """Write to the cache, through a view if *mapped*, and have the lazy writer know."""
         map_ = self.map_of(thread, opened)
         thread.write(map_)
         map_.put(start, data)
+        map_.mapped = map_.mapped or mapped
         if not map_.queued:
             map_.queued = True
             thread.write(self.dirty)
@@ -321,14 +326,18 @@ class Cache:
         if not isinstance(map_, CacheMap):
             return STATUS_SUCCESS
         thread = current_kthread()
-        await self._tell(map_.file, IRP_MJ_ACQUIRE_FOR_CC_FLUSH)
+        status = await self._tell(map_.file, IRP_MJ_ACQUIRE_FOR_CC_FLUSH, Parameters())
+        if not NT_SUCCESS(status):
+            # A filter did not want it now (FLT-FAST-16).
+            return status
         status = await self.write_pages(map_)
-        await self._tell(map_.file, IRP_MJ_RELEASE_FOR_CC_FLUSH)
+        await self._tell(map_.file, IRP_MJ_RELEASE_FOR_CC_FLUSH, Parameters())
         self.let_go(thread, stream)
         return status
 
-    async def _tell(self, file: FileObject, major: int) -> None:
-        await self.fs.send(Request(file.volume, file, major, Parameters(), kind=FS_FILTER_OPERATION, mode=KernelMode))
+    async def _tell(self, file: FileObject, major: int, parameters: Parameters) -> NTSTATUS:
+        request = Request(file.volume, file, major, parameters, kind=FS_FILTER_OPERATION, mode=KernelMode)
+        return await self.fs.send(request)
 
     async def _write_lazily(self) -> None:
         """The lazy writer's thread."""
@@ -336,5 +345,23 @@ class Cache:
         thread.top_level_irp = FSRTL_CACHE_TOP_LEVEL_IRP
         while True:
             map_ = await TakeDirtyStream(self.dirty)
-            await self.write_pages(map_)
+            if map_.mapped:
+                await self._write_mapped(map_)
+            else:
+                await self.write_pages(map_)
             self.let_go(thread, map_.stream)
+
+    async def _write_mapped(self, map_: CacheMap) -> None:
+        """Write what was changed through views, as the mapped page writer does: it asks before, and tells afterwards.
+
+        The release always runs at APC_LEVEL (FLT-FAST-10).
+        """
+        thread = current_kthread()
+        map_.mapped = False
+        ending = (max(map_.dirty, default=0) + 1) * PAGE
+        status = await self._tell(map_.file, IRP_MJ_ACQUIRE_FOR_MOD_WRITE, Parameters(EndingOffset=ending))
+        if NT_SUCCESS(status):
+            await self.write_pages(map_)
+        irql, thread.irql = thread.irql, APC_LEVEL
+        await self._tell(map_.file, IRP_MJ_RELEASE_FOR_MOD_WRITE, Parameters())
+        thread.irql = irql
