@@ -19,7 +19,6 @@ from kemu.io.file_constants import (
     FO_CLEANUP_COMPLETE,
 )
 from kemu.io.filesystem.locks import release_all
-from kemu.io.filesystem.names import fold
 from kemu.io.filesystem.nodes import Link, Open
 from kemu.io.filesystem.notify import end_watches, watches_deleted
 from kemu.io.filesystem.oplocks import close_oplocks
@@ -117,7 +116,7 @@ def cleanup(fs: FileSystem, thread: Thread, request: Request) -> Result:
         else:
             stream.deleted = True
     if stream.deleted and not stream.opened and stream is not node.stream:
-        node.streams.pop(fold(stream.name), None)
+        node.streams = {folded: one for folded, one in node.streams.items() if one is not stream}
         fs.notify(thread, link, FILE_NOTIFY_CHANGE_STREAM_NAME, FILE_ACTION_REMOVED, stream)
     if link.deleted and not link.removed and (opened.posix_delete or not link.is_open):
         remove(fs, thread, link)

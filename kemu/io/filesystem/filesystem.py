@@ -92,7 +92,7 @@ class FileSystem(Actor):
         self.root_link = Link(None, "", self.root)
         self.root.links.append(self.root_link)
         self.watched = Cell(thread, f"watches on {label}")
-        self.space_cell = Part(self.presence, "free space of", 1)
+        self.space_cell = Part(self.presence, ("free space of", 1))
         self.is_mounted = True
         """The cell of this is `presence`."""
         self.volume_label = ""

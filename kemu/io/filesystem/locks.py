@@ -127,7 +127,7 @@ def _lock(fs: FileSystem, thread: Thread, request: Request, opened: Open) -> Res
     if _free(stream, wanted):
         thread.write(stream.guard)
         thread.acquire(stream.guard)
-        stream.locks.append(wanted)
+        stream.locks = [*stream.locks, wanted]
         return STATUS_SUCCESS, 0
     if request.parameters.FailImmediately:
         thread.read(stream.guard)
@@ -147,7 +147,7 @@ def _unlock_single(fs: FileSystem, thread: Thread, request: Request, opened: Ope
         ):
             thread.write(stream.guard)
             thread.release(stream.guard)
-            stream.locks.remove(lock)
+            stream.locks = [one for one in stream.locks if one is not lock]
             grant(fs, thread, stream)
             return STATUS_SUCCESS, 0
     thread.read(stream.guard)
@@ -160,7 +160,7 @@ def grant(fs: FileSystem, thread: Thread, stream: Stream) -> None:
         opened = waiting.request.file.fs_context
         wanted = _wanted(waiting.request, opened)
         if _free(stream, wanted):
-            stream.locks.append(wanted)
+            stream.locks = [*stream.locks, wanted]
             waiting.end(thread, STATUS_SUCCESS)
 
 
@@ -176,5 +176,5 @@ def release_all(fs: FileSystem, thread: Thread, opened: Open) -> None:
     for waiting in waiters:
         waiting.end(thread, STATUS_RANGE_NOT_LOCKED)
     for lock in mine:
-        stream.locks.remove(lock)
+        stream.locks = [one for one in stream.locks if one is not lock]
     grant(fs, thread, stream)

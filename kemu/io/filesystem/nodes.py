@@ -20,7 +20,8 @@ names follow from what they belong to, so that it makes no difference who comes 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from kemu.io.file_constants import (
     DELETE,
@@ -44,6 +45,12 @@ if TYPE_CHECKING:
 
 PART: Final = -5
 """What stands in the name of a part between that of its owner and its own."""
+OPEN: Final = ("open of", 0)
+DATA: Final = ("data of", 1, 0)
+SIZE: Final = ("size of", 2, 0)
+GUARD: Final = ("locks of", 3, 0)
+BASIC: Final = ("attributes of", 4)
+LISTING: Final = ("names in", 5)
 
 CLUSTER: Final = 4096
 SECTOR: Final = 512
@@ -55,46 +62,58 @@ COUNTED: Final = READING | WRITING | DELETE
 
 
 class Part(Cell):
-    """A cell that belongs to another one and is named after it, whoever touches it first."""
+    """A cell that belongs to another one and is named after it, whoever touches it first.
 
-    __slots__ = ("_name", "index", "owner", "what")
+    *kind* is what it is of its owner in words, and then in numbers.
+    """
 
-    def __init__(self, owner: Cell, what: str, *index: int) -> None:
+    __slots__ = ("_name", "kind", "owner")
+
+    def __init__(self, owner: Cell, kind: tuple[Any, ...]) -> None:
         # Not the base class's constructor: it takes an ordinal of the thread, which would rename what comes after.
         self.creator = owner.creator
-        self.ordinal = -1
         self.version = self.written = 0
         self.owner = owner
-        self.what = what
-        self.index = index
+        self.kind = kind
         self._name: tuple[int, ...] | None = None
 
     @property
     def name(self) -> tuple[int, ...]:
         name = self._name
         if name is None:
-            name = self._name = (*self.owner.name, PART, *self.index)
+            name = self._name = (*self.owner.name, PART, *self.kind[1:])
         return name
 
     @property
     def label(self) -> str:  # type: ignore[override]
         """What it is of whom."""
-        return f"{self.what} {self.owner.label}"
+        return f"{self.kind[0]} {self.owner.label}"
 
 
 class Entry(Part):
-    """One name of one directory, whether there is a file of that name or not."""
+    """One name of one directory, whether there is a file of that name or not. Its kind is the folded name."""
 
     __slots__ = ("link",)
 
     def __init__(self, directory: Node, folded: str) -> None:
-        super().__init__(directory, folded, 0, *map(ord, folded))
+        self.creator = directory.creator
+        self.version = self.written = 0
+        self.owner = directory
+        self.kind = (folded,)
+        self._name = None
         self.link: Link | None = None
+
+    @property
+    def name(self) -> tuple[int, ...]:
+        name = self._name
+        if name is None:
+            name = self._name = (*self.owner.name, PART, 0, *map(ord, self.kind[0]))
+        return name
 
     @property
     def label(self) -> str:
         """The path."""
-        return f"name {join(self.owner.label, self.what)}"
+        return f"name {join(self.owner.label, self.kind[0])}"
 
 
 class Link:
@@ -124,25 +143,22 @@ class Link:
 
 
 class Stream:
-    """A data stream of a file. The bytes beyond the valid data length are zeroes and are never written to disk."""
+    """A data stream of a file. The bytes beyond the valid data length are zeroes and are never written to disk.
 
-    __slots__ = (
-        "_data",
-        "_guard",
-        "_size",
-        "allocation",
-        "bytes",
-        "cached",
-        "deleted",
-        "locks",
-        "mapped",
-        "name",
-        "node",
-        "number",
-        "opened",
-        "oplock",
-        "valid",
-    )
+    What most streams never have is in the class: making a file is part of most runs.
+    """
+
+    deleted = False
+    locks: Sequence[ByteRangeLock] = ()
+    """Replaced, never changed."""
+    oplock: Oplock | None = None
+    cached: object = None
+    """The cache map, once there was cached I/O."""
+    mapped = 0
+    """How many views of sections of it are mapped."""
+    _data: Part | None = None
+    _size: Part | None = None
+    _guard: Part | None = None
 
     def __init__(self, node: Node, name: str, data: bytes = b"", number: int = 0) -> None:
         self.node = node
@@ -151,19 +167,9 @@ class Stream:
         self.bytes = bytearray(data)
         self.valid = len(data)
         """Valid data length."""
-        self.allocation = round_up(len(data))
+        self.allocation = round_up(len(data)) if data else 0
         self.opened: list[Open] = []
         """The opens of it that were not cleaned up, oldest first."""
-        self.deleted = False
-        self.locks: list[ByteRangeLock] = []
-        self.oplock: Oplock | None = None
-        self.cached: object = None
-        """The cache map, once there was cached I/O."""
-        self.mapped = 0
-        """How many views of sections of it are mapped."""
-        self._data: Part | None = None
-        self._size: Part | None = None
-        self._guard: Part | None = None
 
     @property
     def label(self) -> str:
@@ -188,15 +194,15 @@ class Stream:
                 return True
         return False
 
-    def _what(self, what: str) -> str:
-        return f"{what} stream {self.name} of" if self.name else what
+    def _kind(self, what: str, number: int) -> tuple[Any, ...]:
+        return f"{what} stream {self.name} of", number, self.number
 
     @property
     def data(self) -> Part:
         """The cell of the bytes."""
         part = self._data
         if part is None:
-            part = self._data = Part(self.node, self._what("data of"), 1, self.number)
+            part = self._data = Part(self.node, self._kind("data of", 1) if self.number else DATA)
         return part
 
     @property
@@ -204,7 +210,7 @@ class Stream:
         """The cell of the sizes."""
         part = self._size
         if part is None:
-            part = self._size = Part(self.node, self._what("size of"), 2, self.number)
+            part = self._size = Part(self.node, self._kind("size of", 2) if self.number else SIZE)
         return part
 
     @property
@@ -212,45 +218,31 @@ class Stream:
         """The cell of locks and oplocks."""
         part = self._guard
         if part is None:
-            part = self._guard = Part(self.node, self._what("locks of"), 3, self.number)
+            part = self._guard = Part(self.node, self._kind("locks of", 3) if self.number else GUARD)
         return part
 
 
 class Node(Cell):
     """A file or a directory; the cell of who has it open and of whether it is going to be deleted."""
 
-    __slots__ = (
-        "_basic",
-        "_listing",
-        "attributes",
-        "change_time",
-        "creation_time",
-        "entries",
-        "is_directory",
-        "last_access_time",
-        "last_write_time",
-        "links",
-        "posix_deleted",
-        "stream",
-        "streams",
-        "streams_made",
-    )
+    creation_time = last_access_time = last_write_time = change_time = 0
+    streams: Mapping[str, Stream] = {}
+    """The named streams. Replaced, never changed."""
+    streams_made = 0
+    posix_deleted = False
+    _basic: Part | None = None
+    _listing: Part | None = None
 
     def __init__(self, creator: Thread, label: str, *, is_directory: bool, data: bytes = b"", time: int = 0) -> None:
         super().__init__(creator, label)
         self.is_directory = is_directory
         self.attributes = FILE_ATTRIBUTE_DIRECTORY if is_directory else FILE_ATTRIBUTE_ARCHIVE
-        self.creation_time = self.last_access_time = self.last_write_time = self.change_time = time
+        if time:
+            self.creation_time = self.last_access_time = self.last_write_time = self.change_time = time
         self.links: list[Link] = []
         self.stream = Stream(self, "", data)
-        self.streams: dict[str, Stream] = {}
-        """The named streams."""
-        self.streams_made = 0
         self.entries: dict[str, Entry] = {}
         """Of a directory: what is known of names, by the folded name."""
-        self.posix_deleted = False
-        self._basic: Part | None = None
-        self._listing: Part | None = None
 
     @property
     def path(self) -> str:
@@ -267,7 +259,7 @@ class Node(Cell):
         """The cell of attributes and times."""
         part = self._basic
         if part is None:
-            part = self._basic = Part(self, "attributes of", 4)
+            part = self._basic = Part(self, BASIC)
         return part
 
     @property
@@ -275,7 +267,7 @@ class Node(Cell):
         """The cell of the names that a directory has."""
         part = self._listing
         if part is None:
-            part = self._listing = Part(self, "names in", 5)
+            part = self._listing = Part(self, LISTING)
         return part
 
     @property
@@ -310,24 +302,18 @@ class Node(Cell):
 class Open(Part):
     """One open of a stream, the file system's record behind a file object (CCB)."""
 
-    __slots__ = (
-        "access",
-        "cleaned",
-        "delete_on_close",
-        "dismounted",
-        "enumerated",
-        "file",
-        "link",
-        "node",
-        "options",
-        "pattern",
-        "posix_delete",
-        "share",
-        "stream",
-    )
+    cleaned = False
+    delete_on_close = False
+    posix_delete = False
+    pattern: str | None = None
+    """The expression that the directory is enumerated with, fixed by the first query."""
+    enumerated = ""
+    """The folded name that the enumeration has reached."""
+    dismounted = False
+    """Whether the volume was dismounted under it."""
 
     def __init__(self, file: FileObject, link: Link, stream: Stream, access: int, share: int, options: int) -> None:
-        super().__init__(file, "open of", 0)
+        super().__init__(file, OPEN)
         self.file = file
         self.node = link.node
         self.link = link
@@ -335,15 +321,6 @@ class Open(Part):
         self.access = access
         self.share = share
         self.options = options
-        self.cleaned = False
-        self.delete_on_close = False
-        self.posix_delete = False
-        self.pattern: str | None = None
-        """The expression that the directory is enumerated with, fixed by the first query."""
-        self.enumerated = ""
-        """The folded name that the enumeration has reached."""
-        self.dismounted = False
-        """Whether the volume was dismounted under it."""
 
 
 def round_up(size: int) -> int:

@@ -218,7 +218,8 @@ def _create_new(
 
 def _add_stream(node: Node, name: str) -> Stream:
     node.streams_made += 1
-    stream = node.streams[fold(name)] = Stream(node, name, number=node.streams_made)
+    stream = Stream(node, name, number=node.streams_made)
+    node.streams = {**node.streams, fold(name): stream}
     return stream
 
 
@@ -317,11 +318,10 @@ def _truncate(fs: FileSystem, thread: Thread, stream: Stream, parameters: Parame
     if parameters.Disposition == FILE_SUPERSEDE:
         node.attributes = FILE_ATTRIBUTE_ARCHIVE
     node.attributes |= parameters.FileAttributes & SETTABLE_ATTRIBUTES | FILE_ATTRIBUTE_ARCHIVE
-    for folded, other in list(node.streams.items()):
-        if other.opened:
-            other.deleted = True
-        else:
-            del node.streams[folded]
+    # Those that somebody has open go with their last open.
+    node.streams = {folded: other for folded, other in node.streams.items() if other.opened}
+    for other in node.streams.values():
+        other.deleted = True
 
 
 def _finish(thread: Thread, request: Request, link: Link, stream: Stream, access: int) -> None:

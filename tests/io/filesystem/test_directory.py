@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_the_root_has_no_dots(disk: Disk) -> None:
 
 def test_an_enumeration_goes_on_where_it_stopped(disk: Disk) -> None:
     directory = fill(disk, "b", "d", "f")
-    one = {"OperationFlags": SL_RETURN_SINGLE_ENTRY}
+    one: dict[str, Any] = {"OperationFlags": SL_RETURN_SINGLE_ENTRY}
     assert [names(disk.list(directory, **one)) for _ in range(4)] == [["."], [".."], ["b"], ["d"]]
     # What is created before that place is not seen any more.
     disk.fs.add(r"\d\c")
@@ -85,7 +86,7 @@ def test_an_enumeration_goes_on_where_it_stopped(disk: Disk) -> None:
 
 def test_the_first_query_fixes_the_expression(disk: Disk) -> None:
     directory = fill(disk, "a.txt", "b.txt", "a.c")
-    one = {"OperationFlags": SL_RETURN_SINGLE_ENTRY}
+    one: dict[str, Any] = {"OperationFlags": SL_RETURN_SINGLE_ENTRY}
     assert names(disk.list(directory, "*.TXT", **one)) == ["a.txt"]
     assert names(disk.list(directory, "*.c", **one)) == ["b.txt"]
     assert disk.list(directory).status == STATUS_NO_MORE_FILES
@@ -199,29 +200,29 @@ def test_a_change_that_does_not_fit_means_to_look_anew(disk: Disk) -> None:
     assert watch.status == STATUS_NOTIFY_ENUM_DIR
 
 
-@pytest.mark.parametrize(
-    ("kind", "action", "expected"),
-    [
-        (NAMES, lambda d: d.rename(d.open(r"\a"), "b"), [FILE_ACTION_RENAMED_OLD_NAME]),
-        (FILES, lambda d: d.rename(d.open(r"\a"), r"\d\a"), [REMOVED]),
-        (FILES, lambda d: d.link(d.open(r"\a"), "b"), [ADDED]),
-        (FILES, lambda d: d.open(r"\n", FILE_CREATE, options=FILE_DIRECTORY_FILE), None),
-        (FILE_NOTIFY_CHANGE_DIR_NAME, lambda d: d.open(r"\n", FILE_CREATE, options=FILE_DIRECTORY_FILE), [ADDED]),
-        (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.write(d.open(r"\a"), b"x", 99), [MODIFIED]),
-        (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.write(d.open(r"\a"), b"x"), None),
-        (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.set_end(d.open(r"\a"), 1), [MODIFIED]),
-        (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.open(r"\a", 4), [MODIFIED]),
-        (
-            FILE_NOTIFY_CHANGE_ATTRIBUTES,
-            lambda d: d.change(
-                d.open(r"\a"), FileBasicInformation, FILE_BASIC_INFORMATION(FileAttributes=FILE_ATTRIBUTE_HIDDEN)
-            ),
-            [MODIFIED],
+CHANGES: list[tuple[int, Callable[[Disk], Any], list[int] | None]] = [
+    (NAMES, lambda d: d.rename(d.open(r"\a"), "b"), [FILE_ACTION_RENAMED_OLD_NAME]),
+    (FILES, lambda d: d.rename(d.open(r"\a"), r"\d\a"), [REMOVED]),
+    (FILES, lambda d: d.link(d.open(r"\a"), "b"), [ADDED]),
+    (FILES, lambda d: d.open(r"\n", FILE_CREATE, options=FILE_DIRECTORY_FILE), None),
+    (FILE_NOTIFY_CHANGE_DIR_NAME, lambda d: d.open(r"\n", FILE_CREATE, options=FILE_DIRECTORY_FILE), [ADDED]),
+    (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.write(d.open(r"\a"), b"x", 99), [MODIFIED]),
+    (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.write(d.open(r"\a"), b"x"), None),
+    (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.set_end(d.open(r"\a"), 1), [MODIFIED]),
+    (FILE_NOTIFY_CHANGE_SIZE, lambda d: d.open(r"\a", 4), [MODIFIED]),
+    (
+        FILE_NOTIFY_CHANGE_ATTRIBUTES,
+        lambda d: d.change(
+            d.open(r"\a"), FileBasicInformation, FILE_BASIC_INFORMATION(FileAttributes=FILE_ATTRIBUTE_HIDDEN)
         ),
-        (FILE_NOTIFY_CHANGE_STREAM_NAME, lambda d: d.open(r"\a:s", FILE_CREATE), [ADDED]),
-        (FILES, lambda d: d.open(r"\d\n", FILE_CREATE), None),
-    ],
-)
+        [MODIFIED],
+    ),
+    (FILE_NOTIFY_CHANGE_STREAM_NAME, lambda d: d.open(r"\a:s", FILE_CREATE), [ADDED]),
+    (FILES, lambda d: d.open(r"\d\n", FILE_CREATE), None),
+]
+
+
+@pytest.mark.parametrize(("kind", "action", "expected"), CHANGES)
 def test_who_is_told_of_what(disk: Disk, kind: int, action: Any, expected: list[int] | None) -> None:
     watch = disk.watch(disk.open("\\"), kind)
     action(disk)

@@ -7,7 +7,7 @@ the file system.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from disk import Disk
@@ -264,8 +264,7 @@ class Compared(RuleBasedStateMachine):
         status, file = self.disk.create(path, disposition, access=access, share=share, options=options)
         expected, use = self.model.create(split(path), disposition, access, share, options)
         assert status == expected
-        made: Any = multiple() if file is None else (file, use)
-        return made
+        return cast("Any", multiple()) if file is None else (file, use)
 
     @rule(pair=consumes(handles))
     def close(self, pair: tuple[FileObject, Use]) -> None:
