@@ -11,14 +11,14 @@ from kemu.io.file_constants import (
     FILE_NOTIFY_CHANGE_LAST_WRITE,
     FILE_NOTIFY_CHANGE_SIZE,
     FILE_USE_FILE_POINTER_POSITION,
-    FILE_WRITE_DATA,
     FILE_WRITE_TO_END_OF_FILE,
     FO_FILE_MODIFIED,
     FO_FILE_SIZE_CHANGED,
     FO_NO_INTERMEDIATE_BUFFERING,
 )
 from kemu.io.filesystem.locks import conflicts
-from kemu.io.filesystem.nodes import SECTOR, Open, Stream
+from kemu.io.filesystem.nodes import SECTOR, WRITING, Open, Stream
+from kemu.io.filesystem.notify import report
 from kemu.io.filesystem.oplocks import break_for_io
 from kemu.nt.status import (
     NTSTATUS,
@@ -92,15 +92,13 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
     data = bytes(parameters.Buffer)
     paging = request.flags & IRP_PAGING_IO
     start = parameters.ByteOffset
-    to_end = start == FILE_WRITE_TO_END_OF_FILE
-    if not to_end and start == FILE_USE_FILE_POINTER_POSITION and request.file.Flags & FO_SYNCHRONOUS_IO:
-        thread.read(opened)
-        start = request.file.CurrentByteOffset
     thread.read(stream.size)
-    if to_end or (not opened.access & FILE_WRITE_DATA and opened.access & FILE_APPEND_DATA):
+    if start == FILE_WRITE_TO_END_OF_FILE or opened.access & WRITING == FILE_APPEND_DATA:
         start = len(stream.bytes)
     if start < 0:
-        return STATUS_INVALID_PARAMETER, 0
+        if start != FILE_USE_FILE_POINTER_POSITION or not request.file.Flags & FO_SYNCHRONOUS_IO:
+            return STATUS_INVALID_PARAMETER, 0
+        start = request.file.CurrentByteOffset
     if request.file.Flags & FO_NO_INTERMEDIATE_BUFFERING and (start % SECTOR or len(data) % SECTOR) and not paging:
         return STATUS_INVALID_PARAMETER, 0
     if not paging:
@@ -119,25 +117,24 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
         if start >= size:
             return STATUS_SUCCESS, 0
         data, end = data[: size - start], min(end, size)
-    cached = fs.cache is not None and fs.cache.is_cached(request)
-    if fs.cache is not None and cached and fs.cache.lacks(thread, opened, start, end):
+    cache = fs.cache if fs.cache is not None and fs.cache.is_cached(request) else None
+    if cache is not None and cache.lacks(thread, opened, start, end):
         return STATUS_PENDING, 0
     extends = end > size
-    if extends:
+    if extends or end > stream.valid:
         thread.write(stream.size)
-        if not fs.reserve(thread, stream, end):
+    if extends:
+        if end > stream.allocation and not fs.reserve(thread, stream, end):
             return STATUS_DISK_FULL, 0
         stream.bytes.extend(bytes(end - size))
-    if fs.cache is not None and cached:
+    if cache is not None:
         # The valid data length follows when the pages are written.
-        fs.cache.write(thread, opened, start, data)
+        cache.write(thread, opened, start, data)
     else:
         thread.write(stream.data)
-        if end > stream.valid:
-            thread.write(stream.size)
-            stream.valid = end
+        stream.valid = max(stream.valid, end)
         stream.bytes[start:end] = data
-        if not paging:
+        if fs.cache is not None and not paging:
             fs.purge(thread, stream)
     if not paging:
         _note_write(fs, thread, request, opened, end, extends=extends)
@@ -149,9 +146,12 @@ def _note_write(fs: FileSystem, thread: Thread, request: Request, opened: Open, 
     if file.Flags & FO_SYNCHRONOUS_IO:
         file.CurrentByteOffset = end
     file.Flags |= FO_FILE_MODIFIED | FO_FILE_SIZE_CHANGED if extends else FO_FILE_MODIFIED
-    fs.stamp(thread, opened.node)
-    changes = FILE_NOTIFY_CHANGE_LAST_WRITE | FILE_NOTIFY_CHANGE_SIZE if extends else FILE_NOTIFY_CHANGE_LAST_WRITE
-    fs.notify(thread, opened.link, changes, FILE_ACTION_MODIFIED, opened.stream)
+    if fs.times:
+        fs.stamp(thread, opened.node)
+    thread.read(fs.watched)
+    if fs.watches:
+        changes = FILE_NOTIFY_CHANGE_LAST_WRITE | FILE_NOTIFY_CHANGE_SIZE if extends else FILE_NOTIFY_CHANGE_LAST_WRITE
+        report(fs, thread, opened.link, changes, FILE_ACTION_MODIFIED, opened.stream)
 
 
 def _enter(fs: FileSystem, thread: Thread, request: Request) -> tuple[Open, NTSTATUS | None]:
@@ -246,6 +246,7 @@ def _cut(fs: FileSystem, thread: Thread, stream: Stream, end: int) -> None:
 
 def _size_changed(fs: FileSystem, thread: Thread, opened: Open) -> None:
     opened.file.Flags |= FO_FILE_SIZE_CHANGED
-    fs.stamp(thread, opened.node)
+    if fs.times:
+        fs.stamp(thread, opened.node)
     changes = FILE_NOTIFY_CHANGE_SIZE | FILE_NOTIFY_CHANGE_LAST_WRITE
     fs.notify(thread, opened.link, changes, FILE_ACTION_MODIFIED, opened.stream)

@@ -113,7 +113,7 @@ class FileSystem(Actor):
         self.cache = Cache(self) if system.options.cached_io else None
         """None unless reads and writes are cached."""
         self._faults = system.options.io_faults
-        self._times = system.options.file_times
+        self.times = system.options.file_times
 
     # Before the run.
 
@@ -162,7 +162,7 @@ class FileSystem(Actor):
 
     def new_node(self, thread: Thread, name: str, parent: Node, *, is_directory: bool, content: bytes = b"") -> Node:
         """Make a file or a directory called *name* in *parent*."""
-        time = self.now(thread) if self._times else 0
+        time = self.now(thread) if self.times else 0
         node = Node(thread, join(parent.label, name), is_directory=is_directory, data=content, time=time)
         link = Link(parent, name, node)
         node.links.append(link)
@@ -184,13 +184,12 @@ class FileSystem(Actor):
 
     def now(self, thread: Thread) -> int:
         """The time to stamp a file with; 0 unless times are asked for, so that nothing depends on the clock."""
-        return self.runtime.clock.read(thread) if self._times else 0
+        return self.runtime.clock.read(thread) if self.times else 0
 
     def stamp(self, thread: Thread, node: Node) -> None:
-        """A file was written to."""
-        if self._times:
-            thread.write(node.basic)
-            node.last_write_time = node.change_time = self.now(thread)
+        """A file was written to; to be called only if times are kept."""
+        thread.write(node.basic)
+        node.last_write_time = node.change_time = self.now(thread)
 
     def notify(self, thread: Thread, link: Link, kind: int, action: int, stream: Stream | None = None) -> None:
         """Something happened to *link* that watches of directories may want to know."""

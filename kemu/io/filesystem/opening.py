@@ -29,6 +29,7 @@ from kemu.io.file_constants import (
     FILE_OPEN_BY_FILE_ID,
     FILE_OPENED,
     FILE_OVERWRITTEN,
+    FILE_SHARE_VALID_FLAGS,
     FILE_SUPERSEDED,
     FILE_SYNCHRONOUS_IO_ALERT,
     FILE_SYNCHRONOUS_IO_NONALERT,
@@ -180,34 +181,38 @@ def _create_new(
 ) -> Result:
     """There is no file of that name."""
     parameters = request.parameters
-    options = parameters.CreateOptions
     entry = directory.entry(name)
-    thread.read(entry)
-    if parameters.OperationFlags & SL_OPEN_TARGET_DIRECTORY:
-        return STATUS_OBJECT_PATH_NOT_FOUND, 0
     if parameters.Disposition in _MUST_EXIST:
+        thread.read(entry)
         return STATUS_OBJECT_NAME_NOT_FOUND, 0
+    options = attributes = 0
+    if parameters.more:
+        thread.read(entry)
+        options = parameters.CreateOptions
+        attributes = parameters.FileAttributes & SETTABLE_ATTRIBUTES
+        if parameters.OperationFlags & SL_OPEN_TARGET_DIRECTORY:
+            return STATUS_OBJECT_PATH_NOT_FOUND, 0
+        if attributes & FILE_ATTRIBUTE_READONLY and options & FILE_DELETE_ON_CLOSE:
+            return STATUS_CANNOT_DELETE, 0
     is_directory = bool(options & FILE_DIRECTORY_FILE)
     if path.trailing and not is_directory:
+        thread.read(entry)
         return STATUS_OBJECT_NAME_INVALID, 0
     if is_directory and (path.stream or path.has_stream_type):
         return STATUS_NOT_A_DIRECTORY, 0
-    attributes = parameters.FileAttributes & SETTABLE_ATTRIBUTES
-    if attributes & FILE_ATTRIBUTE_READONLY and options & FILE_DELETE_ON_CLOSE:
-        return STATUS_CANNOT_DELETE, 0
     if directory is not fs.root:
         thread.read(directory)
         if directory.posix_deleted or any(link.deleted for link in directory.links):
+            thread.read(entry)
             return STATUS_DELETE_PENDING, 0
     thread.write(entry)
     thread.update(directory.listing)
     node = fs.new_node(thread, name, directory, is_directory=is_directory)
-    if attributes or not is_directory:
-        node.attributes |= attributes
+    node.attributes |= attributes
     stream = node.stream
     if path.stream:
         stream = _add_stream(node, path.stream)
-    if parameters.AllocationSize and not fs.reserve(thread, stream, parameters.AllocationSize):
+    if parameters.more and parameters.AllocationSize and not fs.reserve(thread, stream, parameters.AllocationSize):
         fs.undo(entry)
         return STATUS_DISK_FULL, 0
     kind = FILE_NOTIFY_CHANGE_DIR_NAME if is_directory else FILE_NOTIFY_CHANGE_FILE_NAME
@@ -326,8 +331,8 @@ def _truncate(fs: FileSystem, thread: Thread, stream: Stream, parameters: Parame
 
 def _finish(thread: Thread, request: Request, link: Link, stream: Stream, access: int) -> None:
     """The open is granted: count it."""
-    parameters = request.parameters
-    options, share = parameters.CreateOptions, parameters.ShareAccess
+    more = request.parameters.more
+    options, share = more.get("CreateOptions", 0), more.get("ShareAccess", FILE_SHARE_VALID_FLAGS)
     node = stream.node
     file = request.file
     thread.write(node)
