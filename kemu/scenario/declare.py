@@ -61,6 +61,9 @@ class Scenario:
     line: int
     takes_variant: bool
     """Whether the script has a second parameter, for the variant."""
+    io_faults: bool = False
+    file_times: bool = False
+    cached_io: bool = False
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
 
@@ -103,6 +106,9 @@ def scenario(
     completion: Completion = "explore",
     low_resources: bool = False,
     worker_threads: int = 3,
+    io_faults: bool = False,
+    file_times: bool = False,
+    cached_io: bool = False,
     explore_setup: bool = False,
     max_steps: int | None = None,
     preempt: Preemption = "call",
@@ -116,7 +122,9 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
 
     *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
     thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail. *worker_threads* is
-    the size of the system's worker pool. *explore_setup* lets loading a driver race with everything else.
+    the size of the system's worker pool. With *io_faults* every transfer may fail on the disk. *file_times* has files
+    stamped with virtual time. With *cached_io* reads and writes go through a cache, which paging I/O fills and a lazy
+    writer's thread writes back. *explore_setup* lets loading a driver race with everything else.
     *max_steps* limits the length of one run. *preempt* says where another thread may come in between in the code
     of this file: at WDK calls (``"call"``), also before each statement that touches shared state
     (``"statement"``), or before every load and store of it (``"access"``).
@@ -145,6 +153,9 @@ _OPTIONS: Final = (
     "completion",
     "low_resources",
     "worker_threads",
+    "io_faults",
+    "file_times",
+    "cached_io",
     "explore_setup",
     "max_steps",
     "preempt",
@@ -184,6 +195,9 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         file=code.co_filename,
         line=code.co_firstlineno,
         takes_variant=given is not None,
+        io_faults=_checked_flag("io_faults", options.get("io_faults", False), wrong),
+        file_times=_checked_flag("file_times", options.get("file_times", False), wrong),
+        cached_io=_checked_flag("cached_io", options.get("cached_io", False), wrong),
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),
     )
     found = _declared.get()

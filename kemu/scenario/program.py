@@ -53,7 +53,14 @@ class ScenarioProgram:
         self.scenario = scenario
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
-        self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
+        self._options = Options(
+            scenario.completion,
+            scenario.low_resources,
+            scenario.worker_threads,
+            io_faults=scenario.io_faults,
+            file_times=scenario.file_times,
+            cached_io=scenario.cached_io,
+        )
         self.given_preempt: Preemption | None = preempt
         """The preemption that was asked for, if it was not left to the scenario."""
         self.preempt: Preemption = preempt or scenario.preempt

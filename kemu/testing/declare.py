@@ -54,6 +54,9 @@ def explore(
     completion: Completion = "explore",
     low_resources: bool = False,
     worker_threads: int = 3,
+    io_faults: bool = False,
+    file_times: bool = False,
+    cached_io: bool = False,
     explore_setup: bool = False,
     max_steps: int | None = None,
 ) -> Callable[[Test], Callable[..., None]]: ...
@@ -87,7 +90,16 @@ def explore(function: Any = None, /, **options: Any) -> Any:
     return _explored(function, {})
 
 
-WORLD_OPTIONS: Final = ("completion", "low_resources", "worker_threads", "explore_setup", "max_steps")
+WORLD_OPTIONS: Final = (
+    "completion",
+    "low_resources",
+    "worker_threads",
+    "io_faults",
+    "file_times",
+    "cached_io",
+    "explore_setup",
+    "max_steps",
+)
 WANTED: Final = ("schedules", "strategy", "seed", "bound")
 OPTIONS: Final = (*WANTED, "expect", "token", "allow_single", *WORLD_OPTIONS)
 
