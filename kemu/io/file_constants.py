@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from kemu.nt.access import (  # noqa: F401 - those of every kind of object belong to files too
+    DELETE,
+    GENERIC_ALL,
+    GENERIC_EXECUTE,
+    GENERIC_READ,
+    GENERIC_WRITE,
+    MAXIMUM_ALLOWED,
+    READ_CONTROL,
+    SYNCHRONIZE,
+    WRITE_DAC,
+    WRITE_OWNER,
+)
+
 # Access rights.
 FILE_READ_DATA: Final = 0x0001
 FILE_LIST_DIRECTORY: Final = 0x0001
@@ -18,16 +31,6 @@ FILE_TRAVERSE: Final = 0x0020
 FILE_DELETE_CHILD: Final = 0x0040
 FILE_READ_ATTRIBUTES: Final = 0x0080
 FILE_WRITE_ATTRIBUTES: Final = 0x0100
-DELETE: Final = 0x0001_0000
-READ_CONTROL: Final = 0x0002_0000
-WRITE_DAC: Final = 0x0004_0000
-WRITE_OWNER: Final = 0x0008_0000
-SYNCHRONIZE: Final = 0x0010_0000
-MAXIMUM_ALLOWED: Final = 0x0200_0000
-GENERIC_ALL: Final = 0x1000_0000
-GENERIC_EXECUTE: Final = 0x2000_0000
-GENERIC_WRITE: Final = 0x4000_0000
-GENERIC_READ: Final = 0x8000_0000
 FILE_ALL_ACCESS: Final = 0x001F_01FF
 FILE_GENERIC_READ: Final = 0x0012_0089
 FILE_GENERIC_WRITE: Final = 0x0012_0116

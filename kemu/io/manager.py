@@ -22,9 +22,11 @@ from kemu.io.request import (
     WaitDone,
 )
 from kemu.io.volume import Volume
-from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
-from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_old_irql, check_release
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_lowered, check_release
+from kemu.nt.lockorder import LockOrder
 from kemu.nt.routine import routine
+from kemu.nt.spinlock import KSPIN_LOCK, RAISED, check_level
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO, STATUS_SUCCESS
 from kemu.nt.system import System, current_system
 from kemu.runtime import BlockingOperation, Operation, Thread, current_thread
@@ -35,7 +37,7 @@ class IoManager:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.cancel_lock = OwnedLock("cancel spin lock")
+        self.cancel_lock = KSPIN_LOCK("cancel spin lock")
         self.cancel_lock.initialised = True
         self.outstanding: list[Request] = []
         self.volumes: list[Volume] = []
@@ -177,6 +179,8 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
         lock = self.sources[0]
         thread.write(lock)
         thread.exchange(lock)
+        if isinstance(thread, KThread) and thread.locks:
+            thread.runtime.system.get(LockOrder).note(thread, lock)
         cancel = request.cancel
         thread.write(cancel)
         thread.exchange(cancel)
@@ -201,9 +205,10 @@ async def IoAcquireCancelSpinLock() -> int:
     thread = current_kthread()
     check_acquire(lock, thread, "IoAcquireCancelSpinLock")
     await AcquireLock(lock)
+    lock.how = RAISED
     lock.old_irql = old_irql = thread.irql
     thread.irql = DISPATCH_LEVEL
-    return old_irql
+    return lock.saves(old_irql)
 
 
 @routine(
@@ -220,6 +225,7 @@ async def IoReleaseCancelSpinLock(Irql: int) -> None:
     lock = current_system().get(IoManager).cancel_lock
     thread = current_kthread()
     check_release(lock, thread, "IoReleaseCancelSpinLock")
-    check_old_irql(lock, Irql, "IoReleaseCancelSpinLock")
+    check_level(lock, Irql, "IoReleaseCancelSpinLock")
+    check_lowered(thread, Irql, "IoReleaseCancelSpinLock", lock)
     await ReleaseLock(lock)
     thread.irql = Irql

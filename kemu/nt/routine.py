@@ -15,8 +15,14 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
-from kemu.nt.bugcheck import DRIVER_IRQL_NOT_LESS_OR_EQUAL, PAGE_FAULT_IN_NONPAGED_AREA, BugCheck
-from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
+from kemu.nt.bugcheck import (
+    DRIVER_IRQL_NOT_LESS_OR_EQUAL,
+    DRIVER_VERIFIER_DETECTED_VIOLATION,
+    PAGE_FAULT_IN_NONPAGED_AREA,
+    BugCheck,
+    BugCheckCode,
+)
+from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import current_system, report
 from kemu.runtime import Cell
 
@@ -25,6 +31,20 @@ R = TypeVar("R")
 
 Ceiling = int | Callable[..., int]
 """A highest IRQL, or a function of the routine's arguments that gives it."""
+
+Stops = Callable[..., tuple[BugCheck | None, BugCheck | None]]
+"""Gives, for the caller's IRQL and the routine's arguments, the bug checks of an unverified and a verified system."""
+
+
+def stops_with(code: BugCheckCode | None = None, *, verifier: int | None = None) -> Stops:
+    """The stops that have *code*, and *verifier* as the first parameter of Driver Verifier's."""
+
+    def stops(irql: int, *args: object, **kwargs: object) -> tuple[BugCheck | None, BugCheck | None]:
+        plain = BugCheck(code, (0, 0, irql)) if code is not None else None
+        verified = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (verifier, irql)) if verifier is not None else None
+        return plain, verified
+
+    return stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +123,20 @@ def routine(
     max_irql: Ceiling = HIGH_LEVEL,
     min_irql: int = PASSIVE_LEVEL,
     unchecked: tuple[str, ...] = (),
+    under_spin_lock: bool | Callable[..., bool] = True,
+    stops: Stops | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
 
     A call outside the IRQL range is finding ``ke.irql`` (KE-IRQL-11, FLT-IRQL-06). Out parameters do not appear
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
-    an object in freed memory is ``ke.use-after-free``. *unchecked* are parameters that the routine itself looks at.
+    an object in freed memory is ``ke.use-after-free``, and one in paged memory that must not be there is
+    ``ke.pageable-sync``. *unchecked* are parameters that the routine itself looks at.
+
+    *under_spin_lock* says whether a thread that holds a spin lock may call it, or is a function of the arguments that
+    does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *stops* says what Windows
+    does about a call outside the IRQL range, where the catalogue does not.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -130,7 +157,7 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        return _checked(function, name, min_irql, max_irql, unchecked)
+        return _checked(function, name, min_irql, max_irql, unchecked, under_spin_lock, stops)
 
     return declare
 
@@ -152,10 +179,17 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
 
 
 def _checked(
-    function: Callable[P, R], name: str, lowest: int, ceiling: Ceiling, unchecked: tuple[str, ...]
+    function: Callable[P, R],
+    name: str,
+    lowest: int,
+    ceiling: Ceiling,
+    unchecked: tuple[str, ...],
+    under_spin_lock: bool | Callable[..., bool],
+    stops: Stops | None,
 ) -> Callable[P, R]:
-    """*function*, which first looks at the caller's IRQL and at the objects that it is given."""
+    """*function*, which first looks at the caller's IRQL, its locks, and the objects that it is given."""
     checks: Checks | None = None
+    spin_locks_matter = under_spin_lock is not True
 
     @wraps(function)
     def check(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -163,10 +197,14 @@ def _checked(
         if checks is None:
             # Not before the first call: annotations may name what is defined after the routine.
             checks = tuple(one for one in _object_parameters(function) if one[1] not in unchecked)
-        irql = current_kthread().irql
+        thread = current_kthread()
+        irql = thread.irql
+        # Before the level, which is the wrong one because of the lock.
+        if spin_locks_matter and thread.locks and not (callable(under_spin_lock) and under_spin_lock(*args, **kwargs)):
+            _not_under_spin_lock(thread, name)
         limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
         if not lowest <= irql <= limit:
-            _off_limits(name, lowest, limit)
+            _off_limits(name, lowest, limit, (None, None) if stops is None else stops(irql, *args, **kwargs))
         for position, parameter, kind, may_be_null in checks:
             if position < len(args):
                 value = args[position]
@@ -177,8 +215,11 @@ def _checked(
             if not isinstance(value, kind):
                 if value is not None or not may_be_null:
                     _bad_pointer(name, parameter, kind, value)
-            elif value in current_system().freed:
-                report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
+            elif value in (system := current_system()).freed:
+                report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
+            elif value in system.pageable:
+                # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
+                report("ke.pageable-sync", f"{name} on {value}, in {system.pageable[value]} in paged pool")
         return function(*args, **kwargs)
 
     return check
@@ -197,9 +238,17 @@ def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes a {kind.__name__}", stop)
 
 
-def _off_limits(name: str, lowest: int, highest: int) -> None:
+def _not_under_spin_lock(thread: KThread, name: str) -> None:
+    """Report a call of *name* if *thread* holds a spin lock (KE-SPIN-08)."""
+    for lock in thread.locks:
+        if lock.spins:
+            report("ke.spin-forbidden-call", f"{name} was called while {thread.label} holds spin lock {lock.label}")
+
+
+def _off_limits(name: str, lowest: int, highest: int, stops: tuple[BugCheck | None, BugCheck | None]) -> None:
     irql = current_kthread().irql
     limit = f"at {irql_name(highest)}" if lowest == highest else f"at {irql_name(highest)} or below"
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
-    report("ke.irql", f"{name} was called at {irql_name(irql)}; it may be called {limit}")
+    detail = f"{name} was called at {irql_name(irql)}; it may be called {limit}"
+    report("ke.irql", detail, stops[0], verifier=stops[1])

@@ -8,26 +8,33 @@ listens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BugCheck
-from kemu.runtime import Runtime, Thread, current_thread
+from kemu.runtime import Cell, Runtime, Thread, current_thread
 from kemu.runtime.foreign import is_library_file
 
 if TYPE_CHECKING:
     from kemu.nt.driver import DriverActor
 
 T = TypeVar("T")
+LowResources = bool | Literal["once"]
 
 
 class FindingSink(Protocol):
     """Takes note of a broken rule. Does not return if the finding ends the run."""
 
     def report(
-        self, code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None
+        self,
+        code: str,
+        detail: str,
+        bug_check: BugCheck | None = None,
+        subject: str = "",
+        *,
+        verifier: BugCheck | None = None,
     ) -> None: ...
 
 
@@ -38,8 +45,8 @@ class Options:
     completion: str = "explore"
     """How the file system completes requests: ``explore`` (inline, or later at PASSIVE_LEVEL or DISPATCH_LEVEL, a
     choice for each request), ``inline`` or ``later``."""
-    low_resources: bool = False
-    """Whether every allocation may fail (a choice)."""
+    low_resources: LowResources = False
+    """Whether every allocation may fail, each a choice, or ``once`` exactly one of them, whichever (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
     io_faults: bool = False
@@ -49,6 +56,10 @@ class Options:
     cached_io: bool = False
     """Whether reads and writes without IRP_NOCACHE go through a cache, which is filled and written back by paging I/O
     that goes down the volume's stack; otherwise they reach the file at once."""
+    timer_jitter: bool = False
+    """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
+    work_budget: int = 0
+    """How long a work item may take, in seconds of virtual time (KE-WORK-13); 0 for as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +72,9 @@ class Leftover:
     verifier: BugCheck | None = None
 
 
-@runtime_checkable
-class Ledger(Protocol):
-    """A part of the system that knows what a driver has taken of it."""
-
-    def left_by(self, driver: DriverActor) -> Iterable[Leftover]:
-        """What *driver* has not given back, oldest first."""
-        ...
+LeftBy = Callable[["DriverActor"], Iterable[Leftover]]
+"""The method ``left_by`` of a part that knows what drivers have taken of it: what one has not given back, oldest
+first."""
 
 
 class System:
@@ -78,13 +85,22 @@ class System:
         self.findings = findings
         self.options = options
         self._parts: dict[type[Any], Any] = {}
+        self._ledgers: list[LeftBy] = []
         self.freed: dict[object, str] = {}
         """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
+        self.pageable: dict[object, str] = {}
+        """Kernel objects that lie in paged memory and must not, with words for that memory. Asked, never listed."""
+        self.shortage = Cell(current_thread(), "shortage") if options.low_resources == "once" else None
+        """Whether the one allocation that may fail has failed, where it is one."""
+        self.had_shortage = False
         runtime.system = self
 
     def add(self, part: object) -> None:
-        """Register *part* as the one object of its class."""
+        """Register *part* as the one object of its class. Its method ``left_by``, if it has one, is a `LeftBy`."""
         self._parts[type(part)] = part
+        left_by: LeftBy | None = getattr(part, "left_by", None)
+        if left_by is not None:
+            self._ledgers.append(left_by)
 
     def get(self, part: type[T]) -> T:
         """Return the registered object of class *part*."""
@@ -92,7 +108,7 @@ class System:
 
     def left_by(self, driver: DriverActor) -> list[Leftover]:
         """What *driver* has not given back, by the parts' order of registration."""
-        return [left for part in self._parts.values() if isinstance(part, Ledger) for left in part.left_by(driver)]
+        return [left for left_by in self._ledgers for left in left_by(driver)]
 
     def report_leftovers(self, name: str, driver: DriverActor) -> None:
         """Report what *driver*, known as *name*, leaves behind as it is unloaded (KE-UNLOAD-03)."""
@@ -126,7 +142,17 @@ def report(code: str, detail: str, bug_check: BugCheck | None = None, *, verifie
 def resources_fail(what: str) -> bool:
     """Whether *what*, which needs memory or another resource, fails now: a choice where low resources are explored."""
     system = current_system()
-    return system.options.low_resources and system.runtime.choose(2, f"{what} fails") != 0
+    if not system.options.low_resources:
+        return False
+    if system.had_shortage and system.shortage is not None:
+        current_thread().read(system.shortage)
+        return False
+    fails = system.runtime.choose(2, f"{what} fails") != 0
+    if system.shortage is not None:
+        thread = current_thread()
+        (thread.write if fails else thread.read)(system.shortage)
+        system.had_shortage = fails
+    return fails
 
 
 def refuse(message: str, *, remedy: str) -> NoReturn:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from kemu.nt.dispatcher import DispatcherObject, WaitForObject
-from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
+from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL
 from kemu.nt.process import KernelMode
 from kemu.nt.routine import routine
-from kemu.nt.spinlock import KSPIN_LOCK
 from kemu.nt.status import NTSTATUS
 from kemu.nt.system import report
 from kemu.runtime import current_thread
@@ -46,11 +45,23 @@ def wait_ceiling(
     return DISPATCH_LEVEL if Timeout == 0 else APC_LEVEL
 
 
+def polls(
+    Object: DispatcherObject,
+    WaitReason: int = Executive,
+    WaitMode: int = KernelMode,
+    Alertable: bool = False,
+    Timeout: int | None = None,
+) -> bool:
+    """Whether such a wait only looks at the object, so that it may be made under a spin lock (KE-SPIN-08)."""
+    return Timeout == 0
+
+
 @routine(
     "wdm",
     """NTSTATUS KeWaitForSingleObject(_In_ PVOID Object, _In_ KWAIT_REASON WaitReason, _In_ KPROCESSOR_MODE WaitMode,
        _In_ BOOLEAN Alertable, _In_opt_ PLARGE_INTEGER Timeout)""",
     max_irql=wait_ceiling,
+    under_spin_lock=polls,
 )
 async def KeWaitForSingleObject(
     Object: DispatcherObject,
@@ -65,13 +76,4 @@ async def KeWaitForSingleObject(
     IRQL: <= APC_LEVEL; <= DISPATCH_LEVEL if *Timeout* is 0 (KE-WAIT-04).
     """
     checked_object(Object, "KeWaitForSingleObject")
-    forbid_wait_under_spin_lock("KeWaitForSingleObject", Timeout)
     return await WaitForObject(Object, relative_timeout(Timeout))
-
-
-def forbid_wait_under_spin_lock(name: str, timeout: int | None) -> None:
-    """Finding ``ke.spin-forbidden-call`` for a wait while a spin lock is held below its IRQL (KE-SPIN-08)."""
-    if timeout != 0:
-        for lock in current_kthread().locks:
-            if isinstance(lock, KSPIN_LOCK):
-                report("ke.spin-forbidden-call", f"{name} waits while spin lock {lock.label} is held")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar, cast, 
 
 from kemu.errors import ScenarioError
 from kemu.nt.driver import Driver
+from kemu.nt.system import LowResources
 
 if TYPE_CHECKING:
     from kemu.scenario.world import World
@@ -51,7 +52,7 @@ class Scenario:
     expects: Mapping[str, str]
     """For each variant that must fail the code of its finding; a variant that is not here must be clean."""
     completion: Completion
-    low_resources: bool
+    low_resources: LowResources
     worker_threads: int
     explore_setup: bool
     max_steps: int | None
@@ -66,6 +67,10 @@ class Scenario:
     cached_io: bool = False
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
+    timer_jitter: bool = False
+    """Whether a timer may expire a clock tick early or late."""
+    work_budget: int | None = None
+    """How many seconds of virtual time a work item may take; None for as long as it likes."""
 
     @property
     def default_variant(self) -> str:
@@ -104,7 +109,7 @@ def scenario(
     variants: Mapping[str, Any] | None = None,
     expects: Mapping[str, str] | str | None = None,
     completion: Completion = "explore",
-    low_resources: bool = False,
+    low_resources: LowResources = False,
     worker_threads: int = 3,
     io_faults: bool = False,
     file_times: bool = False,
@@ -112,6 +117,8 @@ def scenario(
     explore_setup: bool = False,
     max_steps: int | None = None,
     preempt: Preemption = "call",
+    timer_jitter: bool = False,
+    work_budget: int | None = None,
 ) -> Callable[[S], S]: ...
 def scenario(function: Any = None, /, **options: Any) -> Any:
     """Declare an ``async def`` as a scenario, as ``@scenario`` or ``@scenario(...)``.
@@ -121,13 +128,15 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
 
     *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
-    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail. *worker_threads* is
-    the size of the system's worker pool. With *io_faults* every transfer may fail on the disk. *file_times* has files
-    stamped with virtual time. With *cached_io* reads and writes go through a cache, which paging I/O fills and a lazy
-    writer's thread writes back. *explore_setup* lets loading a driver race with everything else.
-    *max_steps* limits the length of one run. *preempt* says where another thread may come in between in the code
-    of this file: at WDK calls (``"call"``), also before each statement that touches shared state
-    (``"statement"``), or before every load and store of it (``"access"``).
+    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` one of
+    each run. *worker_threads* is the size of the system's worker pool. With *io_faults* every transfer may fail on the
+    disk. *file_times* has files stamped with virtual time. With *cached_io* reads and writes go through a cache, which
+    paging I/O fills and a lazy writer's thread writes back. *explore_setup* lets loading a driver race with everything
+    else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
+    between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
+    state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
+    expire a clock tick early or late. A work item that takes longer than *work_budget* seconds of virtual time is a
+    warning.
 
     Raises `ScenarioError`, which names what is wrong and what to write instead.
     """
@@ -159,6 +168,8 @@ _OPTIONS: Final = (
     "explore_setup",
     "max_steps",
     "preempt",
+    "timer_jitter",
+    "work_budget",
 )
 
 
@@ -187,10 +198,10 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         variants=variants,
         expects=_checked_expects(options.get("expects"), variants, wrong),
         completion=_checked_completion(options.get("completion", "explore"), wrong),
-        low_resources=_checked_flag("low_resources", options.get("low_resources", False), wrong),
+        low_resources=_checked_low_resources(options.get("low_resources", False), wrong),
         worker_threads=_checked_number("worker_threads", options.get("worker_threads", 3), wrong),
         explore_setup=_checked_flag("explore_setup", options.get("explore_setup", False), wrong),
-        max_steps=_checked_limit(options.get("max_steps"), wrong),
+        max_steps=_checked_limit("max_steps", options.get("max_steps"), wrong),
         doc=inspect.getdoc(script) or "",
         file=code.co_filename,
         line=code.co_firstlineno,
@@ -199,6 +210,8 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         file_times=_checked_flag("file_times", options.get("file_times", False), wrong),
         cached_io=_checked_flag("cached_io", options.get("cached_io", False), wrong),
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),
+        timer_jitter=_checked_flag("timer_jitter", options.get("timer_jitter", False), wrong),
+        work_budget=_checked_limit("work_budget", options.get("work_budget"), wrong),
     )
     found = _declared.get()
     if found is not None:
@@ -293,6 +306,14 @@ def _checked_preemption(value: Any, wrong: Wrong) -> Preemption:
     return value
 
 
+def _checked_low_resources(value: Any, wrong: Wrong) -> LowResources:
+    if value == "once":
+        return "once"
+    if not isinstance(value, bool):
+        wrong(f"low_resources is {value!r}", 'write True, False or "once"')
+    return value
+
+
 def _checked_flag(name: str, value: Any, wrong: Wrong) -> bool:
     if not isinstance(value, bool):
         wrong(f"{name} is {value!r}", "write True or False")
@@ -305,5 +326,5 @@ def _checked_number(name: str, value: Any, wrong: Wrong) -> int:
     return value
 
 
-def _checked_limit(value: Any, wrong: Wrong) -> int | None:
-    return None if value is None else _checked_number("max_steps", value, wrong)
+def _checked_limit(name: str, value: Any, wrong: Wrong) -> int | None:
+    return None if value is None else _checked_number(name, value, wrong)

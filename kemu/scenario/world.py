@@ -29,21 +29,34 @@ from kemu.io.parameters import Parameters
 from kemu.io.request import IRP_OPERATION, FileObject, Request, WaitDone
 from kemu.io.structures import FILE_STANDARD_INFORMATION
 from kemu.io.volume import Volume
+from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
+from kemu.nt.dpc import Dpcs, TargetQueues
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.lockorder import LockOrder
+from kemu.nt.lookaside import Lookasides
 from kemu.nt.memory import Pool
-from kemu.nt.process import Process
+from kemu.nt.object import ObjectManager
+from kemu.nt.ownership import Resources
+from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
+from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.systhread import SystemThreads
+from kemu.nt.timer import Timers
+from kemu.nt.usermemory import UserBuffer
 from kemu.nt.work import WorkerPool
+from kemu.nt.workitem import KernelWorkItems
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.user import Win32
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
+from kemu.verifier.settings import DEFAULT, VerifierSettings
 from kemu.verifier.verifier import Verifier
 
 T = TypeVar("T")
@@ -126,7 +139,7 @@ class UserProcess(Actor):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world.runtime, f"user:{name}")
         self.world = world
-        self.process = Process(name)
+        self.process = create_process(name)
         self._win32: Win32 | None = None
 
     @property
@@ -135,6 +148,14 @@ class UserProcess(Actor):
         if self._win32 is None:
             self._win32 = Win32(self.process, self.world.system.get(IoManager), self.world.volume)
         return self._win32
+
+    async def exit(self, status: int = 0) -> None:
+        """End the process on the calling thread."""
+        await exit_process(self.process, status)
+
+    def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
+        """Memory of the process with *content*: what a program passes the address of to a driver."""
+        return UserBuffer(self.process, content, is_writable=writable)
 
     async def create(
         self,
@@ -210,10 +231,11 @@ class World:
         explore_setup: bool = False,
         bystanders: int = 0,
         races: bool = False,
+        settings: VerifierSettings = DEFAULT,
     ) -> None:
         self.runtime = runtime
         self._bystanders = bystanders
-        self.verifier = Verifier(runtime)
+        self.verifier = Verifier(runtime, settings)
         if races:
             detect_races(self.verifier)
         self.system = System(runtime, self.verifier, options)
@@ -222,9 +244,24 @@ class World:
         self.at_end_checks: list[tuple[Callable[[], bool], str]] = []
         self.system_process = Process("System", is_system=True)
         current_kthread().process = self.system_process
+        self.system.add(self.system_process)
+        client_ids = ClientIds()
+        self.system_process.pid = client_ids.give(current_kthread(), self.system_process, SYSTEM_PROCESS_ID)
+        self.system.add(client_ids)
+        self.system.add(ObjectManager())
+        self.system.add(CallbackObjects())
+        self.system.add(LockOrder(self.system))
+        self.system.add(Resources())
+        self.system.add(CacheAwareRundowns())
         self.system.add(WorkItems())
         self.system.add(Pool())
+        self.system.add(Lookasides())
         self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(KernelWorkItems())
+        self.system.add(SystemThreads())
+        self.system.add(Dpcs(self.system_process))
+        self.system.add(TargetQueues())
+        self.system.add(Timers())
         self.system.add(IoManager(self.system))
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
@@ -360,9 +397,11 @@ class World:
             runtime = self.runtime
             data, runtime.data = runtime.data, None
             races, runtime.races = runtime.races, None
+            runtime.looking = True
             try:
                 holds = predicate()
             finally:
+                runtime.looking = False
                 if not runtime.dead:
                     runtime.data, runtime.races = data, races
             if not holds:

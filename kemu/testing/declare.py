@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn, overload
 
 from kemu.errors import ScenarioError, TokenError, UsageError
 from kemu.explore import decode
+from kemu.nt.system import LowResources
 from kemu.runtime.hosting import outside_event_loop
 from kemu.scenario.declare import Completion, Scenario, nearest, scenario
 from kemu.testing import session
@@ -52,13 +53,15 @@ def explore(
     token: str | None = None,
     allow_single: bool = False,
     completion: Completion = "explore",
-    low_resources: bool = False,
+    low_resources: LowResources = False,
     worker_threads: int = 3,
     io_faults: bool = False,
     file_times: bool = False,
     cached_io: bool = False,
     explore_setup: bool = False,
     max_steps: int | None = None,
+    timer_jitter: bool = False,
+    work_budget: int | None = None,
 ) -> Callable[[Test], Callable[..., None]]: ...
 def explore(function: Any = None, /, **options: Any) -> Any:
     """Let a test run under many schedules, as ``@explore`` or ``@explore(...)``.
@@ -99,6 +102,8 @@ WORLD_OPTIONS: Final = (
     "cached_io",
     "explore_setup",
     "max_steps",
+    "timer_jitter",
+    "work_budget",
 )
 WANTED: Final = ("schedules", "strategy", "seed", "bound")
 OPTIONS: Final = (*WANTED, "expect", "token", "allow_single", *WORLD_OPTIONS)

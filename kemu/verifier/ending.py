@@ -7,6 +7,8 @@ from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
 from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.manager import IoManager
+from kemu.nt.kthread import KThread
+from kemu.nt.lock import leak_of
 from kemu.nt.system import System
 from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck
@@ -20,6 +22,9 @@ def judge(system: System, verifier: Verifier, outcome: Outcome) -> Finding | Non
         return step_limit(system, verifier, outcome)
     if outcome.stuck is not None:
         return stuck(system, verifier, outcome.stuck)
+    leak = leaked_lock(system, verifier)
+    if leak is not None:
+        return leak
     # Everything came to rest; is an operation left?
     return pended_operation(system, verifier, "")
 
@@ -46,7 +51,12 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     # teardown or an operation may wait for an item that no worker is left for.
     waiting = {thread.label for thread in threads if isinstance(thread.op, (WaitOutstanding, WaitRundown))}
     if report.is_deadlock and waiting.isdisjoint(report.cycle):
-        return verifier.finding("ke.deadlock", detail, subject=" ".join(sorted(report.cycle)))
+        # Who waits for itself holds what it waits to see released by everybody.
+        code = "ke.self-deadlock" if len(report.cycle) == 1 else "ke.deadlock"
+        return verifier.finding(code, detail, subject=" ".join(sorted(report.cycle)))
+    leak = leaked_lock(system, verifier, detail)
+    if leak is not None:
+        return leak
     for queue in system.get(WorkerPool).queues:
         if queue.items and len(queue.workers) == queue.limit and not any(w.idle for w in queue.workers):
             return verifier.finding("ke.worker-starvation", detail, subject=queue.label)
@@ -64,6 +74,16 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     if pended is not None:
         return pended
     return verifier.finding("ke.hang", detail, subject=report.blocked[0].waits_for)
+
+
+def leaked_lock(system: System, verifier: Verifier, detail: str = "") -> Finding | None:
+    """A lock that is owned by a thread which has ended, so that nobody will ever release it."""
+    for thread in system.runtime.threads:
+        if not thread.alive and isinstance(thread, KThread) and thread.locks:
+            leak = leak_of(thread)
+            what = f"{leak.what}: {detail}" if detail else leak.what
+            return verifier.finding(leak.code, what, leak.bug_check, leak.what, verifier=leak.verifier)
+    return None
 
 
 def describe(report: Stuck) -> str:

@@ -1,4 +1,6 @@
-"""ntifs.h: information structures of files, change notification, oplocks, control codes of file systems."""
+"""ntifs.h: objects, processes and threads as file systems and security software see them; information structures of
+files, change notification, oplocks, control codes of file systems.
+"""
 
 from kemu.io.file_constants import (
     FILE_ACTION_ADDED,
@@ -82,7 +84,10 @@ from kemu.io.file_constants import (
     SyncTypeCreateSection,
     SyncTypeOther,
 )
-from kemu.io.filesystem.oplocks import FILE_OPLOCK_BROKEN_TO_LEVEL_2, FILE_OPLOCK_BROKEN_TO_NONE
+from kemu.io.filesystem.oplocks import (
+    FILE_OPLOCK_BROKEN_TO_LEVEL_2,
+    FILE_OPLOCK_BROKEN_TO_NONE,
+)
 from kemu.io.structures import (
     FILE_ACCESS_INFORMATION,
     FILE_ALIGNMENT_INFORMATION,
@@ -122,8 +127,27 @@ from kemu.io.structures import (
     REQUEST_OPLOCK_INPUT_BUFFER,
     REQUEST_OPLOCK_OUTPUT_BUFFER,
 )
+from kemu.nt.handle import (
+    DUPLICATE_CLOSE_SOURCE,
+    DUPLICATE_SAME_ACCESS,
+    DUPLICATE_SAME_ATTRIBUTES,
+    ObCloseHandle,
+    ObOpenObjectByPointer,
+    ZwDuplicateObject,
+)
+from kemu.nt.psapi import (
+    PsGetProcessCreateTimeQuadPart,
+    PsGetProcessExitStatus,
+    PsGetThreadProcessId,
+    PsIsThreadTerminating,
+    PsLookupProcessByProcessId,
+    PsLookupThreadByThreadId,
+)
 
 __all__ = [
+    "DUPLICATE_CLOSE_SOURCE",
+    "DUPLICATE_SAME_ACCESS",
+    "DUPLICATE_SAME_ATTRIBUTES",
     "FILE_ACCESS_INFORMATION",
     "FILE_ACTION_ADDED",
     "FILE_ACTION_MODIFIED",
@@ -229,6 +253,14 @@ __all__ = [
     "OPLOCK_LEVEL_CACHE_HANDLE",
     "OPLOCK_LEVEL_CACHE_READ",
     "OPLOCK_LEVEL_CACHE_WRITE",
+    "ObCloseHandle",
+    "ObOpenObjectByPointer",
+    "PsGetProcessCreateTimeQuadPart",
+    "PsGetProcessExitStatus",
+    "PsGetThreadProcessId",
+    "PsIsThreadTerminating",
+    "PsLookupProcessByProcessId",
+    "PsLookupThreadByThreadId",
     "REQUEST_OPLOCK_INPUT_BUFFER",
     "REQUEST_OPLOCK_INPUT_FLAG_ACK",
     "REQUEST_OPLOCK_INPUT_FLAG_COMPLETE_ACK_ON_CLOSE",
@@ -243,4 +275,5 @@ __all__ = [
     "SL_WATCH_TREE",
     "SyncTypeCreateSection",
     "SyncTypeOther",
+    "ZwDuplicateObject",
 ]

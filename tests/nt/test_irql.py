@@ -28,32 +28,116 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
-        DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
-        FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
+        DbgPrint DbgPrintEx ExGetCurrentResourceThread ExInitializeDeleteTimerParameters
+        ExInitializeDriverRuntime ExInitializeSetTimerParameters ExInitializeWorkItem
+        ExInterlockedInsertHeadList ExInterlockedInsertTailList ExInterlockedPopEntryList
+        ExInterlockedPopEntrySList ExInterlockedPushEntryList ExInterlockedPushEntrySList
+        ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize FltClearCallbackDataDirty
+        FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled FltIsOperationSynchronous
+        FltSetCallbackDataDirty InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd
+        InterlockedAnd64 InterlockedCompareExchange InterlockedCompareExchange64
+        InterlockedCompareExchangePointer InterlockedDecrement InterlockedDecrement64
+        InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd InterlockedExchangeAdd64
+        InterlockedExchangePointer InterlockedFlushSList InterlockedIncrement InterlockedIncrement64
+        InterlockedOr InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList
+        InterlockedXor InterlockedXor64 IoInitializeWorkItem IoUninitializeWorkItem KdPrint
+        KeGetCurrentIrql KeInitializeDpc KeInitializeEvent KeInitializeSpinLock
+        KeInitializeThreadedDpc KeInsertQueueDpc KeQueryActiveProcessorCountEx KeQueryInterruptTime
+        KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
+        KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
+        KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx
+        KeTestSpinLock PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
+        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
+        ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
+        RtlCompareMemory WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
+        WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
-        IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
-        FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
-        FltObjectReference FltObjectDereference FltCompletePendedPostOperation
-        FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
-        FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        KeAreAllApcsDisabled""",
+        ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
+        ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
+        ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
+        ExAllocateTimer ExCancelTimer ExDeleteNPagedLookasideList ExFreeCacheAwareRundownProtection
+        ExFreeToNPagedLookasideList ExGetExclusiveWaiterCount ExGetSharedWaiterCount
+        ExInitializeFastMutex ExInitializeLookasideListEx ExInitializeNPagedLookasideList
+        ExInitializeResourceLite ExIsResourceAcquiredExclusiveLite ExIsResourceAcquiredLite
+        ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem ExReinitializeResourceLite
+        ExReleaseResourceForThreadLite ExReleaseResourceLite ExReleaseRundownProtection
+        ExReleaseRundownProtectionCacheAware ExReleaseRundownProtectionCacheAwareEx
+        ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
+        ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
+        FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
+        FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
+        FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
+        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateWorkItem
+        IoFreeWorkItem IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoSizeofWorkItem
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
+        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
+        KeCancelTimer KeClearEvent KeInitializeTimer KeInitializeTimerEx KeQueryPriorityThread
+        KeReadStateTimer KeResetEvent KeSetCoalescableTimer KeSetEvent KeSetPriorityThread
+        KeSetTimer KeSetTimerEx ObDereferenceObject ObDereferenceObjectDeferDelete
+        ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
-        KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation""",
-    (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
-    (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
+        ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
+        ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
+        ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
+        ExAcquireSharedWaitForExclusive ExAllocateCacheAwareRundownProtection
+        ExAllocateFromPagedLookasideList ExConvertExclusiveToSharedLite ExCreateCallback
+        ExDeletePagedLookasideList ExDeleteResourceLite
+        ExEnterCriticalRegionAndAcquireResourceExclusive
+        ExEnterCriticalRegionAndAcquireResourceShared
+        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExFreeToPagedLookasideList
+        ExInitializePagedLookasideList ExInitializePushLock ExInitializeRundownProtection
+        ExInitializeRundownProtectionCacheAware ExRaiseAccessViolation ExRaiseStatus
+        ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware ExRegisterCallback
+        ExReleaseFastMutexUnsafe ExReleasePushLockExclusive ExReleasePushLockExclusiveEx
+        ExReleasePushLockShared ExReleasePushLockSharedEx ExReleaseResourceAndLeaveCriticalRegion
+        ExRundownCompleted ExRundownCompletedCacheAware ExSizeOfRundownProtectionCacheAware
+        ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
+        ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
+        FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
+        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
+        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter KeAcquireGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeEnterCriticalRegion KeEnterGuardedRegion
+        KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex
+        KeReleaseGuardedMutexUnsafe KeTryToAcquireGuardedMutex ObOpenObjectByPointer ProbeForRead
+        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+    (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        IoCreateSystemThread IoInitializeRemoveLock IoReleaseRemoveLockAndWait ObCloseHandle
+        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread ZwClose
+        ZwDuplicateObject ZwOpenProcess""",
+    (APC_LEVEL, APC_LEVEL): """
+        ExReleaseFastMutex""",
+    (DISPATCH_LEVEL, DISPATCH_LEVEL): """
+        ExAcquireSpinLockExclusiveAtDpcLevel ExAcquireSpinLockSharedAtDpcLevel
+        ExReleaseSpinLockExclusive ExReleaseSpinLockExclusiveFromDpcLevel ExReleaseSpinLockShared
+        ExReleaseSpinLockSharedFromDpcLevel ExTryAcquireSpinLockExclusiveAtDpcLevel
+        ExTryAcquireSpinLockSharedAtDpcLevel ExTryConvertSharedSpinLockExclusive
+        IoReleaseCancelSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel KeAcquireSpinLockAtDpcLevel
+        KeReleaseInStackQueuedSpinLock KeReleaseInStackQueuedSpinLockForDpc
+        KeReleaseInStackQueuedSpinLockFromDpcLevel KeReleaseSpinLock KeReleaseSpinLockForDpc
+        KeReleaseSpinLockFromDpcLevel KeTryToAcquireSpinLockAtDpcLevel""",
 }
 """What the requirement line of each routine's page says."""
 
 DEPENDS = (
-    "KeWaitForSingleObject",
+    "ExAllocateFromLookasideListEx",
+    "ExAllocatePool",
     "ExAllocatePool2",
-    "ExFreePoolWithTag",
+    "ExAllocatePoolQuotaUninitialized",
+    "ExAllocatePoolQuotaZero",
+    "ExAllocatePoolUninitialized",
+    "ExAllocatePoolWithQuotaTag",
+    "ExAllocatePoolWithTag",
+    "ExAllocatePoolZero",
+    "ExDeleteLookasideListEx",
+    "ExDeleteTimer",
     "ExFreePool",
+    "ExFreePool2",
+    "ExFreePoolWithTag",
+    "ExFreeToLookasideListEx",
     "FltCompletePendedPreOperation",
+    "KeFlushQueuedDpcs",
+    "KeWaitForSingleObject",
 )
 """Routines whose range depends on their arguments."""
 
@@ -110,6 +194,9 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("KeWaitForSingleObject", [None, 0, 0, False, -1], APC_LEVEL),
         ("KeWaitForSingleObject", [None], APC_LEVEL),
         ("KeWaitForSingleObject", [None, 0, 0, False, 0], DISPATCH_LEVEL),
+        ("KeFlushQueuedDpcs", [], PASSIVE_LEVEL),
+        ("ExDeleteTimer", [None, True, False, None], DISPATCH_LEVEL),
+        ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),
