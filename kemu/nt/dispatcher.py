@@ -154,10 +154,8 @@ class Interruptions:
             # The one of the wait's own mode first.
             mine = USER_ALERT if self.user_mode and thread.alerts & USER_ALERT else KERNEL_ALERT
             thread.alerts &= ~mine
-        elif status is not None:
-            thread.read(thread)
-            if self.user_mode and thread.apcs is not None:
-                thread.apcs.deliver_on_return = True
+        elif status is not None and self.user_mode and thread.apcs is not None:
+            thread.apcs.deliver_on_return = True
         return status
 
 
@@ -200,11 +198,13 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
         return interruptions is not None and (interruptions.status() is not None or interruptions.kernel_apc())
 
     def take(self, thread: Thread) -> NTSTATUS | None:
+        # Also what it goes on without: that this was not signalled, or came too late, has decided how. Otherwise a search
+        # could not tell which of the changes that let the thread go on might as well not have happened.
+        for source in self.sources:
+            thread.read(source)
         index = self.satisfied_by(thread)
         if index is not None:
             return self._satisfy(thread, index)
-        for one in self.objects:
-            thread.read(one)
         assert self.interruptions is not None
         status = self.interruptions.take()
         if status is not None:
@@ -218,9 +218,6 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
                 abandoned |= one.satisfy(thread) != STATUS_SUCCESS
             status = STATUS_ABANDONED_WAIT_0 if abandoned else STATUS_SUCCESS
         else:
-            for one in self.objects[:index]:
-                # That these were not signalled has decided which one it is.
-                thread.read(one)
             status = NTSTATUS(self.objects[index].satisfy(thread) + index)
         self._log(thread, status)
         return status
