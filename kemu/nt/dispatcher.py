@@ -198,8 +198,8 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
         return interruptions is not None and (interruptions.status() is not None or interruptions.kernel_apc())
 
     def take(self, thread: Thread) -> NTSTATUS | None:
-        # Also what it goes on without: that this was not signalled, or came too late, has decided how. Otherwise a search
-        # could not tell which of the changes that let the thread go on might as well not have happened.
+        # Also what it goes on without: that this was not signalled, or came too late, has decided how. A search could not
+        # tell otherwise which of the changes that let the thread go on might as well not have happened.
         for source in self.sources:
             thread.read(source)
         index = self.satisfied_by(thread)
