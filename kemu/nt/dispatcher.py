@@ -154,8 +154,10 @@ class Interruptions:
             # The one of the wait's own mode first.
             mine = USER_ALERT if self.user_mode and thread.alerts & USER_ALERT else KERNEL_ALERT
             thread.alerts &= ~mine
-        elif status is not None and self.user_mode and thread.apcs is not None:
-            thread.apcs.deliver_on_return = True
+        elif status is not None:
+            thread.read(thread)
+            if self.user_mode and thread.apcs is not None:
+                thread.apcs.deliver_on_return = True
         return status
 
 
@@ -198,8 +200,7 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
         return interruptions is not None and (interruptions.status() is not None or interruptions.kernel_apc())
 
     def take(self, thread: Thread) -> NTSTATUS | None:
-        # Also what it goes on without: that this was not signalled, or came too late, has decided how. A search could not
-        # tell otherwise which of the changes that let the thread go on might as well not have happened.
+        # Which of them it is, and whether one that wakes the thread is still missing, each of them has a say in.
         for source in self.sources:
             thread.read(source)
         index = self.satisfied_by(thread)
