@@ -16,7 +16,6 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
-from kemu.io.completion import Nulls
 from kemu.io.constants import (
     FILE_OPEN_IF,
     IRP_MJ_DEVICE_CONTROL,
@@ -31,7 +30,6 @@ from kemu.io.disk import Disk
 from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
-from kemu.io.routines import Loaded
 from kemu.io.shutdown import shut_down
 from kemu.io.unload import discard, unload_driver
 from kemu.io.volume import Volume
@@ -275,8 +273,6 @@ class World:
         self.system.add(IoManager(self.system))
         self.system.add(Devices())
         self.system.add(Irps())
-        self.system.add(Loaded())
-        self.system.add(Nulls())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
