@@ -153,7 +153,8 @@ class UserProcess(Actor):
         self.process = create_process(name)
 
     async def exit(self, status: int = 0) -> None:
-        """End the process on the calling thread."""
+        """End the process on the calling thread: what its threads have issued is cancelled first (KE-CANCEL-10)."""
+        await self.world.system.get(IoManager).cancel_process(self.process)
         await exit_process(self.process, status)
 
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
