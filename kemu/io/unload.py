@@ -81,7 +81,11 @@ def discard(driver: DRIVER_OBJECT, thread: Thread) -> None:
     thread.write(actor.presence)
     driver.loaded = False
     for other in thread.runtime.threads:
-        if other.alive and other is not thread and actor in other.actors:
+        if other is thread or actor not in other.actors:
+            continue
+        # Its last step comes before this, or after it.
+        thread.read(other)
+        if other.alive:
             report(
                 "ke.unload-running",
                 f"{driver.name} was unloaded while {other.label} runs its code",
