@@ -1,4 +1,4 @@
-"""ntddk.h: forwarding IRPs, critical and guarded regions, raising exceptions, targets of DPCs."""
+"""ntddk.h: regions, raising exceptions, pulsing events, targets of DPCs, identifiers, forwarding IRPs."""
 
 from kemu.io.call import (
     IoForwardIrpSynchronously,
@@ -11,12 +11,18 @@ from kemu.nt.exception import (
     ExRaiseStatus,
     StructuredException,
 )
+from kemu.nt.irql import (
+    KeRaiseIrqlToDpcLevel,
+)
 from kemu.nt.psapi import (
     PsGetCurrentProcessId,
     PsGetCurrentThreadId,
     PsGetProcessId,
     PsGetThreadId,
     ZwOpenProcess,
+)
+from kemu.nt.pulse import (
+    KePulseEvent,
 )
 from kemu.nt.region import (
     KeAreApcsDisabled,
@@ -35,6 +41,8 @@ __all__ = [
     "KeEnterGuardedRegion",
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
+    "KePulseEvent",
+    "KeRaiseIrqlToDpcLevel",
     "KeSetTargetProcessorDpc",
     "PsGetCurrentProcessId",
     "PsGetCurrentThreadId",

@@ -1,4 +1,4 @@
-"""wdm.h: IRPs, devices, events, locks, pool, interlocked operations, work items, lists, cancellation, debug output."""
+"""wdm.h: IRPs, devices, waiting, locks, IRQL, objects and handles, pool, work items, lists, cancellation."""
 
 from kemu.fltmgr.structures import (
     IO_STATUS_BLOCK,
@@ -226,6 +226,11 @@ from kemu.nt.callback import (
     ExRegisterCallback,
     ExUnregisterCallback,
 )
+from kemu.nt.context import (
+    ExGetPreviousMode,
+    IoGetCurrentProcess,
+    KeGetCurrentThread,
+)
 from kemu.nt.debug import (
     DPFLTR_DEFAULT_ID,
     DPFLTR_ERROR_LEVEL,
@@ -264,6 +269,7 @@ from kemu.nt.event import (
     KEVENT,
     KeClearEvent,
     KeInitializeEvent,
+    KeReadStateEvent,
     KeResetEvent,
     KeSetEvent,
     NotificationEvent,
@@ -368,11 +374,15 @@ from kemu.nt.interlocked import (
 )
 from kemu.nt.irql import (
     KeGetCurrentIrql,
+    KeLowerIrql,
+    KeRaiseIrql,
 )
 from kemu.nt.kthread import (
     APC_LEVEL,
+    CLOCK_LEVEL,
     DISPATCH_LEVEL,
     HIGH_LEVEL,
+    IPI_LEVEL,
     PASSIVE_LEVEL,
 )
 from kemu.nt.lists import (
@@ -443,6 +453,12 @@ from kemu.nt.memory import (
     PagedPool,
     PagedPoolCacheAligned,
 )
+from kemu.nt.mutex import (
+    KMUTEX,
+    KeInitializeMutex,
+    KeReadStateMutex,
+    KeReleaseMutex,
+)
 from kemu.nt.object import (
     ExEventObjectType,
     ObDereferenceObject,
@@ -454,6 +470,9 @@ from kemu.nt.object import (
     ObReferenceObjectWithTag,
     PsProcessType,
     PsThreadType,
+)
+from kemu.nt.onstack import (
+    on_stack,
 )
 from kemu.nt.ownership import (
     ERESOURCE,
@@ -544,6 +563,12 @@ from kemu.nt.rundown import (
     ExWaitForRundownProtectionRelease,
     ExWaitForRundownProtectionReleaseCacheAware,
 )
+from kemu.nt.semaphore import (
+    KSEMAPHORE,
+    KeInitializeSemaphore,
+    KeReadStateSemaphore,
+    KeReleaseSemaphore,
+)
 from kemu.nt.shared import (
     LONG,
     LONG64,
@@ -579,12 +604,26 @@ from kemu.nt.spinlock import (
     KeTestSpinLock,
     KeTryToAcquireSpinLockAtDpcLevel,
 )
+from kemu.nt.stall import (
+    KeStallExecutionProcessor,
+)
 from kemu.nt.status import (
     NT_ERROR,
     NT_INFORMATION,
     NT_SUCCESS,
     NT_WARNING,
     NTSTATUS,
+)
+from kemu.nt.strings import (
+    UNICODE_STRING,
+    RtlAppendUnicodeStringToString,
+    RtlAppendUnicodeToString,
+    RtlCompareUnicodeString,
+    RtlCopyUnicodeString,
+    RtlEqualUnicodeString,
+    RtlInitEmptyUnicodeString,
+    RtlInitUnicodeString,
+    RtlPrefixUnicodeString,
 )
 from kemu.nt.structure import (
     Structure,
@@ -627,9 +666,17 @@ from kemu.nt.usermemory import (
     ProbeForWrite,
 )
 from kemu.nt.wait import (
+    KWAIT_BLOCK,
+    MAXIMUM_WAIT_OBJECTS,
+    THREAD_WAIT_OBJECTS,
     Executive,
+    KeDelayExecutionThread,
+    KeWaitForMultipleObjects,
+    KeWaitForMutexObject,
     KeWaitForSingleObject,
     UserRequest,
+    WaitAll,
+    WaitAny,
 )
 from kemu.nt.work import (
     BackgroundWorkQueue,
@@ -665,6 +712,7 @@ __all__ = [
     "Bytes",
     "CALLBACK_OBJECT",
     "CLIENT_ID",
+    "CLOCK_LEVEL",
     "CONTAINING_RECORD",
     "CTL_CODE",
     "CriticalWorkQueue",
@@ -762,6 +810,7 @@ __all__ = [
     "ExFreeToPagedLookasideList",
     "ExGetCurrentResourceThread",
     "ExGetExclusiveWaiterCount",
+    "ExGetPreviousMode",
     "ExGetSharedWaiterCount",
     "ExInitializeDeleteTimerParameters",
     "ExInitializeDriverRuntime",
@@ -859,6 +908,7 @@ __all__ = [
     "IO_STACK_LOCATION",
     "IO_STATUS_BLOCK",
     "IO_WORKITEM",
+    "IPI_LEVEL",
     "IRP",
     "IRP_BUFFERED_IO",
     "IRP_DEALLOCATE_BUFFER",
@@ -963,6 +1013,7 @@ __all__ = [
     "IoFreeIrp",
     "IoFreeWorkItem",
     "IoGetCurrentIrpStackLocation",
+    "IoGetCurrentProcess",
     "IoGetDeviceObjectPointer",
     "IoGetNextIrpStackLocation",
     "IoInitializeRemoveLock",
@@ -990,8 +1041,11 @@ __all__ = [
     "KEVENT",
     "KGUARDED_MUTEX",
     "KLOCK_QUEUE_HANDLE",
+    "KMUTEX",
+    "KSEMAPHORE",
     "KSPIN_LOCK",
     "KTIMER",
+    "KWAIT_BLOCK",
     "KdPrint",
     "KeAcquireGuardedMutex",
     "KeAcquireGuardedMutexUnsafe",
@@ -1005,16 +1059,21 @@ __all__ = [
     "KeAreAllApcsDisabled",
     "KeCancelTimer",
     "KeClearEvent",
+    "KeDelayExecutionThread",
     "KeFlushQueuedDpcs",
     "KeGetCurrentIrql",
+    "KeGetCurrentThread",
     "KeInitializeDpc",
     "KeInitializeEvent",
     "KeInitializeGuardedMutex",
+    "KeInitializeMutex",
+    "KeInitializeSemaphore",
     "KeInitializeSpinLock",
     "KeInitializeThreadedDpc",
     "KeInitializeTimer",
     "KeInitializeTimerEx",
     "KeInsertQueueDpc",
+    "KeLowerIrql",
     "KeMemoryBarrier",
     "KeQueryActiveProcessorCountEx",
     "KeQueryInterruptTime",
@@ -1026,12 +1085,18 @@ __all__ = [
     "KeQueryTickCount",
     "KeQueryTimeIncrement",
     "KeQueryUnbiasedInterruptTime",
+    "KeRaiseIrql",
+    "KeReadStateEvent",
+    "KeReadStateMutex",
+    "KeReadStateSemaphore",
     "KeReadStateTimer",
     "KeReleaseGuardedMutex",
     "KeReleaseGuardedMutexUnsafe",
     "KeReleaseInStackQueuedSpinLock",
     "KeReleaseInStackQueuedSpinLockForDpc",
     "KeReleaseInStackQueuedSpinLockFromDpcLevel",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
     "KeReleaseSpinLock",
     "KeReleaseSpinLockForDpc",
     "KeReleaseSpinLockFromDpcLevel",
@@ -1044,9 +1109,12 @@ __all__ = [
     "KeSetTargetProcessorDpcEx",
     "KeSetTimer",
     "KeSetTimerEx",
+    "KeStallExecutionProcessor",
     "KeTestSpinLock",
     "KeTryToAcquireGuardedMutex",
     "KeTryToAcquireSpinLockAtDpcLevel",
+    "KeWaitForMultipleObjects",
+    "KeWaitForMutexObject",
     "KeWaitForSingleObject",
     "KernelMode",
     "LIST_ENTRY",
@@ -1057,6 +1125,7 @@ __all__ = [
     "LOW_REALTIME_PRIORITY",
     "LowImportance",
     "MAXIMUM_ALLOWED",
+    "MAXIMUM_WAIT_OBJECTS",
     "MDL",
     "METHOD_BUFFERED",
     "METHOD_IN_DIRECT",
@@ -1156,11 +1225,19 @@ __all__ = [
     "RemoveEntryList",
     "RemoveHeadList",
     "RemoveTailList",
+    "RtlAppendUnicodeStringToString",
+    "RtlAppendUnicodeToString",
     "RtlCompareMemory",
+    "RtlCompareUnicodeString",
     "RtlCopyMemory",
+    "RtlCopyUnicodeString",
     "RtlEqualMemory",
+    "RtlEqualUnicodeString",
     "RtlFillMemory",
+    "RtlInitEmptyUnicodeString",
+    "RtlInitUnicodeString",
     "RtlMoveMemory",
+    "RtlPrefixUnicodeString",
     "RtlSecureZeroMemory",
     "RtlZeroMemory",
     "SINGLE_LIST_ENTRY",
@@ -1191,11 +1268,15 @@ __all__ = [
     "THREAD_SET_THREAD_TOKEN",
     "THREAD_SUSPEND_RESUME",
     "THREAD_TERMINATE",
+    "THREAD_WAIT_OBJECTS",
+    "UNICODE_STRING",
     "UserMode",
     "UserRequest",
     "WORK_QUEUE_ITEM",
     "WRITE_DAC",
     "WRITE_OWNER",
+    "WaitAll",
+    "WaitAny",
     "WriteNoFence",
     "WriteNoFence64",
     "WritePointerNoFence",
@@ -1203,5 +1284,6 @@ __all__ = [
     "WriteRelease",
     "WriteRelease64",
     "ZwClose",
+    "on_stack",
     "sizeof",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kemu.explore import Budget, explain, explore, shrink
-from kemu.explore.strategies import DEFAULT_STRATEGY, strategy_from_name
+from kemu.explore.strategies import DEFAULT_STRATEGY, DPOR, strategy_from_name
 from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.scenario.program import ScenarioProgram
 from kemu.scenario.target import select
@@ -36,6 +36,8 @@ MINIMA = {
     "queue_context_reused": (1, 0),
     # The worker must run before the canceller, which could go on: 1.
     "list_beside_queue": (1, 0),
+    # The worker must stand between its last look at the queue and the clearing, where it could go on: 1.
+    "event_cleared_after_drain": (1, 0),
     # The canceller must have taken the routine when the worker clears it, and could go on: 1.
     "worker_and_cancel_complete": (1, 0),
     # The worker must complete the read while the dispatch routine, which could go on, stands before the mark: 1.
@@ -93,6 +95,11 @@ ORDERS = {
     "queue_context_reused": [("canceller", "cancel IRP_MJ_READ", "read_and_cancel", "FltCbdqInsertIo")],
     # The worker completes before the cancellation, which its thread comes to when its pre-read has returned.
     "list_beside_queue": [("wk:delayed#0", "complete the pended", "read_and_cancel", "returns FLT_PREOP_PENDING")],
+    # The worker has looked for the last time when the request is queued, and clears the event after that is signalled.
+    "event_cleared_after_drain": [
+        ("worker", "acquire Lock", "submit", "acquire Lock"),
+        ("submit", "set Ready", "worker", "clear Ready"),
+    ],
     # The cancellation has the read before the worker clears its routine; and the worker does so, under the lock of the
     # queue, before the cancel routine has taken the read out of it.
     "worker_and_cancel_complete": [
@@ -303,3 +310,21 @@ def test_no_schedule_of_the_repaired_twin_fails_at_bound_2(name: str) -> None:
 def test_the_repaired_twin_is_clean_for_5000_schedules(name: str) -> None:
     found = explore(program(name, "fixed"), strategy_from_name(DEFAULT_STRATEGY, 3), Budget(schedules=5000))
     assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.parametrize("name", names("fixed"))
+def test_the_reduced_search_hardly_begins_a_run_in_vain(name: str) -> None:
+    found = explore(program(name, "fixed"), DPOR(), Budget(schedules=600))
+    assert found.reduction is not None
+    assert found.reduction.traces == found.distinct
+    assert found.reduction.blocked <= 0.02 * found.schedules
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_all_classes_of_the_largest_scenario() -> None:
+    # As many as without knowing anything of when a teardown that waits could have gone on, and giving up 29,016 runs.
+    found = explore(program("drain_then_disable", "fixed"), DPOR(), Budget())
+    assert found.exhausted
+    assert found.reduction is not None
+    assert found.reduction.traces == found.distinct == 99_468
