@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Unpack
 
 from kemu.io.constants import (
@@ -26,11 +27,12 @@ from kemu.io.volume import Volume
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_lowered, check_release
 from kemu.nt.lockorder import LockOrder
+from kemu.nt.process import Process
 from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK, RAISED, check_level
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO, STATUS_SUCCESS
 from kemu.nt.system import System, current_system
-from kemu.runtime import BlockingOperation, Operation, Thread, current_thread
+from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 
 class IoManager:
@@ -133,7 +135,18 @@ class IoManager:
     async def cancel_thread(self, thread: Thread) -> int:
         """Cancel what *thread*, which is about to exit, has issued (KE-CANCEL-10); how many had a cancel routine."""
         told = 0
-        for request in await ListRequestsOf(self, thread):
+        for request in await ListRequestsOf(self, thread, lambda issuer: issuer is thread):
+            told += await self.cancel(request)
+        return told
+
+    async def cancel_process(self, process: Process) -> int:
+        """Cancel what the threads of *process*, which is about to exit, have issued (KE-CANCEL-10)."""
+        told = 0
+
+        def is_of_process(issuer: Thread) -> bool:
+            return isinstance(issuer, KThread) and issuer.process is process
+
+        for request in await ListRequestsOf(self, process, is_of_process):
             told += await self.cancel(request)
         return told
 
@@ -168,23 +181,24 @@ class ListRequests(Operation[list[Request]]):
 
 
 class ListRequestsOf(Operation[list[Request]]):
-    """The requests of a thread that are outstanding."""
+    """The requests of a thread, or of all threads of a process, that are outstanding."""
 
-    __slots__ = ("manager", "thread")
+    __slots__ = ("issued", "manager", "owner")
     kind = "list the requests of"
 
-    def __init__(self, manager: IoManager, thread: Thread) -> None:
+    def __init__(self, manager: IoManager, owner: Cell, issued: Callable[[Thread], bool]) -> None:
         self.manager = manager
-        self.thread = thread
+        self.owner = owner
+        self.issued = issued
 
     def perform(self, thread: Thread) -> list[Request]:
-        requests = [request for request in self.manager.outstanding if request.thread is self.thread]
+        requests = [request for request in self.manager.outstanding if self.issued(request.thread)]
         for request in requests:
             thread.read(request)
         return [request for request in requests if not request.done]
 
-    def target(self) -> Thread:
-        return self.thread
+    def target(self) -> Cell:
+        return self.owner
 
 
 class SetCancelBit(BlockingOperation[CancelRoutine | None]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from kemu.io.constants import FO_SYNCHRONOUS_IO, IRP_PAGING_IO, IRP_SYNCHRONOUS_API, major_name
 from kemu.io.parameters import Parameters
@@ -118,6 +118,9 @@ class Request(Waitable):
 
     guards = ("done",)
 
+    is_inner: ClassVar[bool] = False
+    """Whether it came in an IRP, which is to be completed when the request is."""
+
     def __init__(
         self,
         volume: Volume,
@@ -153,13 +156,8 @@ class Request(Waitable):
         """Called in the step that completes the request: signals what the issuer waits for."""
         self._cancel: CancelState | None = None
 
-    @property
-    def beyond(self) -> object:
-        """The IRP that the request came in, to be completed when the request is; None for that of a program."""
-        return None
-
     async def go_on(self) -> None:
-        """Complete that IRP, in the calling thread."""
+        """Complete the IRP that the request came in, if it did, in the calling thread."""
 
     @property
     def cancel(self) -> CancelState:

@@ -16,7 +16,6 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
-from kemu.io.completion import Nulls
 from kemu.io.constants import (
     FILE_OPEN_IF,
     IRP_MJ_DEVICE_CONTROL,
@@ -32,8 +31,7 @@ from kemu.io.filesystem.names import dos_path
 from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
 from kemu.io.parameters import Parameters
-from kemu.io.request import IRP_OPERATION, FileObject, Request, WaitDone
-from kemu.io.routines import Loaded
+from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
 from kemu.io.shutdown import shut_down
 from kemu.io.structures import FILE_STANDARD_INFORMATION
 from kemu.io.unload import discard, unload_driver
@@ -174,7 +172,8 @@ class UserProcess(Actor):
         return self._win32
 
     async def exit(self, status: int = 0) -> None:
-        """End the process on the calling thread."""
+        """End the process on the calling thread: what its threads have issued is cancelled first (KE-CANCEL-10)."""
+        await self.world.system.get(IoManager).cancel_process(self.process)
         await exit_process(self.process, status)
 
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
@@ -287,8 +286,6 @@ class World(Threads):
         self.system.add(IoManager(self.system))
         self.system.add(Devices())
         self.system.add(Irps())
-        self.system.add(Loaded())
-        self.system.add(Nulls())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
