@@ -36,11 +36,9 @@ class DispatcherObject(Waitable):
         if not waiting:
             return None
         stop = BugCheck(KERNEL_SECURITY_CHECK_FAILURE, (3,))
-        return Leftover(
-            "ke.freed-active",
-            f"{' and '.join(waiting)} {'wait' if waiting[1:] else 'waits'} for {self.label} in it",
-            stop,
-        )
+        who = " and ".join(waiting)
+        what = f"{who} {'wait' if waiting[1:] else 'waits'} for {self.label} in it"
+        return Leftover("ke.freed-active", what, stop)
 
     def satisfy(self, thread: Thread) -> NTSTATUS:
         """Satisfy a wait by *thread*, inside its step: the side effects (KE-WAIT-13), and what the wait returns.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from kemu.nt.kthread import current_kthread
 from kemu.nt.storage import Storage
@@ -36,7 +36,7 @@ class Shared(Cell, Storage):
     @classmethod
     def embedded(cls, label: str, whole: Any) -> Shared:
         made = cls(UNWRITTEN, label)
-        made.benign = is_benign(type(whole), label.rpartition(".")[2])
+        made.benign = is_benign(cast("type[object]", type(whole)), label.rpartition(".")[2])
         made.lifetime = whole.__dict__.get("_allocation")
         return made
 
