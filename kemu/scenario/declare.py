@@ -116,8 +116,8 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
 
     *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
-    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` one of
-    each run. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver race
+    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` at most
+    one of a run. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver race
     with everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
     between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
     state (``"statement"``), or before every load and store of it (``"access"``).
