@@ -46,7 +46,7 @@ class Options:
     """How the file system completes requests: ``explore`` (inline, or later at PASSIVE_LEVEL or DISPATCH_LEVEL, a
     choice for each request), ``inline`` or ``later``."""
     low_resources: LowResources = False
-    """Whether every allocation may fail, each a choice, or ``once`` exactly one of them, whichever (a choice)."""
+    """Whether every allocation may fail, each a choice, or ``once`` at most one of them, whichever (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
     io_faults: bool = False

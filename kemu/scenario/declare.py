@@ -131,8 +131,8 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
 
     *completion* is how the file system and disks complete requests: ``"explore"`` (inline, or later in another
-    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` one of
-    each run. With *force_pending* an IRP that a driver completes at once may reach the one above later, after
+    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` at most
+    one of a run. With *force_pending* an IRP that a driver completes at once may reach the one above later, after
     STATUS_PENDING. *worker_threads* is the size of the system's worker pool. With *io_faults* every transfer may fail
     on the disk. *file_times* has files stamped with virtual time. With *cached_io* reads and writes go through a cache,
     which paging I/O fills and a lazy writer's thread writes back. *explore_setup* lets loading a driver race with
