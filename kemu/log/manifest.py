@@ -103,6 +103,16 @@ MANIFEST: Final[Mapping[str, EventKind]] = MappingProxyType(
         "sync.wait": _kind("a wait ended, with `status`", "obj", "status", category="sync"),
         "work.queue": _kind("a work item is queued", "obj", "mbox", category="work"),
         "work.run": _kind("a worker takes a work item", "obj", category="work"),
+        "ob.open": _kind("a handle was made for `obj`", "obj", "handle", "access", category="object"),
+        "ob.close": _kind("a handle of `obj` was closed", "obj", "handle", category="object"),
+        "dpc.queue": _kind("a DPC is queued", "obj", category="work"),
+        "dpc.run": _kind("the routine of a DPC starts", "obj", category="work"),
+        "timer.set": _kind(
+            "a timer is set to expire at `due`, and then each `period`, both in ticks of 100 ns",
+            "obj", "due", "period", category="work",
+        ),
+        "timer.cancel": _kind("a timer is cancelled", "obj", category="work"),
+        "timer.expire": _kind("a timer expires", "obj", category="work"),
         "mem.alloc": _kind("pool is allocated", "tag", "size", category="memory"),
         "mem.free": _kind("pool is freed", "tag", "size", category="memory"),
         "check.violation": _kind(

@@ -52,6 +52,18 @@ class DriverActor(Actor):
     def __init__(self, runtime: Runtime, driver: Driver) -> None:
         super().__init__(runtime, f"flt:{driver}")
         self.driver = driver
+        self.object: DRIVER_OBJECT | None = None
+        """What DriverEntry was given."""
+
+    @property
+    def is_minifilter(self) -> bool:
+        """Whether the filter manager unloads it."""
+        return self.object is not None and bool(self.object.altitude)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the driver's code is in memory. Who asks reads `presence`; the unload writes it."""
+        return self.object is None or self.object.loaded
 
 
 class DRIVER_OBJECT:
@@ -176,7 +188,7 @@ async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NT
     """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL."""
     actor = DriverActor(system.runtime, driver)
     name = driver.name or type(driver).__name__
-    driver_object = DRIVER_OBJECT(actor, name, altitude)
+    actor.object = driver_object = DRIVER_OBJECT(actor, name, altitude)
     path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
     status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
     return status_of(actor, "DriverEntry", driver.DriverEntry, status), driver_object

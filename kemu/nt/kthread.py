@@ -14,12 +14,17 @@ from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.runtime import Operation, Runtime, Thread, current_thread
 
 if TYPE_CHECKING:
+    from kemu.nt.deferred import Deferred
+    from kemu.nt.dpc import DpcRun
     from kemu.nt.process import Process
 
 PASSIVE_LEVEL: Final = 0
 APC_LEVEL: Final = 1
 DISPATCH_LEVEL: Final = 2
 HIGH_LEVEL: Final = 15
+
+NORMAL_PRIORITY: Final = 8
+"""The priority that a thread starts with."""
 
 IRQL_NAMES: Final = {
     PASSIVE_LEVEL: "PASSIVE_LEVEL",
@@ -55,10 +60,14 @@ class KThread(Thread, DispatcherObject):
     """
 
     __slots__ = (
+        "deferred",
+        "dpcs",
+        "in_dpc",
         "inside",
         "irql",
         "kernel_apc_disable",
         "locks",
+        "priority",
         "process",
         "special_apc_disable",
         "top_level_irp",
@@ -79,6 +88,13 @@ class KThread(Thread, DispatcherObject):
         self.inside: tuple[HeldLock, ...] = ()
         self.process: Process | None = None
         self.top_level_irp: object = None
+        self.deferred: Deferred | None = None
+        """The DPC or work item whose routine the thread runs."""
+        self.dpcs: list[DpcRun] | None = None
+        """If the thread is there to run DPCs, those that its processor has still to run; the first is running."""
+        self.in_dpc = False
+        """Whether the thread carries out a DPC, and so may not wait whatever its IRQL (KE-DPC-05)."""
+        self.priority = NORMAL_PRIORITY
 
     def is_signalled(self, thread: Thread) -> bool:
         return not self.alive

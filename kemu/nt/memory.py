@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from kemu.nt.bugcheck import BAD_POOL_CALLER, BugCheck
+from kemu.nt.deferred import stale_context
 from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.exception import raise_status
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
@@ -65,7 +66,7 @@ class Freed(Structure):
 def _touch_freed(block: Freed, what: str) -> None:
     allocation: Allocation = object.__getattribute__(block, "__dict__")["_allocation"]
     report(
-        "ke.use-after-free",
+        stale_context(block) or "ke.use-after-free",
         f"{current_kthread().label} {what} of {allocation.describe()}, freed by {allocation.freed_by}",
     )
 

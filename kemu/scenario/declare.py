@@ -63,6 +63,10 @@ class Scenario:
     """Whether the script has a second parameter, for the variant."""
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
+    timer_jitter: bool = False
+    """Whether a timer may expire a clock tick early or late."""
+    work_budget: int | None = None
+    """How many seconds of virtual time a work item may take; None for as long as it likes."""
 
     @property
     def default_variant(self) -> str:
@@ -106,6 +110,8 @@ def scenario(
     explore_setup: bool = False,
     max_steps: int | None = None,
     preempt: Preemption = "call",
+    timer_jitter: bool = False,
+    work_budget: int | None = None,
 ) -> Callable[[S], S]: ...
 def scenario(function: Any = None, /, **options: Any) -> Any:
     """Declare an ``async def`` as a scenario, as ``@scenario`` or ``@scenario(...)``.
@@ -119,7 +125,8 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     the size of the system's worker pool. *explore_setup* lets loading a driver race with everything else.
     *max_steps* limits the length of one run. *preempt* says where another thread may come in between in the code
     of this file: at WDK calls (``"call"``), also before each statement that touches shared state
-    (``"statement"``), or before every load and store of it (``"access"``).
+    (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may expire a
+    clock tick early or late. A work item that takes longer than *work_budget* seconds of virtual time is a warning.
 
     Raises `ScenarioError`, which names what is wrong and what to write instead.
     """
@@ -148,6 +155,8 @@ _OPTIONS: Final = (
     "explore_setup",
     "max_steps",
     "preempt",
+    "timer_jitter",
+    "work_budget",
 )
 
 
@@ -179,12 +188,14 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         low_resources=_checked_flag("low_resources", options.get("low_resources", False), wrong),
         worker_threads=_checked_number("worker_threads", options.get("worker_threads", 3), wrong),
         explore_setup=_checked_flag("explore_setup", options.get("explore_setup", False), wrong),
-        max_steps=_checked_limit(options.get("max_steps"), wrong),
+        max_steps=_checked_limit("max_steps", options.get("max_steps"), wrong),
         doc=inspect.getdoc(script) or "",
         file=code.co_filename,
         line=code.co_firstlineno,
         takes_variant=given is not None,
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),
+        timer_jitter=_checked_flag("timer_jitter", options.get("timer_jitter", False), wrong),
+        work_budget=_checked_limit("work_budget", options.get("work_budget"), wrong),
     )
     found = _declared.get()
     if found is not None:
@@ -291,5 +302,5 @@ def _checked_number(name: str, value: Any, wrong: Wrong) -> int:
     return value
 
 
-def _checked_limit(value: Any, wrong: Wrong) -> int | None:
-    return None if value is None else _checked_number("max_steps", value, wrong)
+def _checked_limit(name: str, value: Any, wrong: Wrong) -> int | None:
+    return None if value is None else _checked_number(name, value, wrong)

@@ -26,23 +26,31 @@ from kemu.io.constants import (
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
 from kemu.io.volume import Volume
+from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
+from kemu.nt.dpc import Dpcs, TargetQueues
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.lockorder import LockOrder
 from kemu.nt.memory import Pool
+from kemu.nt.object import ObjectManager
 from kemu.nt.ownership import Resources
-from kemu.nt.process import Process
+from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
+from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.systhread import SystemThreads
+from kemu.nt.timer import Timers
 from kemu.nt.work import WorkerPool
+from kemu.nt.workitem import KernelWorkItems
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
+from kemu.verifier.settings import DEFAULT, VerifierSettings
 from kemu.verifier.verifier import Verifier
 
 T = TypeVar("T")
@@ -122,7 +130,11 @@ class UserProcess(Actor):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world.runtime, f"user:{name}")
         self.world = world
-        self.process = Process(name)
+        self.process = create_process(name)
+
+    async def exit(self, status: int = 0) -> None:
+        """End the process on the calling thread."""
+        await exit_process(self.process, status)
 
     async def create(
         self,
@@ -197,10 +209,11 @@ class World:
         explore_setup: bool = False,
         bystanders: int = 0,
         races: bool = False,
+        settings: VerifierSettings = DEFAULT,
     ) -> None:
         self.runtime = runtime
         self._bystanders = bystanders
-        self.verifier = Verifier(runtime)
+        self.verifier = Verifier(runtime, settings)
         if races:
             detect_races(self.verifier)
         self.system = System(runtime, self.verifier, options)
@@ -212,9 +225,20 @@ class World:
         self.system.add(LockOrder(self.system))
         self.system.add(Resources())
         self.system.add(CacheAwareRundowns())
+        self.system.add(self.system_process)
+        client_ids = ClientIds()
+        self.system_process.pid = client_ids.give(current_kthread(), self.system_process, SYSTEM_PROCESS_ID)
+        self.system.add(client_ids)
+        self.system.add(ObjectManager())
+        self.system.add(CallbackObjects())
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(KernelWorkItems())
+        self.system.add(SystemThreads())
+        self.system.add(Dpcs(self.system_process))
+        self.system.add(TargetQueues())
+        self.system.add(Timers())
         self.system.add(IoManager(self.system))
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)

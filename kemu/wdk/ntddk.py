@@ -1,9 +1,19 @@
-"""ntddk.h: critical and guarded regions, raising exceptions."""
+"""ntddk.h: critical and guarded regions, raising exceptions, targets of DPCs."""
 
+from kemu.nt.dpc import (
+    KeSetTargetProcessorDpc,
+)
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
     ExRaiseStatus,
     StructuredException,
+)
+from kemu.nt.psapi import (
+    PsGetCurrentProcessId,
+    PsGetCurrentThreadId,
+    PsGetProcessId,
+    PsGetThreadId,
+    ZwOpenProcess,
 )
 from kemu.nt.region import (
     KeAreApcsDisabled,
@@ -22,4 +32,10 @@ __all__ = [
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
     "StructuredException",
+    "PsGetCurrentProcessId",
+    "PsGetCurrentThreadId",
+    "PsGetProcessId",
+    "PsGetThreadId",
+    "ZwOpenProcess",
+    "KeSetTargetProcessorDpc",
 ]

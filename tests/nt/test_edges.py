@@ -27,30 +27,49 @@ from kemu.wdk.wdm import (
     DRIVER_OBJECT,
     ERESOURCE,
     IRP_MJ_READ,
+    KDPC,
     KEVENT,
+    KTIMER,
     POOL_FLAG_NON_PAGED,
+    THREAD_ALL_ACCESS,
+    WORK_QUEUE_ITEM,
     DelayedWorkQueue,
     Driver,
     ExAcquireResourceExclusiveLite,
     ExAcquireResourceSharedLite,
     ExAllocatePool2,
+    ExAllocateTimer,
     ExConvertExclusiveToSharedLite,
+    ExDeleteTimer,
     ExFreePoolWithTag,
     ExInitializeResourceLite,
+    ExInitializeWorkItem,
+    ExQueueWorkItem,
     ExReleaseResourceForThreadLite,
     ExReleaseResourceLite,
     ExSetResourceOwnerPointer,
+    ExSetTimer,
     IoAcquireCancelSpinLock,
     IoAllocateWorkItem,
     IoFreeWorkItem,
     IoQueueWorkItemEx,
     IoReleaseCancelSpinLock,
+    KeCancelTimer,
     KeClearEvent,
+    KeFlushQueuedDpcs,
+    KeInitializeDpc,
     KeInitializeEvent,
+    KeInitializeTimer,
+    KeInsertQueueDpc,
+    KeReadStateTimer,
     KeResetEvent,
+    KernelMode,
     KeSetEvent,
+    KeSetTimer,
     KeWaitForSingleObject,
     NotificationEvent,
+    ObReferenceObjectByHandle,
+    PsCreateSystemThread,
     Structure,
     SynchronizationEvent,
     sizeof,
@@ -594,3 +613,201 @@ def test_a_request_is_ordered_from_its_start_to_its_completion(completion: str) 
     for _ in range(30):
         walk.begin()
         assert run(script, walk, races=True, completion=completion).code is None
+
+
+# DPCs, timers, threads, bare work items.
+
+
+def field_dpc(access: Callable[[], object], *, waits: Callable[[], Awaitable[Any]] | None = None) -> KDPC:
+    """A DPC whose routine makes an access, after it has waited for nothing or taken a step."""
+
+    async def routine(*arguments: Any) -> None:
+        if waits is not None:
+            await waits()
+        access()
+
+    made = KDPC("Dpc")
+    KeInitializeDpc(made, routine, None)
+    return made
+
+
+@pytest.mark.rule("KE-ORD-02", "KE-INTLK-05")
+@pytest.mark.parametrize("whole", [True, False])
+def test_queueing_a_dpc_is_ordered_before_its_run(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        dpc = field_dpc(field.load)
+        if whole:
+            field.store()
+        await KeInsertQueueDpc(dpc, None, None)
+        if not whole:
+            field.store()
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-DPC-03", "KE-DPC-10", "KE-RACE-03")
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_runs_of_one_dpc_are_not_ordered(locks: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        acquire, release = spin_lock()
+
+        async def routine(*arguments: Any) -> None:
+            old = await acquire() if locks else None
+            field.store()
+            if locks:
+                await release(old)
+
+        dpc = KDPC("Dpc")
+        KeInitializeDpc(dpc, routine, None)
+        await KeInsertQueueDpc(dpc, None, None)
+        await KeInsertQueueDpc(dpc, None, None)
+
+    # Where the second insertion comes too early there is one run, and no race.
+    assert codes_of_all_runs(script) == ({None} if locks else {None, "ke.data-race"})
+
+
+@pytest.mark.rule("KE-DPC-01")
+def test_what_a_dpc_queues_to_its_own_processor_is_ordered_behind_all_of_it() -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        second = field_dpc(field.load)
+
+        async def routine(*arguments: Any) -> None:
+            await KeInsertQueueDpc(second, None, None)
+            field.store()
+
+        first = KDPC("First")
+        KeInitializeDpc(first, routine, None)
+        await KeInsertQueueDpc(first, None, None)
+
+    assert codes_of_all_runs(script) == {None}
+
+
+@pytest.mark.rule("KE-ORD-06", "KE-DPC-07")
+@pytest.mark.parametrize("flushes", [True, False])
+def test_a_flush_is_ordered_behind_the_dpcs_that_were_queued(flushes: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        await KeInsertQueueDpc(field_dpc(field.store), None, None)
+        if flushes:
+            await KeFlushQueuedDpcs()
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if flushes else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-02", "KE-TIMER-04")
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("by_dpc", [True, False])
+def test_setting_a_timer_is_ordered_before_its_expiry(whole: bool, by_dpc: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, timer = Field(), KTIMER("Timer")
+        KeInitializeTimer(timer)
+
+        async def waiter() -> None:
+            await KeWaitForSingleObject(timer)
+            field.load()
+
+        async def setter() -> None:
+            if whole:
+                field.store()
+            await KeSetTimer(timer, -10_000_000, field_dpc(field.load) if by_dpc else None)
+            if not whole:
+                field.store()
+
+        await lab.together(setter(), *([] if by_dpc else [waiter()]))
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-06", "KE-RACE-02", "KE-TIMER-06")
+@pytest.mark.parametrize("by", ["cancel", "flush"])
+def test_cancelling_a_timer_is_not_ordered_behind_its_dpc_and_a_flush_is(by: str) -> None:
+    async def script(lab: Lab) -> None:
+        field, timer = Field(), KTIMER("Timer")
+        KeInitializeTimer(timer)
+        await KeSetTimer(timer, -10_000_000, field_dpc(field.store))
+        await lab.sleep(2)
+        await KeCancelTimer(timer)
+        if by == "flush":
+            await KeFlushQueuedDpcs()
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if by == "flush" else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-06", "KE-TIMER-13")
+@pytest.mark.parametrize("waits", [True, False])
+def test_deleting_a_timer_with_wait_is_ordered_behind_its_callback(waits: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+
+        async def callback(Timer: Any, Context: Any) -> None:
+            field.store()
+
+        timer = await ExAllocateTimer(callback, None, 0)
+        assert timer is not None
+        await ExSetTimer(timer, -10_000_000, 0, None)
+        await lab.sleep(2)
+        await ExDeleteTimer(timer, True, waits, None)
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if waits else {"ke.data-race"})
+
+
+def test_reading_that_a_timer_is_signalled_is_ordered_behind_setting_it() -> None:
+    async def script(lab: Lab) -> None:
+        field, timer = Field(), KTIMER("Timer")
+        KeInitializeTimer(timer)
+
+        async def setter() -> None:
+            field.store()
+            await KeSetTimer(timer, -10_000_000, None)
+
+        async def reader() -> None:
+            if await KeReadStateTimer(timer):
+                field.load()
+
+        await lab.together(setter(), reader())
+
+    assert codes_of_all_runs(script) == {None}
+
+
+@pytest.mark.rule("KE-ORD-02", "KE-WORK-06")
+@pytest.mark.parametrize("whole", [True, False])
+def test_queueing_a_bare_work_item_is_ordered_before_its_routine(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, item = Field(), WORK_QUEUE_ITEM("Item")
+
+        async def routine(Context: Any) -> None:
+            field.load()
+
+        ExInitializeWorkItem(item, routine, None)
+        if whole:
+            field.store()
+        await ExQueueWorkItem(item, DelayedWorkQueue)
+        if not whole:
+            field.store()
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-01", "KE-THREAD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_creating_a_thread_is_ordered_before_it_and_the_wait_for_it_behind_it(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+
+        async def routine(Context: Any) -> None:
+            field.store()
+
+        field.store()
+        _, handle, _ = await PsCreateSystemThread(THREAD_ALL_ACCESS, None, None, routine, None)
+        _, thread, _ = await ObReferenceObjectByHandle(handle, THREAD_ALL_ACCESS, None, KernelMode)
+        if whole:
+            await KeWaitForSingleObject(thread)
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})

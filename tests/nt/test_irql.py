@@ -28,10 +28,18 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
+        KeInitializeDpc KeInitializeThreadedDpc KeInsertQueueDpc KeRemoveQueueDpc KeSetImportanceDpc
+        KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx KeQueryActiveProcessorCountEx
+        ExInitializeSetTimerParameters ExInitializeDeleteTimerParameters ExInitializeWorkItem
+        IoInitializeWorkItem IoUninitializeWorkItem
+        KeQuerySystemTime KeQuerySystemTimePrecise KeQueryInterruptTime KeQueryInterruptTimePrecise
+        KeQueryUnbiasedInterruptTime KeQueryTickCount KeQueryTimeIncrement KeQueryPerformanceCounter
         DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql KeTestSpinLock
         ExGetCurrentResourceThread
         FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize""",
+        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
+        PsGetCurrentProcess PsGetCurrentThread PsGetCurrentProcessId PsGetCurrentThreadId PsGetProcessId
+        PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex
         KeAcquireSpinLock KeAcquireSpinLockRaiseToDpc KeAcquireSpinLockForDpc
@@ -44,12 +52,18 @@ RANGES: dict[tuple[int, int], str] = {
         ExReleaseRundownProtectionEx ExFreeCacheAwareRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExReleaseRundownProtectionCacheAware
         ExReleaseRundownProtectionCacheAwareEx IoAcquireRemoveLock IoReleaseRemoveLock
-        IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
+        KeSetPriorityThread KeQueryPriorityThread
+        IoAllocateWorkItem IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem IoSizeofWorkItem ExQueueWorkItem
+        KeInitializeTimer KeInitializeTimerEx KeSetTimer KeSetTimerEx KeSetCoalescableTimer KeCancelTimer
+        KeReadStateTimer ExAllocateTimer ExSetTimer ExCancelTimer FltSetCancelCompletion
         FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
         FltObjectReference FltObjectDereference FltCompletePendedPostOperation
         FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
         FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        KeAreAllApcsDisabled""",
+        KeAreAllApcsDisabled
+        ObReferenceObject ObReferenceObjectWithTag ObReferenceObjectSafe ObReferenceObjectByPointer
+        ObDereferenceObject ObDereferenceObjectWithTag ObDereferenceObjectDeferDelete
+        PsGetThreadId PsIsThreadTerminating ExNotifyCallback""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExTryToAcquireFastMutex ExAcquireFastMutexUnsafe ExReleaseFastMutexUnsafe
         KeInitializeGuardedMutex KeAcquireGuardedMutex KeTryToAcquireGuardedMutex KeReleaseGuardedMutex
@@ -69,8 +83,13 @@ RANGES: dict[tuple[int, int], str] = {
         FltAcquirePushLockExclusiveEx FltAcquirePushLockSharedEx FltReleasePushLockEx
         FltRegisterFilter FltStartFiltering FltUnregisterFilter
         KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation""",
-    (PASSIVE_LEVEL, PASSIVE_LEVEL): "IoInitializeRemoveLock IoReleaseRemoveLockAndWait",
+        ExRaiseStatus ExRaiseAccessViolation
+        ObOpenObjectByPointer PsLookupProcessByProcessId PsLookupThreadByThreadId PsGetProcessExitStatus
+        ExCreateCallback ExRegisterCallback ExUnregisterCallback""",
+    (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        PsCreateSystemThread IoCreateSystemThread PsTerminateSystemThread
+        ObReferenceObjectByHandle ObCloseHandle ZwClose ZwOpenProcess ZwDuplicateObject
+        IoInitializeRemoveLock IoReleaseRemoveLockAndWait""",
     (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
         IoReleaseCancelSpinLock KeReleaseSpinLock KeAcquireSpinLockAtDpcLevel KeReleaseSpinLockFromDpcLevel
@@ -86,6 +105,8 @@ RANGES: dict[tuple[int, int], str] = {
 
 DEPENDS = (
     "KeWaitForSingleObject",
+    "KeFlushQueuedDpcs",
+    "ExDeleteTimer",
     "ExAllocatePool2",
     "ExFreePoolWithTag",
     "ExFreePool",
@@ -146,6 +167,9 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("KeWaitForSingleObject", [None, 0, 0, False, -1], APC_LEVEL),
         ("KeWaitForSingleObject", [None], APC_LEVEL),
         ("KeWaitForSingleObject", [None, 0, 0, False, 0], DISPATCH_LEVEL),
+        ("KeFlushQueuedDpcs", [], PASSIVE_LEVEL),
+        ("ExDeleteTimer", [None, True, False, None], DISPATCH_LEVEL),
+        ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),

@@ -36,14 +36,20 @@ from kemu.wdk.wdm import (
     IRP_MJ_READ,
     KSPIN_LOCK,
     ExAcquireFastMutex,
+    ExCreateCallback,
     ExInitializeFastMutex,
+    ExNotifyCallback,
+    ExRegisterCallback,
     ExReleaseFastMutex,
     ExTryToAcquireFastMutex,
+    ExUnregisterCallback,
+    InitializeObjectAttributes,
     KeAcquireSpinLock,
     KeInitializeSpinLock,
     KeReleaseSpinLock,
     KeSetEvent,
     KeWaitForSingleObject,
+    ObDereferenceObject,
 )
 
 
@@ -299,6 +305,40 @@ def test_a_callback_that_takes_the_lock_under_which_it_is_removed_is_a_cycle(und
     assert codes(runs) == ({"ke.lock-order"} if under else {None})
     if under:
         assert {one.finding.signature for one in runs} == {("ke.lock-order", "A the callbacks of R")}
+
+
+@pytest.mark.rule("KE-DL-01", "KE-RACE-05", "KE-UNLOAD-06")
+@pytest.mark.parametrize("under", [True, False])
+def test_a_callback_is_not_unregistered_under_a_lock_that_it_takes(under: bool) -> None:
+    async def script(lab: Lab) -> None:
+        mutex = FAST_MUTEX("A")
+        ExInitializeFastMutex(mutex)
+        status, object_ = await ExCreateCallback(InitializeObjectAttributes(r"\Callback\C", 0), True, True)
+        assert object_ is not None, status
+
+        async def routine(Context: Any, Argument1: Any, Argument2: Any) -> None:
+            await ExAcquireFastMutex(mutex)
+            await ExReleaseFastMutex(mutex)
+
+        registration = await ExRegisterCallback(object_, routine, None)
+        assert registration is not None
+
+        async def notify() -> None:
+            await ExNotifyCallback(object_, None, None)
+
+        async def unregister() -> None:
+            if under:
+                await ExAcquireFastMutex(mutex)
+            await ExUnregisterCallback(registration)
+            if under:
+                await ExReleaseFastMutex(mutex)
+
+        await lab.together(notify(), unregister())
+        await ObDereferenceObject(object_)
+
+    found = codes(all_runs(script, unseen=True))
+    # Clean where it is unregistered before it is ever called.
+    assert found == ({None, "ke.lock-order", "ke.deadlock"} if under else {None})
 
 
 # Threads that end.

@@ -14,20 +14,21 @@ import pytest
 import kemu
 from kemu.nt.routine import REGISTRY, Routine, parse_prototype
 from kemu.nt.status import NTSTATUS
-from kemu.wdk import fltkernel, ntddk, ntstatus, wdm
+from kemu.wdk import fltkernel, ntddk, ntifs, ntstatus, wdm
 
 for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
     # What is declared somewhere must not depend on what somebody has imported before.
     if found.name.startswith(("kemu.nt.", "kemu.io.", "kemu.fltmgr.")):
         importlib.import_module(found.name)
 
-HEADERS: dict[str, ModuleType] = {"wdm": wdm, "ntddk": ntddk, "fltkernel": fltkernel}
+HEADERS: dict[str, ModuleType] = {"wdm": wdm, "ntddk": ntddk, "ntifs": ntifs, "fltkernel": fltkernel}
 
 # Functions that are macros or inline code in C: they have no prototype and no IRQL of their own.
 MACROS: dict[str, set[str]] = {
     "wdm": {
         "CONTAINING_RECORD",
         "InitializeListHead",
+        "InitializeObjectAttributes",
         "InsertHeadList",
         "InsertTailList",
         "IsListEmpty",
@@ -35,11 +36,14 @@ MACROS: dict[str, set[str]] = {
         "NT_INFORMATION",
         "NT_SUCCESS",
         "NT_WARNING",
+        "NtCurrentProcess",
+        "NtCurrentThread",
         "RemoveEntryList",
         "RemoveHeadList",
         "sizeof",
     },
     "ntddk": set(),
+    "ntifs": set(),
     "fltkernel": {"FLT_IS_FASTIO_OPERATION", "FLT_IS_FS_FILTER_OPERATION", "FLT_IS_IRP_OPERATION"},
 }
 

@@ -100,25 +100,32 @@ class DPOR:
     def begin(self) -> bool:
         if self.exhausted:
             return False
-        if self.traces or self.blocked:
-            frames, events = self._frames, self._events
-            while frames:
-                frame = frames[-1]
-                frame.explored[tuple(frame.vector)] = events.footprints[-1]
-                events.truncate(len(frames) - 1)
-                self._guards.truncate(len(frames) - 1)
-                if frame.advance():
-                    break
-                frames.pop()
-            else:
-                self.exhausted = True
-                return False
+        if not self._go_on():
+            self.exhausted = True
+            return False
         self._runtime = None
         self._at = 0
         self._known = len(self._events)
         self._born = []
         self._waits.clear()
         return True
+
+    def _go_on(self) -> bool:
+        """Move on to the next run; whether there is one."""
+        return not (self.traces or self.blocked) or self._advance()
+
+    def _advance(self) -> bool:
+        """Take the last run back as far as there is nothing left to explore; whether there is something then."""
+        frames, events = self._frames, self._events
+        while frames:
+            frame = frames[-1]
+            frame.explored[tuple(frame.vector)] = events.footprints[-1]
+            events.truncate(len(frames) - 1)
+            self._guards.truncate(len(frames) - 1)
+            if frame.advance():
+                return True
+            frames.pop()
+        return False
 
     def end(self, outcome: Outcome) -> None:
         if self._open is not None:
