@@ -76,6 +76,7 @@ class RundownProtection(Waitable):
             self.over = thread
         if self.count < count:
             self._underflow(thread, name)
+            return
         self.count -= count
         for _ in range(count):
             whose = thread if thread in self.holds else self.holds[0]

@@ -13,6 +13,7 @@ from kemu.nt.rundown import AwaitRundown
 from kemu.nt.system import System
 from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck
+from kemu.verifier.catalogue import CATALOGUE
 from kemu.verifier.finding import Finding
 from kemu.verifier.verifier import Verifier
 
@@ -81,6 +82,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
 
 def leaked_lock(system: System, verifier: Verifier, detail: str = "") -> Finding | None:
     """A lock that is owned by a thread which has ended, so that nobody will ever release it."""
+    rule, settings = CATALOGUE["ke.lock-leak"], verifier.settings
+    if not settings.watches(rule) or settings.action(rule) != "break":
+        return None
     for thread in system.runtime.threads:
         if not thread.alive and isinstance(thread, KThread) and thread.locks:
             leak = leak_of(thread)
