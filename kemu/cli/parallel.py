@@ -28,6 +28,7 @@ from kemu.explore.campaign import (
 )
 from kemu.explore.campaign.batch import result_of
 from kemu.explore.campaign.conductor import batch_size, source_of
+from kemu.explore.campaign.tree import DivisibleSearch
 from kemu.explore.campaign.version import code_digest, python_version
 from kemu.explore.explorer import Collector
 
@@ -175,6 +176,8 @@ class Engine:
         """The first runs of a strategy with a reduced search, which may already prove the program."""
         if not isinstance(strategy, Reducing) or self.campaign is not None or self.shard.count > 1:
             return None
+        if isinstance(strategy, DivisibleSearch):
+            strategy.prepare()
         runs = ALONE if budget.schedules is None else min(ALONE, budget.schedules)
         return explore(program, strategy, Budget(runs, budget.seconds), **options)
 

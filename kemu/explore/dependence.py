@@ -171,6 +171,11 @@ class Dependence:
                     found |= 1 << event
         return list(members(found & ~past))[::-1]
 
+    def changes(self, event: int, cells: Iterable[int]) -> bool:
+        """Whether *event* changed one of *cells*."""
+        footprint = self.footprints[event]
+        return any(footprint.get(cell, READ) != READ for cell in cells)
+
     def not_after(self, event: int, end: int) -> int:
         """The events after number *event* and before number *end* that do not happen after it."""
         result = 0

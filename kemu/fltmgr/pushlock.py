@@ -15,7 +15,7 @@ from kemu.nt.pushlock import (
     initialise,
     release,
 )
-from kemu.nt.routine import routine
+from kemu.nt.routine import routine, stops_with
 from kemu.nt.system import report
 from kemu.runtime import current_thread
 
@@ -62,7 +62,7 @@ async def _release(lock: EX_PUSH_LOCK, flags: int, name: str) -> None:
     "VOID FltAcquirePushLockExclusive(_Inout_ PEX_PUSH_LOCK PushLock)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def FltAcquirePushLockExclusive(PushLock: EX_PUSH_LOCK) -> None:
     """Enter a critical region, wait until nobody holds *PushLock*, and own it (KE-PUSH-02).
@@ -77,7 +77,7 @@ async def FltAcquirePushLockExclusive(PushLock: EX_PUSH_LOCK) -> None:
     "VOID FltAcquirePushLockShared(_Inout_ PEX_PUSH_LOCK PushLock)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def FltAcquirePushLockShared(PushLock: EX_PUSH_LOCK) -> None:
     """Enter a critical region, and share *PushLock* as soon as nobody owns it or waits to (KE-PUSH-04).
@@ -88,7 +88,10 @@ async def FltAcquirePushLockShared(PushLock: EX_PUSH_LOCK) -> None:
 
 
 @routine(
-    "fltkernel", "VOID FltReleasePushLock(_Inout_ PEX_PUSH_LOCK PushLock)", max_irql=APC_LEVEL, off_irql=RAISED_IRQL
+    "fltkernel",
+    "VOID FltReleasePushLock(_Inout_ PEX_PUSH_LOCK PushLock)",
+    max_irql=APC_LEVEL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def FltReleasePushLock(PushLock: EX_PUSH_LOCK) -> None:
     """Give *PushLock* up, in whichever mode the caller holds it, and leave the critical region.
@@ -103,7 +106,7 @@ async def FltReleasePushLock(PushLock: EX_PUSH_LOCK) -> None:
     "VOID FltAcquirePushLockExclusiveEx(_Inout_ PEX_PUSH_LOCK PushLock, _In_ ULONG Flags)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def FltAcquirePushLockExclusiveEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     """As FltAcquirePushLockExclusive; *Flags* are about priorities and change nothing, others: bug check 0x152.
@@ -118,7 +121,7 @@ async def FltAcquirePushLockExclusiveEx(PushLock: EX_PUSH_LOCK, Flags: int) -> N
     "VOID FltAcquirePushLockSharedEx(_Inout_ PEX_PUSH_LOCK PushLock, _In_ ULONG Flags)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def FltAcquirePushLockSharedEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     """As FltAcquirePushLockShared; *Flags* are about priorities and change nothing, others: bug check 0x152.
@@ -132,7 +135,7 @@ async def FltAcquirePushLockSharedEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None
     "fltkernel",
     "VOID FltReleasePushLockEx(_Inout_ PEX_PUSH_LOCK PushLock, _In_ ULONG Flags)",
     max_irql=APC_LEVEL,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def FltReleasePushLockEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     """As FltReleasePushLock, with the flags of the acquisition. IRQL: <= APC_LEVEL."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from kemu.nt.bugcheck import KERNEL_SECURITY_CHECK_FAILURE, BugCheck
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS, STATUS_TIMEOUT
+from kemu.nt.system import Leftover
 from kemu.runtime import BlockingOperation, Thread, Waitable
 
 
@@ -22,6 +24,14 @@ class DispatcherObject(Waitable):
     def is_signalled(self, thread: Thread) -> bool:
         """Whether a wait by *thread* would be satisfied now."""
         raise NotImplementedError
+
+    def still_active(self) -> Leftover | None:
+        """Who waits for it while its memory is freed (KE-EVENT-06)."""
+        waiting = [thread.label for thread in self.watchers if isinstance(thread.op, BlockingOperation)]
+        if not waiting:
+            return None
+        stop = BugCheck(KERNEL_SECURITY_CHECK_FAILURE, (3,))
+        return Leftover("ke.freed-active", f"{self.label}, which {' and '.join(waiting)} waits for", stop)
 
     def satisfy(self, thread: Thread) -> NTSTATUS:
         """Satisfy a wait by *thread*, inside its step: the side effects (KE-WAIT-13), and what the wait returns.

@@ -16,6 +16,7 @@ from kemu.nt.bugcheck import (
     KMODE_EXCEPTION_NOT_HANDLED,
     SYSTEM_SERVICE_EXCEPTION,
     SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
+    UNEXPECTED_KERNEL_MODE_TRAP,
     BugCheck,
     BugCheckCode,
 )
@@ -26,6 +27,9 @@ from kemu.nt.system import System, report
 from kemu.runtime import Actor, Runtime, current_thread
 from kemu.runtime.core import foreign_call, is_library_file
 
+DEEPEST: Final = 16
+"""How many callbacks may be inside of each other before the kernel stack of a thread is full (KE-CTX-07; a choice of
+kemu's: a stack has some pages, and a callback takes about a kilobyte)."""
 CUSTOMER_BIT: Final = 0x20000000
 """Set in statuses that Microsoft has not defined."""
 
@@ -107,6 +111,9 @@ def crashed(actor: DriverActor, routine: str, error: Exception) -> None:
     misuse = error if isinstance(error, KemuError) else foreign_call(error)
     if misuse is not None:
         current_thread().runtime.abort(misuse)
+    if isinstance(error, RecursionError):
+        detail = f"{routine} of {actor.driver} calls itself too deep at {site_of(error)}"
+        report("ke.stack-overflow", detail, BugCheck(UNEXPECTED_KERNEL_MODE_TRAP, (8,)))
     code = error.ExceptionCode if isinstance(error, StructuredException) else STATUS_ACCESS_VIOLATION
     report(
         "ke.unhandled-exception",
@@ -133,6 +140,10 @@ async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaita
     thread = current_kthread()
     irql, locks = thread.irql, len(thread.locks)
     apc = thread.kernel_apc_disable, thread.special_apc_disable
+    if len(thread.actors) > DEEPEST:
+        inside = " > ".join(one.label for one in thread.actors)
+        detail = f"{name} of {actor.driver} is called {DEEPEST + 1} callbacks deep: {inside}"
+        report("ke.stack-overflow", detail, BugCheck(UNEXPECTED_KERNEL_MODE_TRAP, (8,)))
     thread.actors.append(actor)
     try:
         result = await routine(*arguments)

@@ -8,6 +8,7 @@ from kemu.nt.dispatcher import DispatcherObject, signalled
 from kemu.nt.kthread import DISPATCH_LEVEL
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
+from kemu.nt.storage import Storage
 from kemu.nt.system import refuse, report
 from kemu.runtime import Cell, Operation, Thread, current_thread
 
@@ -15,12 +16,13 @@ NotificationEvent: Final = 0
 SynchronizationEvent: Final = 1
 
 
-class KEVENT(DispatcherObject):
+class KEVENT(DispatcherObject, Storage):
     """Storage for an event; `KeInitializeEvent` makes one of it."""
 
     __slots__ = ("initialised", "signalled", "type")
 
     guards = ("signalled",)
+    storage_size = 24
 
     def __init__(self, label: str = "event") -> None:
         super().__init__(current_thread(), label)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.lock import check_lowered, not_owned, owns_already
-from kemu.nt.routine import routine
+from kemu.nt.routine import routine, stops_with
 from kemu.nt.sharedlock import (
     AcquireShared,
     ReleaseExclusive,
@@ -152,7 +152,7 @@ async def ExReleaseSpinLockShared(SpinLock: EX_SPIN_LOCK, OldIrql: int) -> None:
     "VOID ExAcquireSpinLockExclusiveAtDpcLevel(_Inout_ PEX_SPIN_LOCK SpinLock)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x40,
+    stops=stops_with(verifier=0x40),
 )
 async def ExAcquireSpinLockExclusiveAtDpcLevel(SpinLock: EX_SPIN_LOCK) -> None:
     """As ExAcquireSpinLockExclusive, but leave the IRQL. IRQL: DISPATCH_LEVEL (KE-SPIN-03)."""
@@ -167,7 +167,7 @@ async def ExAcquireSpinLockExclusiveAtDpcLevel(SpinLock: EX_SPIN_LOCK) -> None:
     "VOID ExAcquireSpinLockSharedAtDpcLevel(_Inout_ PEX_SPIN_LOCK SpinLock)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x40,
+    stops=stops_with(verifier=0x40),
 )
 async def ExAcquireSpinLockSharedAtDpcLevel(SpinLock: EX_SPIN_LOCK) -> None:
     """As ExAcquireSpinLockShared, but leave the IRQL. IRQL: DISPATCH_LEVEL (KE-SPIN-03)."""
@@ -182,7 +182,7 @@ async def ExAcquireSpinLockSharedAtDpcLevel(SpinLock: EX_SPIN_LOCK) -> None:
     "VOID ExReleaseSpinLockExclusiveFromDpcLevel(_Inout_ PEX_SPIN_LOCK SpinLock)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x41,
+    stops=stops_with(verifier=0x41),
 )
 async def ExReleaseSpinLockExclusiveFromDpcLevel(SpinLock: EX_SPIN_LOCK) -> None:
     """Give *SpinLock* up, which the caller owns, and leave the IRQL (KE-SPIN-04). IRQL: DISPATCH_LEVEL."""
@@ -196,7 +196,7 @@ async def ExReleaseSpinLockExclusiveFromDpcLevel(SpinLock: EX_SPIN_LOCK) -> None
     "VOID ExReleaseSpinLockSharedFromDpcLevel(_Inout_ PEX_SPIN_LOCK SpinLock)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x41,
+    stops=stops_with(verifier=0x41),
 )
 async def ExReleaseSpinLockSharedFromDpcLevel(SpinLock: EX_SPIN_LOCK) -> None:
     """Give *SpinLock* up, which the caller shares, and leave the IRQL (KE-SPIN-04). IRQL: DISPATCH_LEVEL."""

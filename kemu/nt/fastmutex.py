@@ -17,19 +17,22 @@ from kemu.nt.lock import (
     check_release,
     violation,
 )
-from kemu.nt.routine import routine
+from kemu.nt.routine import routine, stops_with
+from kemu.nt.storage import Storage
 from kemu.nt.system import report
 
 UNSAFE_ACQUIRE: Final = 0x39
 UNSAFE_RELEASE: Final = 0x3A
 
 
-class FAST_MUTEX(OwnedLock):
+class FAST_MUTEX(OwnedLock, Storage):
     """Storage for a fast mutex."""
 
     __slots__ = ("unsafe",)
 
     acquired_again = (None, BugCheck(MUTEX_ALREADY_OWNED))
+
+    storage_size = 56
 
     def __init__(self, label: str = "fast mutex") -> None:
         super().__init__(label)
@@ -91,7 +94,7 @@ def ExInitializeFastMutex(FastMutex: FAST_MUTEX) -> None:
     "VOID ExAcquireFastMutex(_Inout_ PFAST_MUTEX FastMutex)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    verifier=0x33,
+    stops=stops_with(verifier=0x33),
 )
 async def ExAcquireFastMutex(FastMutex: FAST_MUTEX) -> None:
     """Wait for *FastMutex* and hold it at APC_LEVEL (KE-FMUTEX-01).
@@ -111,7 +114,7 @@ async def ExAcquireFastMutex(FastMutex: FAST_MUTEX) -> None:
     "BOOLEAN ExTryToAcquireFastMutex(_Inout_ PFAST_MUTEX FastMutex)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    verifier=0x33,
+    stops=stops_with(verifier=0x33),
 )
 async def ExTryToAcquireFastMutex(FastMutex: FAST_MUTEX) -> bool:
     """Acquire *FastMutex* if nobody owns it, and return whether that was so; otherwise nothing changes (KE-FMUTEX-07).
@@ -134,7 +137,7 @@ async def ExTryToAcquireFastMutex(FastMutex: FAST_MUTEX) -> bool:
     "VOID ExReleaseFastMutex(_Inout_ PFAST_MUTEX FastMutex)",
     min_irql=APC_LEVEL,
     max_irql=APC_LEVEL,
-    verifier=0x34,
+    stops=stops_with(verifier=0x34),
 )
 async def ExReleaseFastMutex(FastMutex: FAST_MUTEX) -> None:
     """Give *FastMutex* up and restore the IRQL (KE-FMUTEX-01).
@@ -176,7 +179,7 @@ async def release_unsafe(mutex: FAST_MUTEX, name: str) -> None:
     "VOID ExAcquireFastMutexUnsafe(_Inout_ PFAST_MUTEX FastMutex)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    verifier=UNSAFE_ACQUIRE,
+    stops=stops_with(verifier=UNSAFE_ACQUIRE),
 )
 async def ExAcquireFastMutexUnsafe(FastMutex: FAST_MUTEX) -> None:
     """Wait for *FastMutex* and leave the IRQL; the caller has disabled APCs itself (KE-FMUTEX-04).
@@ -187,7 +190,10 @@ async def ExAcquireFastMutexUnsafe(FastMutex: FAST_MUTEX) -> None:
 
 
 @routine(
-    "wdm", "VOID ExReleaseFastMutexUnsafe(_Inout_ PFAST_MUTEX FastMutex)", max_irql=APC_LEVEL, verifier=UNSAFE_RELEASE
+    "wdm",
+    "VOID ExReleaseFastMutexUnsafe(_Inout_ PFAST_MUTEX FastMutex)",
+    max_irql=APC_LEVEL,
+    stops=stops_with(verifier=UNSAFE_RELEASE),
 )
 async def ExReleaseFastMutexUnsafe(FastMutex: FAST_MUTEX) -> None:
     """Give up what ExAcquireFastMutexUnsafe has acquired: ``ke.fmutex-mix`` otherwise (KE-FMUTEX-05).

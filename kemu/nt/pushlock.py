@@ -16,7 +16,7 @@ from kemu.nt.bugcheck import (
 )
 from kemu.nt.kthread import APC_LEVEL, KThread, current_kthread
 from kemu.nt.lock import apcs_are_disabled, not_owned, owns_already, uninitialised, violation
-from kemu.nt.routine import routine
+from kemu.nt.routine import routine, stops_with
 from kemu.nt.sharedlock import AcquireShared, ReleaseExclusive, ReleaseShared, SharedLock, acquire_exclusive
 from kemu.nt.system import report
 from kemu.runtime import current_thread
@@ -147,7 +147,7 @@ def initialise(lock: EX_PUSH_LOCK, name: str) -> None:
     "VOID ExAcquirePushLockExclusiveEx(_Inout_ PEX_PUSH_LOCK PushLock, _In_ ULONG Flags)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExAcquirePushLockExclusiveEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     """Wait until nobody holds *PushLock*, and own it.
@@ -166,7 +166,7 @@ async def ExAcquirePushLockExclusiveEx(PushLock: EX_PUSH_LOCK, Flags: int) -> No
     "VOID ExAcquirePushLockSharedEx(_Inout_ PEX_PUSH_LOCK PushLock, _In_ ULONG Flags)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExAcquirePushLockSharedEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     """Share *PushLock*: at once if it is free, or shared and nobody waits to own it (KE-PUSH-04).
@@ -183,7 +183,7 @@ async def ExAcquirePushLockSharedEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     "wdm",
     "VOID ExReleasePushLockExclusiveEx(_Inout_ PEX_PUSH_LOCK PushLock, _In_ ULONG Flags)",
     max_irql=APC_LEVEL,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExReleasePushLockExclusiveEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     """Give *PushLock* up, which the caller owns. IRQL: <= APC_LEVEL, with normal kernel APCs still disabled.
@@ -199,7 +199,7 @@ async def ExReleasePushLockExclusiveEx(PushLock: EX_PUSH_LOCK, Flags: int) -> No
     "wdm",
     "VOID ExReleasePushLockSharedEx(_Inout_ PEX_PUSH_LOCK PushLock, _In_ ULONG Flags)",
     max_irql=APC_LEVEL,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExReleasePushLockSharedEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     """Give *PushLock* up, which the caller shares. IRQL: <= APC_LEVEL, with normal kernel APCs still disabled.
@@ -219,7 +219,7 @@ async def ExReleasePushLockSharedEx(PushLock: EX_PUSH_LOCK, Flags: int) -> None:
     "VOID ExAcquirePushLockExclusive(_Inout_ PEX_PUSH_LOCK PushLock)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExAcquirePushLockExclusive(PushLock: EX_PUSH_LOCK) -> None:
     """ExAcquirePushLockExclusiveEx with EX_DEFAULT_PUSH_LOCK_FLAGS. IRQL: <= APC_LEVEL."""
@@ -231,7 +231,7 @@ async def ExAcquirePushLockExclusive(PushLock: EX_PUSH_LOCK) -> None:
     "VOID ExAcquirePushLockShared(_Inout_ PEX_PUSH_LOCK PushLock)",
     max_irql=APC_LEVEL,
     under_spin_lock=False,
-    off_irql=RAISED_IRQL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExAcquirePushLockShared(PushLock: EX_PUSH_LOCK) -> None:
     """ExAcquirePushLockSharedEx with EX_DEFAULT_PUSH_LOCK_FLAGS. IRQL: <= APC_LEVEL."""
@@ -239,7 +239,10 @@ async def ExAcquirePushLockShared(PushLock: EX_PUSH_LOCK) -> None:
 
 
 @routine(
-    "wdm", "VOID ExReleasePushLockExclusive(_Inout_ PEX_PUSH_LOCK PushLock)", max_irql=APC_LEVEL, off_irql=RAISED_IRQL
+    "wdm",
+    "VOID ExReleasePushLockExclusive(_Inout_ PEX_PUSH_LOCK PushLock)",
+    max_irql=APC_LEVEL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExReleasePushLockExclusive(PushLock: EX_PUSH_LOCK) -> None:
     """ExReleasePushLockExclusiveEx with EX_DEFAULT_PUSH_LOCK_FLAGS. IRQL: <= APC_LEVEL."""
@@ -247,7 +250,10 @@ async def ExReleasePushLockExclusive(PushLock: EX_PUSH_LOCK) -> None:
 
 
 @routine(
-    "wdm", "VOID ExReleasePushLockShared(_Inout_ PEX_PUSH_LOCK PushLock)", max_irql=APC_LEVEL, off_irql=RAISED_IRQL
+    "wdm",
+    "VOID ExReleasePushLockShared(_Inout_ PEX_PUSH_LOCK PushLock)",
+    max_irql=APC_LEVEL,
+    stops=stops_with(RAISED_IRQL),
 )
 async def ExReleasePushLockShared(PushLock: EX_PUSH_LOCK) -> None:
     """ExReleasePushLockSharedEx with EX_DEFAULT_PUSH_LOCK_FLAGS. IRQL: <= APC_LEVEL."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.lock import ReleaseLock, check_acquire, check_lowered, not_owned
 from kemu.nt.lockorder import LockOrder
-from kemu.nt.routine import routine
+from kemu.nt.routine import routine, stops_with
 from kemu.nt.spinlock import KSPIN_LOCK, QUEUED, QUEUED_AT_DPC_LEVEL, check_how, check_way
 from kemu.nt.system import report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
@@ -134,7 +134,7 @@ async def release(handle: KLOCK_QUEUE_HANDLE, how: int, name: str) -> KThread:
     "wdm",
     "VOID KeAcquireInStackQueuedSpinLock(_Inout_ PKSPIN_LOCK SpinLock, _Inout_ PKLOCK_QUEUE_HANDLE LockHandle)",
     max_irql=DISPATCH_LEVEL,
-    verifier=0x42,
+    stops=stops_with(verifier=0x42),
 )
 async def KeAcquireInStackQueuedSpinLock(SpinLock: KSPIN_LOCK, LockHandle: KLOCK_QUEUE_HANDLE) -> None:
     """Spin for *SpinLock* behind those who asked before, and raise to DISPATCH_LEVEL (KE-SPIN-11).
@@ -152,7 +152,7 @@ async def KeAcquireInStackQueuedSpinLock(SpinLock: KSPIN_LOCK, LockHandle: KLOCK
     "VOID KeReleaseInStackQueuedSpinLock(_Inout_ PKLOCK_QUEUE_HANDLE LockHandle)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x36,
+    stops=stops_with(verifier=0x36),
 )
 async def KeReleaseInStackQueuedSpinLock(LockHandle: KLOCK_QUEUE_HANDLE) -> None:
     """Give up the lock that was acquired with *LockHandle* and go back to the IRQL that it keeps.
@@ -169,7 +169,7 @@ async def KeReleaseInStackQueuedSpinLock(LockHandle: KLOCK_QUEUE_HANDLE) -> None
        _Inout_ PKLOCK_QUEUE_HANDLE LockHandle)""",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x40,
+    stops=stops_with(verifier=0x40),
 )
 async def KeAcquireInStackQueuedSpinLockAtDpcLevel(SpinLock: KSPIN_LOCK, LockHandle: KLOCK_QUEUE_HANDLE) -> None:
     """As KeAcquireInStackQueuedSpinLock, but leave the IRQL. IRQL: DISPATCH_LEVEL (KE-SPIN-03)."""
@@ -181,7 +181,7 @@ async def KeAcquireInStackQueuedSpinLockAtDpcLevel(SpinLock: KSPIN_LOCK, LockHan
     "VOID KeReleaseInStackQueuedSpinLockFromDpcLevel(_Inout_ PKLOCK_QUEUE_HANDLE LockHandle)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x41,
+    stops=stops_with(verifier=0x41),
 )
 async def KeReleaseInStackQueuedSpinLockFromDpcLevel(LockHandle: KLOCK_QUEUE_HANDLE) -> None:
     """Give up the lock that was acquired with *LockHandle* at DISPATCH_LEVEL, and leave the IRQL.
@@ -196,7 +196,7 @@ async def KeReleaseInStackQueuedSpinLockFromDpcLevel(LockHandle: KLOCK_QUEUE_HAN
     """VOID KeAcquireInStackQueuedSpinLockForDpc(_Inout_ PKSPIN_LOCK SpinLock,
        _Inout_ PKLOCK_QUEUE_HANDLE LockHandle)""",
     max_irql=DISPATCH_LEVEL,
-    verifier=0x42,
+    stops=stops_with(verifier=0x42),
 )
 async def KeAcquireInStackQueuedSpinLockForDpc(SpinLock: KSPIN_LOCK, LockHandle: KLOCK_QUEUE_HANDLE) -> None:
     """As KeAcquireInStackQueuedSpinLock, in the routine of a DPC that may be a threaded one.
@@ -211,7 +211,7 @@ async def KeAcquireInStackQueuedSpinLockForDpc(SpinLock: KSPIN_LOCK, LockHandle:
     "VOID KeReleaseInStackQueuedSpinLockForDpc(_Inout_ PKLOCK_QUEUE_HANDLE LockHandle)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x36,
+    stops=stops_with(verifier=0x36),
 )
 async def KeReleaseInStackQueuedSpinLockForDpc(LockHandle: KLOCK_QUEUE_HANDLE) -> None:
     """Give up what KeAcquireInStackQueuedSpinLockForDpc has acquired. IRQL: DISPATCH_LEVEL, by the owner."""

@@ -32,6 +32,20 @@ R = TypeVar("R")
 Ceiling = int | Callable[..., int]
 """A highest IRQL, or a function of the routine's arguments that gives it."""
 
+Stops = Callable[..., tuple[BugCheck | None, BugCheck | None]]
+"""Gives, for the caller's IRQL and the routine's arguments, the bug checks of an unverified and a verified system."""
+
+
+def stops_with(code: BugCheckCode | None = None, *, verifier: int | None = None) -> Stops:
+    """The stops that have *code*, and *verifier* as the first parameter of Driver Verifier's."""
+
+    def stops(irql: int, *args: object, **kwargs: object) -> tuple[BugCheck | None, BugCheck | None]:
+        plain = BugCheck(code, (0, 0, irql)) if code is not None else None
+        verified = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (verifier, irql)) if verifier is not None else None
+        return plain, verified
+
+    return stops
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -110,19 +124,19 @@ def routine(
     min_irql: int = PASSIVE_LEVEL,
     unchecked: tuple[str, ...] = (),
     under_spin_lock: bool | Callable[..., bool] = True,
-    off_irql: BugCheckCode | None = None,
-    verifier: int | None = None,
+    stops: Stops | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
 
     A call outside the IRQL range is finding ``ke.irql`` (KE-IRQL-11, FLT-IRQL-06). Out parameters do not appear
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
-    an object in freed memory is ``ke.use-after-free``. *unchecked* are parameters that the routine itself looks at.
+    an object in freed memory is ``ke.use-after-free``, and one in paged memory that must not be there is
+    ``ke.pageable-sync``. *unchecked* are parameters that the routine itself looks at.
 
     *under_spin_lock* says whether a thread that holds a spin lock may call it, or is a function of the arguments that
-    does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *off_irql* is the bug check
-    of a call outside the IRQL range, *verifier* the first parameter of Driver Verifier's.
+    does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *stops* says what Windows
+    does about a call outside the IRQL range, where the catalogue does not.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -143,7 +157,7 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        return _checked(function, name, min_irql, max_irql, unchecked, under_spin_lock, off_irql, verifier)
+        return _checked(function, name, min_irql, max_irql, unchecked, under_spin_lock, stops)
 
     return declare
 
@@ -171,8 +185,7 @@ def _checked(
     ceiling: Ceiling,
     unchecked: tuple[str, ...],
     under_spin_lock: bool | Callable[..., bool],
-    off_irql: BugCheckCode | None,
-    verifier: int | None,
+    stops: Stops | None,
 ) -> Callable[P, R]:
     """*function*, which first looks at the caller's IRQL, its locks, and the objects that it is given."""
     checks: Checks | None = None
@@ -191,7 +204,7 @@ def _checked(
             _not_under_spin_lock(thread, name)
         limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
         if not lowest <= irql <= limit:
-            _off_limits(name, lowest, limit, off_irql, verifier)
+            _off_limits(name, lowest, limit, (None, None) if stops is None else stops(irql, *args, **kwargs))
         for position, parameter, kind, may_be_null in checks:
             if position < len(args):
                 value = args[position]
@@ -202,8 +215,11 @@ def _checked(
             if not isinstance(value, kind):
                 if value is not None or not may_be_null:
                     _bad_pointer(name, parameter, kind, value)
-            elif value in current_system().freed:
-                report("ke.use-after-free", f"{name} on {value}, {current_system().freed[value]}")
+            elif value in (system := current_system()).freed:
+                report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
+            elif value in system.pageable:
+                # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
+                report("ke.pageable-sync", f"{name} on {value}, in {system.pageable[value]} in paged pool")
         return function(*args, **kwargs)
 
     return check
@@ -229,14 +245,10 @@ def _not_under_spin_lock(thread: KThread, name: str) -> None:
             report("ke.spin-forbidden-call", f"{name} was called while {thread.label} holds spin lock {lock.label}")
 
 
-def _off_limits(name: str, lowest: int, highest: int, off_irql: BugCheckCode | None, verifier: int | None) -> None:
+def _off_limits(name: str, lowest: int, highest: int, stops: tuple[BugCheck | None, BugCheck | None]) -> None:
     irql = current_kthread().irql
     limit = f"at {irql_name(highest)}" if lowest == highest else f"at {irql_name(highest)} or below"
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
-    report(
-        "ke.irql",
-        f"{name} was called at {irql_name(irql)}; it may be called {limit}",
-        BugCheck(off_irql, (0, 0, irql)) if off_irql is not None else None,
-        verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (verifier, irql)) if verifier is not None else None,
-    )
+    detail = f"{name} was called at {irql_name(irql)}; it may be called {limit}"
+    report("ke.irql", detail, stops[0], verifier=stops[1])

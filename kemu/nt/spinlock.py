@@ -21,7 +21,8 @@ from kemu.nt.lock import (
     check_release,
     violation,
 )
-from kemu.nt.routine import routine
+from kemu.nt.routine import routine, stops_with
+from kemu.nt.storage import Storage
 from kemu.nt.system import report
 from kemu.runtime import Cell, Operation, Thread
 
@@ -49,7 +50,7 @@ class OldIrql(int):
     lock: Cell
 
 
-class KSPIN_LOCK(OwnedLock):
+class KSPIN_LOCK(OwnedLock, Storage):
     """Storage for a spin lock."""
 
     __slots__ = ("how", "next_ticket", "queued", "saved", "serving")
@@ -139,7 +140,7 @@ def KeInitializeSpinLock(SpinLock: KSPIN_LOCK) -> None:
     "wdm",
     "VOID KeAcquireSpinLock(_Inout_ PKSPIN_LOCK SpinLock, _Out_ PKIRQL OldIrql)",
     max_irql=DISPATCH_LEVEL,
-    verifier=0x42,
+    stops=stops_with(verifier=0x42),
 )
 async def KeAcquireSpinLock(SpinLock: KSPIN_LOCK) -> int:
     """Spin for *SpinLock*, raise to DISPATCH_LEVEL and return the old IRQL (KE-SPIN-01).
@@ -160,7 +161,10 @@ async def KeAcquireSpinLock(SpinLock: KSPIN_LOCK) -> int:
 
 
 @routine(
-    "wdm", "KIRQL KeAcquireSpinLockRaiseToDpc(_Inout_ PKSPIN_LOCK SpinLock)", max_irql=DISPATCH_LEVEL, verifier=0x42
+    "wdm",
+    "KIRQL KeAcquireSpinLockRaiseToDpc(_Inout_ PKSPIN_LOCK SpinLock)",
+    max_irql=DISPATCH_LEVEL,
+    stops=stops_with(verifier=0x42),
 )
 async def KeAcquireSpinLockRaiseToDpc(SpinLock: KSPIN_LOCK) -> int:
     """What KeAcquireSpinLock is a macro for. IRQL: <= DISPATCH_LEVEL."""
@@ -172,7 +176,7 @@ async def KeAcquireSpinLockRaiseToDpc(SpinLock: KSPIN_LOCK) -> int:
     "VOID KeReleaseSpinLock(_Inout_ PKSPIN_LOCK SpinLock, _In_ KIRQL NewIrql)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x32,
+    stops=stops_with(verifier=0x32),
 )
 async def KeReleaseSpinLock(SpinLock: KSPIN_LOCK, NewIrql: int) -> None:
     """Give *SpinLock* up and go back to *NewIrql*, the value that the acquisition returned.
@@ -206,7 +210,7 @@ async def acquire_at_dpc_level(lock: KSPIN_LOCK, thread: KThread, name: str) -> 
     "VOID KeAcquireSpinLockAtDpcLevel(_Inout_ PKSPIN_LOCK SpinLock)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x40,
+    stops=stops_with(verifier=0x40),
 )
 async def KeAcquireSpinLockAtDpcLevel(SpinLock: KSPIN_LOCK) -> None:
     """Spin for *SpinLock* and leave the IRQL (KE-SPIN-03).
@@ -222,7 +226,7 @@ async def KeAcquireSpinLockAtDpcLevel(SpinLock: KSPIN_LOCK) -> None:
     "VOID KeReleaseSpinLockFromDpcLevel(_Inout_ PKSPIN_LOCK SpinLock)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x41,
+    stops=stops_with(verifier=0x41),
 )
 async def KeReleaseSpinLockFromDpcLevel(SpinLock: KSPIN_LOCK) -> None:
     """Give *SpinLock* up and leave the IRQL.
@@ -241,7 +245,7 @@ async def KeReleaseSpinLockFromDpcLevel(SpinLock: KSPIN_LOCK) -> None:
     "BOOLEAN KeTryToAcquireSpinLockAtDpcLevel(_Inout_ PKSPIN_LOCK SpinLock)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x40,
+    stops=stops_with(verifier=0x40),
 )
 async def KeTryToAcquireSpinLockAtDpcLevel(SpinLock: KSPIN_LOCK) -> bool:
     """Acquire *SpinLock* if it is free, and return whether it was (KE-SPIN-16).
@@ -269,7 +273,12 @@ async def KeTestSpinLock(SpinLock: KSPIN_LOCK) -> bool:
     return await TestLock(SpinLock)
 
 
-@routine("wdm", "KIRQL KeAcquireSpinLockForDpc(_Inout_ PKSPIN_LOCK SpinLock)", max_irql=DISPATCH_LEVEL, verifier=0x42)
+@routine(
+    "wdm",
+    "KIRQL KeAcquireSpinLockForDpc(_Inout_ PKSPIN_LOCK SpinLock)",
+    max_irql=DISPATCH_LEVEL,
+    stops=stops_with(verifier=0x42),
+)
 async def KeAcquireSpinLockForDpc(SpinLock: KSPIN_LOCK) -> int:
     """Acquire *SpinLock* in a DPC routine, whether the DPC is a threaded one or not, and return the old IRQL.
 
@@ -283,7 +292,7 @@ async def KeAcquireSpinLockForDpc(SpinLock: KSPIN_LOCK) -> int:
     "VOID KeReleaseSpinLockForDpc(_Inout_ PKSPIN_LOCK SpinLock, _In_ KIRQL OldIrql)",
     min_irql=DISPATCH_LEVEL,
     max_irql=DISPATCH_LEVEL,
-    verifier=0x32,
+    stops=stops_with(verifier=0x32),
 )
 async def KeReleaseSpinLockForDpc(SpinLock: KSPIN_LOCK, OldIrql: int) -> None:
     """Give up what KeAcquireSpinLockForDpc has acquired. IRQL: DISPATCH_LEVEL, by the owner."""

@@ -10,17 +10,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BugCheck
-from kemu.runtime import Runtime, Thread, current_thread
+from kemu.runtime import Cell, Runtime, Thread, current_thread
 from kemu.runtime.foreign import is_library_file
 
 if TYPE_CHECKING:
     from kemu.nt.driver import DriverActor
 
 T = TypeVar("T")
+LowResources = bool | Literal["once"]
 
 
 class FindingSink(Protocol):
@@ -44,8 +45,8 @@ class Options:
     completion: str = "explore"
     """How the file system completes requests: ``explore`` (inline, or later at PASSIVE_LEVEL or DISPATCH_LEVEL, a
     choice for each request), ``inline`` or ``later``."""
-    low_resources: bool = False
-    """Whether every allocation may fail (a choice)."""
+    low_resources: LowResources = False
+    """Whether every allocation may fail, each a choice, or ``once`` exactly one of them, whichever (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
     timer_jitter: bool = False
@@ -80,6 +81,11 @@ class System:
         self._ledgers: list[LeftBy] = []
         self.freed: dict[object, str] = {}
         """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
+        self.pageable: dict[object, str] = {}
+        """Kernel objects that lie in paged memory and must not, with words for that memory. Asked, never listed."""
+        self.shortage = Cell(current_thread(), "shortage") if options.low_resources == "once" else None
+        """Whether the one allocation that may fail has failed, where it is one."""
+        self.had_shortage = False
         runtime.system = self
 
     def add(self, part: object) -> None:
@@ -129,7 +135,17 @@ def report(code: str, detail: str, bug_check: BugCheck | None = None, *, verifie
 def resources_fail(what: str) -> bool:
     """Whether *what*, which needs memory or another resource, fails now: a choice where low resources are explored."""
     system = current_system()
-    return system.options.low_resources and system.runtime.choose(2, f"{what} fails") != 0
+    if not system.options.low_resources:
+        return False
+    if system.had_shortage and system.shortage is not None:
+        current_thread().read(system.shortage)
+        return False
+    fails = system.runtime.choose(2, f"{what} fails") != 0
+    if system.shortage is not None:
+        thread = current_thread()
+        (thread.write if fails else thread.read)(system.shortage)
+        system.had_shortage = fails
+    return fails
 
 
 def refuse(message: str, *, remedy: str) -> NoReturn:

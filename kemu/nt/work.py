@@ -56,6 +56,8 @@ QUEUE_NAMES: Final = (
 """The queues by their types; the last has the items of all custom priorities."""
 QUEUE_PRIORITIES: Final = (13, 12, 15, 8, 7, 18, 14, 8)
 """The priorities of their threads (KE-WORK-01), which have no effect."""
+FIRST_ORDINAL: Final = -(2**40)
+"""What the names of the queues end with, counted down."""
 
 
 class WorkItem(Cell):
@@ -129,10 +131,18 @@ class WorkQueue(Waitable):
 
     guards = ("items",)
 
-    def __init__(self, name: str, priority: int, limit: int, system_process: Any) -> None:
-        super().__init__(current_thread(), f"{name} work queue")
-        self.queue_name = name
-        self.priority = priority
+    def __init__(self, creator: Thread, kind: int, limit: int, system_process: Any) -> None:
+        # Not the base class's constructor, which takes an ordinal of the creator: a queue comes into being when it is
+        # first used, and who did that has no part in its name. Nobody else's ordinals are that low.
+        self.creator = creator
+        self.ordinal = FIRST_ORDINAL - kind
+        self.version = self.written = 0
+        self.watchers = []
+        if creator.runtime.born is not None:
+            creator.runtime.born.append(self)
+        self.queue_name = name = QUEUE_NAMES[kind]
+        self.label = f"{name} work queue"
+        self.priority = QUEUE_PRIORITIES[kind]
         self.limit = limit
         self.system_process = system_process
         self.items: deque[WorkItem] = deque()
@@ -182,9 +192,23 @@ class WorkerPool:
     """The system worker threads."""
 
     def __init__(self, system: System, system_process: Any) -> None:
-        limit = system.options.worker_threads
-        kinds = zip(QUEUE_NAMES, QUEUE_PRIORITIES, strict=True)
-        self.queues = [WorkQueue(name, priority, limit, system_process) for name, priority in kinds]
+        self._creator = current_thread()
+        self._limit = system.options.worker_threads
+        self._system_process = system_process
+        self._queues: dict[int, WorkQueue] = {}
+
+    @property
+    def queues(self) -> list[WorkQueue]:
+        """The queues that were used, by their types."""
+        return [self._queues[kind] for kind in sorted(self._queues)]
+
+    def queue(self, queue_type: int) -> WorkQueue:
+        """The queue of *queue_type*; all custom priorities have one."""
+        kind = min(queue_type, len(QUEUE_NAMES) - 1)
+        queue = self._queues.get(kind)
+        if queue is None:
+            queue = self._queues[kind] = WorkQueue(self._creator, kind, self._limit, self._system_process)
+        return queue
 
     def insert(self, thread: Thread, item: WorkItem, queue_type: int, run: Callable[[], Awaitable[None]]) -> None:
         """Put *item* on its queue, inside the caller's step; a worker will call *run*."""
@@ -196,7 +220,7 @@ class WorkerPool:
                 f"{thread.label} queues {item.label}, which is on a queue already",
                 BugCheck(WORKER_INVALID, (1,)),
             )
-        queue = self.queues[min(queue_type, len(self.queues) - 1)]
+        queue = self.queue(queue_type)
         thread.write(queue)
         thread.write(item)
         thread.release(item)

@@ -70,6 +70,12 @@ class ControlledRuntime(Runtime):
         if self.dead:
             return
         op = cast("BlockingOperation[Any]", thread.op)
+        if op.timer is not None and len(op.sources) > 1:
+            # Whether the clock may be scheduled depends on all of them, and not only on the one that has changed.
+            running = self.running
+            assert running is not None
+            for source in op.sources:
+                running.read(source)
         if op.ready(thread):
             if thread.parked:
                 thread.parked = False

@@ -88,6 +88,10 @@ class Races(DataAccesses, Protocol):
 
     def use(self, thread: Thread, cell: Cell) -> None: ...
 
+    def atomic(self, thread: Thread, cell: Cell) -> None:
+        """*thread* carries out an interlocked operation on *cell*."""
+        ...
+
     def end(self, thread: Thread, cell: Cell) -> None: ...
 
 
@@ -115,6 +119,8 @@ class Runtime(ABC):
         """Collects the objects that threads can wait for, as they are made, for an observer that asks for it."""
         self.data: DriverData | None = None
         """The state of drivers, if their code was loaded so that accesses to it are recorded."""
+        self.looking = False
+        """Whether an invariant looks at the state just now: nobody's code, which is part of no step."""
         self.invariants: list[Callable[[], None]] = []
         """Called after every step; one that does not hold calls `stop`."""
         self.conclude: Callable[[Outcome], Any] | None = None

@@ -27,6 +27,7 @@ LOAD: Final = "loads"
 STORE: Final = "stores"
 USE: Final = "uses"
 END: Final = "ends"
+ATOMIC: Final = "changes atomically"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Access:
 
     thread: str
     what: str
-    """``loads``, ``stores``, ``uses`` or ``ends``."""
+    """``loads``, ``stores``, ``uses``, ``ends`` or ``changes atomically``."""
     file: str
     """The user's file, or "" if no code of the user's was running."""
     line: int
@@ -101,6 +102,10 @@ class RaceDetector(HappensBefore):
     def end(self, thread: Thread, cell: Cell) -> None:
         """*thread* ends the object behind *cell*, or its own right to use it."""
         self._store(thread, cell, END)
+
+    def atomic(self, thread: Thread, cell: Cell) -> None:
+        """*thread* looks at *cell*, or changes it, in one piece: that races with plain stores only."""
+        self._load(thread, cell, ATOMIC)
 
     def _history(self, cell: Cell) -> History:
         history = self._histories.get(cell)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar, cast, 
 
 from kemu.errors import ScenarioError
 from kemu.nt.driver import Driver
+from kemu.nt.system import LowResources
 
 if TYPE_CHECKING:
     from kemu.scenario.world import World
@@ -51,7 +52,7 @@ class Scenario:
     expects: Mapping[str, str]
     """For each variant that must fail the code of its finding; a variant that is not here must be clean."""
     completion: Completion
-    low_resources: bool
+    low_resources: LowResources
     worker_threads: int
     explore_setup: bool
     max_steps: int | None
@@ -105,7 +106,7 @@ def scenario(
     variants: Mapping[str, Any] | None = None,
     expects: Mapping[str, str] | str | None = None,
     completion: Completion = "explore",
-    low_resources: bool = False,
+    low_resources: LowResources = False,
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,
@@ -121,12 +122,13 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
 
     *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
-    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail. *worker_threads* is
-    the size of the system's worker pool. *explore_setup* lets loading a driver race with everything else.
-    *max_steps* limits the length of one run. *preempt* says where another thread may come in between in the code
-    of this file: at WDK calls (``"call"``), also before each statement that touches shared state
-    (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may expire a
-    clock tick early or late. A work item that takes longer than *work_budget* seconds of virtual time is a warning.
+    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` one of
+    each run. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver race
+    with everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
+    between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
+    state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
+    expire a clock tick early or late. A work item that takes longer than *work_budget* seconds of virtual time is a
+    warning.
 
     Raises `ScenarioError`, which names what is wrong and what to write instead.
     """
@@ -185,7 +187,7 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         variants=variants,
         expects=_checked_expects(options.get("expects"), variants, wrong),
         completion=_checked_completion(options.get("completion", "explore"), wrong),
-        low_resources=_checked_flag("low_resources", options.get("low_resources", False), wrong),
+        low_resources=_checked_low_resources(options.get("low_resources", False), wrong),
         worker_threads=_checked_number("worker_threads", options.get("worker_threads", 3), wrong),
         explore_setup=_checked_flag("explore_setup", options.get("explore_setup", False), wrong),
         max_steps=_checked_limit("max_steps", options.get("max_steps"), wrong),
@@ -287,6 +289,14 @@ def _checked_completion(value: Any, wrong: Wrong) -> Completion:
 def _checked_preemption(value: Any, wrong: Wrong) -> Preemption:
     if value not in PREEMPTIONS:
         wrong(f"preempt is {value!r}", nearest(str(value), PREEMPTIONS, "write one of"))
+    return value
+
+
+def _checked_low_resources(value: Any, wrong: Wrong) -> LowResources:
+    if value == "once":
+        return "once"
+    if not isinstance(value, bool):
+        wrong(f"low_resources is {value!r}", 'write True, False or "once"')
     return value
 
 

@@ -33,6 +33,7 @@ from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.lockorder import LockOrder
+from kemu.nt.lookaside import Lookasides
 from kemu.nt.memory import Pool
 from kemu.nt.object import ObjectManager
 from kemu.nt.ownership import Resources
@@ -43,6 +44,7 @@ from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
 from kemu.nt.systhread import SystemThreads
 from kemu.nt.timer import Timers
+from kemu.nt.usermemory import UserBuffer
 from kemu.nt.work import WorkerPool
 from kemu.nt.workitem import KernelWorkItems
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
@@ -136,6 +138,10 @@ class UserProcess(Actor):
         """End the process on the calling thread."""
         await exit_process(self.process, status)
 
+    def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
+        """Memory of the process with *content*: what a program passes the address of to a driver."""
+        return UserBuffer(self.process, content, is_writable=writable)
+
     async def create(
         self,
         path: str,
@@ -222,17 +228,18 @@ class World:
         self.at_end_checks: list[tuple[Callable[[], bool], str]] = []
         self.system_process = Process("System", is_system=True)
         current_kthread().process = self.system_process
-        self.system.add(LockOrder(self.system))
-        self.system.add(Resources())
-        self.system.add(CacheAwareRundowns())
         self.system.add(self.system_process)
         client_ids = ClientIds()
         self.system_process.pid = client_ids.give(current_kthread(), self.system_process, SYSTEM_PROCESS_ID)
         self.system.add(client_ids)
         self.system.add(ObjectManager())
         self.system.add(CallbackObjects())
+        self.system.add(LockOrder(self.system))
+        self.system.add(Resources())
+        self.system.add(CacheAwareRundowns())
         self.system.add(WorkItems())
         self.system.add(Pool())
+        self.system.add(Lookasides())
         self.system.add(WorkerPool(self.system, self.system_process))
         self.system.add(KernelWorkItems())
         self.system.add(SystemThreads())
@@ -369,9 +376,11 @@ class World:
             runtime = self.runtime
             data, runtime.data = runtime.data, None
             races, runtime.races = runtime.races, None
+            runtime.looking = True
             try:
                 holds = predicate()
             finally:
+                runtime.looking = False
                 if not runtime.dead:
                     runtime.data, runtime.races = data, races
             if not holds:

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn, overload
 
 from kemu.errors import ScenarioError, TokenError, UsageError
 from kemu.explore import decode
+from kemu.nt.system import LowResources
 from kemu.runtime.hosting import outside_event_loop
 from kemu.scenario.declare import Completion, Scenario, nearest, scenario
 from kemu.testing import session
@@ -52,7 +53,7 @@ def explore(
     token: str | None = None,
     allow_single: bool = False,
     completion: Completion = "explore",
-    low_resources: bool = False,
+    low_resources: LowResources = False,
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,

@@ -9,7 +9,6 @@ from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.manager import IoManager
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import leak_of
-from kemu.nt.rundown import AwaitRundown
 from kemu.nt.system import System
 from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck
@@ -53,10 +52,8 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     # teardown or an operation may wait for an item that no worker is left for.
     waiting = {thread.label for thread in threads if isinstance(thread.op, (WaitOutstanding, WaitRundown))}
     if report.is_deadlock and waiting.isdisjoint(report.cycle):
-        code = "ke.deadlock"
-        if any(isinstance(one.op, AwaitRundown) for one in threads if (one.label,) == report.cycle):
-            # It holds itself what it waits to see released by everybody.
-            code = "ke.self-deadlock"
+        # Who waits for itself holds what it waits to see released by everybody, or is what it waits for.
+        code = "ke.self-deadlock" if len(report.cycle) == 1 else "ke.deadlock"
         return verifier.finding(code, detail, subject=" ".join(sorted(report.cycle)))
     leak = leaked_lock(system, verifier, detail)
     if leak is not None:

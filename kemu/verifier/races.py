@@ -6,10 +6,10 @@ from pathlib import PurePath
 from typing import Final
 
 from kemu.fltmgr.frame import Frame
-from kemu.nt.memory import Allocation
+from kemu.nt.allocation import Allocation
 from kemu.nt.work import WorkItem
 from kemu.runtime import Access, Cell, Race, RaceDetector
-from kemu.runtime.races import END
+from kemu.runtime.races import ATOMIC, END
 from kemu.verifier.verifier import Verifier
 
 ENDS: Final = ((Frame, "gives {} back"), (WorkItem, "frees {}"), (Allocation, "frees {}"))
@@ -22,6 +22,9 @@ def detect_races(verifier: Verifier) -> None:
     def report(race: Race) -> None:
         # What a driver is handed, or hands over, has one owner at a time. Everything else is plain memory.
         code = "hand-off-race" if isinstance(race.cell, Frame | WorkItem) else "ke.data-race"
+        whats = {race.first.what, race.second.what}
+        if ATOMIC in whats and END not in whats:
+            code = "ke.mixed-atomic"
         verifier.report(code, describe(race), subject=subject(race))
 
     runtime = verifier.runtime
@@ -37,7 +40,7 @@ def describe(race: Race) -> str:
 
 def words(access: Access, cell: Cell, what: str) -> str:
     """``writer stores Count at x.py:12 (Scanner.PreRead)``."""
-    phrase = f"{access.what} {{}}"
+    phrase = "changes {} with an interlocked operation" if access.what == ATOMIC else f"{access.what} {{}}"
     if access.what == END:
         phrase = next((words for kind, words in ENDS if isinstance(cell, kind)), phrase)
     at = f" at {access.place} ({access.function})" if access.place else ""

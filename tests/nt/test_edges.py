@@ -11,7 +11,7 @@ from fltmgr.kit import UPPER, Lab, Run, Script, all_runs, run, sample
 from racing import Field
 
 from kemu.explore import RandomWalk
-from kemu.nt.memory import allocation_of
+from kemu.nt.buffer import allocation_of
 from kemu.runtime import Point
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,

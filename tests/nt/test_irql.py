@@ -28,89 +28,116 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
-        KeInitializeDpc KeInitializeThreadedDpc KeInsertQueueDpc KeRemoveQueueDpc KeSetImportanceDpc
-        KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx KeQueryActiveProcessorCountEx
-        ExInitializeSetTimerParameters ExInitializeDeleteTimerParameters ExInitializeWorkItem
-        IoInitializeWorkItem IoUninitializeWorkItem
-        KeQuerySystemTime KeQuerySystemTimePrecise KeQueryInterruptTime KeQueryInterruptTimePrecise
-        KeQueryUnbiasedInterruptTime KeQueryTickCount KeQueryTimeIncrement KeQueryPerformanceCounter
-        DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql KeTestSpinLock
-        ExGetCurrentResourceThread
-        FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
-        PsGetCurrentProcess PsGetCurrentThread PsGetCurrentProcessId PsGetCurrentThreadId PsGetProcessId
-        PsGetThreadProcessId PsGetProcessCreateTimeQuadPart""",
+        DbgPrint DbgPrintEx ExGetCurrentResourceThread ExInitializeDeleteTimerParameters
+        ExInitializeDriverRuntime ExInitializeSetTimerParameters ExInitializeWorkItem
+        ExInterlockedInsertHeadList ExInterlockedInsertTailList ExInterlockedPopEntryList
+        ExInterlockedPopEntrySList ExInterlockedPushEntryList ExInterlockedPushEntrySList
+        ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize FltClearCallbackDataDirty
+        FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled FltIsOperationSynchronous
+        FltSetCallbackDataDirty InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd
+        InterlockedAnd64 InterlockedCompareExchange InterlockedCompareExchange64
+        InterlockedCompareExchangePointer InterlockedDecrement InterlockedDecrement64
+        InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd InterlockedExchangeAdd64
+        InterlockedExchangePointer InterlockedFlushSList InterlockedIncrement InterlockedIncrement64
+        InterlockedOr InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList
+        InterlockedXor InterlockedXor64 IoInitializeWorkItem IoUninitializeWorkItem KdPrint
+        KeGetCurrentIrql KeInitializeDpc KeInitializeEvent KeInitializeSpinLock
+        KeInitializeThreadedDpc KeInsertQueueDpc KeQueryActiveProcessorCountEx KeQueryInterruptTime
+        KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
+        KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
+        KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx
+        KeTestSpinLock PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
+        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
+        ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
+        RtlCompareMemory WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
+        WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex
-        KeAcquireSpinLock KeAcquireSpinLockRaiseToDpc KeAcquireSpinLockForDpc
-        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc
-        ExAcquireSpinLockExclusive ExAcquireSpinLockShared
-        ExInitializeResourceLite ExReinitializeResourceLite ExReleaseResourceLite ExReleaseResourceForThreadLite
-        ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx ExIsResourceAcquiredExclusiveLite
-        ExIsResourceAcquiredSharedLite ExIsResourceAcquiredLite ExGetExclusiveWaiterCount ExGetSharedWaiterCount
-        ExAcquireRundownProtection ExAcquireRundownProtectionEx ExReleaseRundownProtection
-        ExReleaseRundownProtectionEx ExFreeCacheAwareRundownProtection ExAcquireRundownProtectionCacheAware
-        ExAcquireRundownProtectionCacheAwareEx ExReleaseRundownProtectionCacheAware
-        ExReleaseRundownProtectionCacheAwareEx IoAcquireRemoveLock IoReleaseRemoveLock
-        KeSetPriorityThread KeQueryPriorityThread
-        IoAllocateWorkItem IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem IoSizeofWorkItem ExQueueWorkItem
-        KeInitializeTimer KeInitializeTimerEx KeSetTimer KeSetTimerEx KeSetCoalescableTimer KeCancelTimer
-        KeReadStateTimer ExAllocateTimer ExSetTimer ExCancelTimer FltSetCancelCompletion
-        FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
-        FltObjectReference FltObjectDereference FltCompletePendedPostOperation
-        FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
-        FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        KeAreAllApcsDisabled
-        ObReferenceObject ObReferenceObjectWithTag ObReferenceObjectSafe ObReferenceObjectByPointer
-        ObDereferenceObject ObDereferenceObjectWithTag ObDereferenceObjectDeferDelete
-        PsGetThreadId PsIsThreadTerminating ExNotifyCallback""",
+        ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
+        ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
+        ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
+        ExAllocateTimer ExCancelTimer ExDeleteNPagedLookasideList ExFreeCacheAwareRundownProtection
+        ExFreeToNPagedLookasideList ExGetExclusiveWaiterCount ExGetSharedWaiterCount
+        ExInitializeFastMutex ExInitializeLookasideListEx ExInitializeNPagedLookasideList
+        ExInitializeResourceLite ExIsResourceAcquiredExclusiveLite ExIsResourceAcquiredLite
+        ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem ExReinitializeResourceLite
+        ExReleaseResourceForThreadLite ExReleaseResourceLite ExReleaseRundownProtection
+        ExReleaseRundownProtectionCacheAware ExReleaseRundownProtectionCacheAwareEx
+        ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
+        ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
+        FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
+        FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
+        FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
+        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateWorkItem
+        IoFreeWorkItem IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoSizeofWorkItem
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
+        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
+        KeCancelTimer KeClearEvent KeInitializeTimer KeInitializeTimerEx KeQueryPriorityThread
+        KeReadStateTimer KeResetEvent KeSetCoalescableTimer KeSetEvent KeSetPriorityThread
+        KeSetTimer KeSetTimerEx ObDereferenceObject ObDereferenceObjectDeferDelete
+        ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        ExAcquireFastMutex ExTryToAcquireFastMutex ExAcquireFastMutexUnsafe ExReleaseFastMutexUnsafe
-        KeInitializeGuardedMutex KeAcquireGuardedMutex KeTryToAcquireGuardedMutex KeReleaseGuardedMutex
-        KeAcquireGuardedMutexUnsafe KeReleaseGuardedMutexUnsafe
-        ExInitializePushLock ExAcquirePushLockExclusiveEx ExAcquirePushLockSharedEx ExReleasePushLockExclusiveEx
-        ExReleasePushLockSharedEx ExAcquirePushLockExclusive ExAcquirePushLockShared ExReleasePushLockExclusive
-        ExReleasePushLockShared
-        ExDeleteResourceLite ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
-        ExAcquireSharedWaitForExclusive ExConvertExclusiveToSharedLite
-        ExEnterCriticalRegionAndAcquireResourceExclusive ExEnterCriticalRegionAndAcquireResourceShared
-        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExReleaseResourceAndLeaveCriticalRegion
-        ExInitializeRundownProtection ExWaitForRundownProtectionRelease ExRundownCompleted
-        ExReInitializeRundownProtection ExAllocateCacheAwareRundownProtection ExSizeOfRundownProtectionCacheAware
-        ExInitializeRundownProtectionCacheAware ExWaitForRundownProtectionReleaseCacheAware
-        ExRundownCompletedCacheAware ExReInitializeRundownProtectionCacheAware
-        FltInitializePushLock FltDeletePushLock FltAcquirePushLockExclusive FltAcquirePushLockShared FltReleasePushLock
-        FltAcquirePushLockExclusiveEx FltAcquirePushLockSharedEx FltReleasePushLockEx
-        FltRegisterFilter FltStartFiltering FltUnregisterFilter
-        KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation
-        ObOpenObjectByPointer PsLookupProcessByProcessId PsLookupThreadByThreadId PsGetProcessExitStatus
-        ExCreateCallback ExRegisterCallback ExUnregisterCallback""",
+        ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
+        ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
+        ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
+        ExAcquireSharedWaitForExclusive ExAllocateCacheAwareRundownProtection
+        ExAllocateFromPagedLookasideList ExConvertExclusiveToSharedLite ExCreateCallback
+        ExDeletePagedLookasideList ExDeleteResourceLite
+        ExEnterCriticalRegionAndAcquireResourceExclusive
+        ExEnterCriticalRegionAndAcquireResourceShared
+        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExFreeToPagedLookasideList
+        ExInitializePagedLookasideList ExInitializePushLock ExInitializeRundownProtection
+        ExInitializeRundownProtectionCacheAware ExRaiseAccessViolation ExRaiseStatus
+        ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware ExRegisterCallback
+        ExReleaseFastMutexUnsafe ExReleasePushLockExclusive ExReleasePushLockExclusiveEx
+        ExReleasePushLockShared ExReleasePushLockSharedEx ExReleaseResourceAndLeaveCriticalRegion
+        ExRundownCompleted ExRundownCompletedCacheAware ExSizeOfRundownProtectionCacheAware
+        ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
+        ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
+        FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
+        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
+        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter KeAcquireGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeEnterCriticalRegion KeEnterGuardedRegion
+        KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex
+        KeReleaseGuardedMutexUnsafe KeTryToAcquireGuardedMutex ObOpenObjectByPointer ProbeForRead
+        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
-        PsCreateSystemThread IoCreateSystemThread PsTerminateSystemThread
-        ObReferenceObjectByHandle ObCloseHandle ZwClose ZwOpenProcess ZwDuplicateObject
-        IoInitializeRemoveLock IoReleaseRemoveLockAndWait""",
-    (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
+        IoCreateSystemThread IoInitializeRemoveLock IoReleaseRemoveLockAndWait ObCloseHandle
+        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread ZwClose
+        ZwDuplicateObject ZwOpenProcess""",
+    (APC_LEVEL, APC_LEVEL): """
+        ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
-        IoReleaseCancelSpinLock KeReleaseSpinLock KeAcquireSpinLockAtDpcLevel KeReleaseSpinLockFromDpcLevel
-        KeTryToAcquireSpinLockAtDpcLevel KeReleaseSpinLockForDpc
-        ExReleaseSpinLockExclusive ExReleaseSpinLockShared ExAcquireSpinLockExclusiveAtDpcLevel
-        ExAcquireSpinLockSharedAtDpcLevel ExReleaseSpinLockExclusiveFromDpcLevel ExReleaseSpinLockSharedFromDpcLevel
-        ExTryAcquireSpinLockExclusiveAtDpcLevel ExTryAcquireSpinLockSharedAtDpcLevel
-        ExTryConvertSharedSpinLockExclusive
-        KeReleaseInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel
-        KeReleaseInStackQueuedSpinLockFromDpcLevel KeReleaseInStackQueuedSpinLockForDpc""",
+        ExAcquireSpinLockExclusiveAtDpcLevel ExAcquireSpinLockSharedAtDpcLevel
+        ExReleaseSpinLockExclusive ExReleaseSpinLockExclusiveFromDpcLevel ExReleaseSpinLockShared
+        ExReleaseSpinLockSharedFromDpcLevel ExTryAcquireSpinLockExclusiveAtDpcLevel
+        ExTryAcquireSpinLockSharedAtDpcLevel ExTryConvertSharedSpinLockExclusive
+        IoReleaseCancelSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel KeAcquireSpinLockAtDpcLevel
+        KeReleaseInStackQueuedSpinLock KeReleaseInStackQueuedSpinLockForDpc
+        KeReleaseInStackQueuedSpinLockFromDpcLevel KeReleaseSpinLock KeReleaseSpinLockForDpc
+        KeReleaseSpinLockFromDpcLevel KeTryToAcquireSpinLockAtDpcLevel""",
 }
 """What the requirement line of each routine's page says."""
 
 DEPENDS = (
-    "KeWaitForSingleObject",
-    "KeFlushQueuedDpcs",
-    "ExDeleteTimer",
+    "ExAllocateFromLookasideListEx",
+    "ExAllocatePool",
     "ExAllocatePool2",
-    "ExFreePoolWithTag",
+    "ExAllocatePoolQuotaUninitialized",
+    "ExAllocatePoolQuotaZero",
+    "ExAllocatePoolUninitialized",
+    "ExAllocatePoolWithQuotaTag",
+    "ExAllocatePoolWithTag",
+    "ExAllocatePoolZero",
+    "ExDeleteLookasideListEx",
+    "ExDeleteTimer",
     "ExFreePool",
+    "ExFreePool2",
+    "ExFreePoolWithTag",
+    "ExFreeToLookasideListEx",
     "FltCompletePendedPreOperation",
+    "KeFlushQueuedDpcs",
+    "KeWaitForSingleObject",
 )
 """Routines whose range depends on their arguments."""
 

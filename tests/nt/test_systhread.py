@@ -428,7 +428,7 @@ def test_a_thread_that_waits_for_itself_or_for_one_that_needs_its_lock() -> None
 
         await create(routine)
 
-    assert run(itself).code == "ke.deadlock"
+    assert run(itself).code == "ke.self-deadlock"
 
     async def under_lock(lab: Lab, releases: bool) -> None:
         mutex = FAST_MUTEX("Mutex")

@@ -71,6 +71,8 @@ def test_options_are_kept_and_the_first_variant_is_the_default() -> None:
     assert what.default_variant == "buggy"
     assert what.expects == {"buggy": "pend-double-complete"}
     assert (what.completion, what.low_resources, what.worker_threads) == ("later", True, 1)
+    once: Any = scenario(low_resources="once")(one)
+    assert once.__kemu_scenario__.low_resources == "once"
     assert (what.explore_setup, what.max_steps) == (True, 500)
     assert (what.timer_jitter, what.work_budget) == (True, 2)
     assert what.doc == "Two threads, one driver.\n\nMore about it."
@@ -159,7 +161,7 @@ async def yields(world: World) -> Any:
         (lambda: scenario(expects=cast("Any", 5))(one), "expects is 5", "write a finding's code"),
         (lambda: cast("Any", scenario)(completion="inlin")(one), "completion is 'inlin'", "did you mean 'inline'?"),
         (lambda: cast("Any", scenario)(completion=7)(one), "completion is 7", "write one of explore, inline, later"),
-        (lambda: scenario(low_resources=cast("Any", 1))(one), "low_resources is 1", "write True or False"),
+        (lambda: scenario(low_resources=cast("Any", 1))(one), "low_resources is 1", 'write True, False or "once"'),
         (lambda: scenario(explore_setup=cast("Any", "no"))(one), "explore_setup is 'no'", "True or False"),
         (lambda: scenario(worker_threads=0)(one), "worker_threads is 0", "a whole number above 0"),
         (lambda: scenario(worker_threads=True)(one), "worker_threads is True", "a whole number above 0"),

@@ -80,11 +80,15 @@ NOT_ERRORS = {
     "ke.work-long": WARNING,
     "ke.work-queue-type": WARNING,
     "disallow-fastio-status": WARNING,
-    "ke.rundown-suspend": WARNING,
-    "ke.test-spin": WARNING,
     "ob.bad-handle": WARNING,
     "ob.null-handle": WARNING,
     "ob.ref-leak": WARNING,
+    "ke.rundown-suspend": WARNING,
+    "ke.test-spin": WARNING,
+    "ke.aba": WARNING,
+    "ke.pool-deprecated": INFO,
+    "ke.pool-executable": WARNING,
+    "ke.uninit-leak": WARNING,
     "sync-on-create": WARNING,
 }
 

@@ -13,7 +13,6 @@ from kemu.explore.strategies.pieces import (
     Item,
     Known,
     Name,
-    Numbered,
     Report,
     Sleeping,
     Start,
@@ -219,6 +218,3 @@ def _vectors(known: Known, touched: list[Touched]) -> Vectors:
 
 def _asleep(sleep: Sleeping, touched: list[Touched]) -> dict[Path, Asleep]:
     return {party: Asleep(awake, _vectors(known, touched)) for party, awake, known in sleep}
-
-
-__all__ = ["Frontier", "Numbered", "Open"]

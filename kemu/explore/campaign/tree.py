@@ -34,6 +34,10 @@ class DivisibleSearch(Divisible, Reducing, Protocol):
         """How many runs it may still make; None if there is no limit."""
         ...
 
+    def prepare(self) -> None:
+        """To be called before the first run, if it is going to be cut in pieces later."""
+        ...
+
 
 class Tree:
     """Batches of a reduced search, of *size* runs each; of *most* runs in all, if that is given.

@@ -20,10 +20,11 @@ from typing import Any, Final, NamedTuple, cast
 
 from kemu.errors import ScenarioNotDeterministic
 from kemu.explore.dependence import CellNumbers, Dependence, Footprint
-from kemu.explore.frames import Frame, Sleeper, Vector
+from kemu.explore.frames import Frame, Sleeper
 from kemu.explore.guards import Guards
 from kemu.explore.strategies.base import Path, Remainder
 from kemu.explore.strategies.dpor import ANY_STATE, DPOR
+from kemu.explore.wakeup import Vector
 from kemu.runtime import Outcome
 
 Name = tuple[int, ...]
@@ -126,8 +127,8 @@ class DivisibleDPOR(DPOR):
     left: None = None
     """How many runs it may still make: all there are."""
 
-    def __init__(self, depth: int = 2_000) -> None:
-        super().__init__(depth)
+    def __init__(self, depth: int = 2_000, wakeup: float | None = 0.1) -> None:
+        super().__init__(depth, wakeup)
         self._todo: deque[Item] = deque([EVERYTHING])
         self._item: Item | None = None
         """The piece that is being explored."""
@@ -157,6 +158,12 @@ class DivisibleDPOR(DPOR):
         super().end(outcome)
         self._begun = None
 
+    def move_on(self) -> None:
+        """Move on to the next run already, so that `exhausted` tells whether there is one. Between runs."""
+        if not self._moved and not self.exhausted and self._item is not None:
+            self._moved = self._go_on()
+            self.exhausted = not self._moved
+
     def _go_on(self) -> bool:
         if self._begun is not None:
             # The last run raised, and did not end.
@@ -183,6 +190,7 @@ class DivisibleDPOR(DPOR):
         self._frames = []
         self._events = Dependence()
         self._guards = Guards(self._cells)
+        self._reversals = []
 
     # In the prefix.
 
@@ -196,7 +204,7 @@ class DivisibleDPOR(DPOR):
             message = f"there are {len(enabled)} alternatives; in an earlier run there were {step.alternatives}"
             raise ScenarioNotDeterministic(message, at)
         party = enabled[step.place]
-        frame = Fixed(enabled, {}, party, [party], [*step.vector], [*step.ends], {}, len(step.vector))
+        frame = Fixed(enabled, {}, party, [party], [*step.vector], [*step.ends], floor=len(step.vector))
         if at == self._fixed - 1:
             frame.sleep = self._unpacked(self._item)
             self._last = frame
@@ -240,12 +248,19 @@ class DivisibleDPOR(DPOR):
 
     # Pieces.
 
+    def prepare(self) -> None:
+        """It is going to be cut in pieces: it makes no plans, which hold for whoever has seen the runs that they come
+        from. To be called before the first run.
+        """
+        self.wakeup = None
+        self._has_trees = False
+
     def split(self) -> Remainder:
+        assert all(frame.sequences is None for frame in self._frames)
         if self._begun is not None:
             self._take_back(*self._begun)
-        elif not self._moved and not self.exhausted and self._item is not None:
-            self._moved = self._go_on()
-            self.exhausted = not self._moved
+        else:
+            self.move_on()
         reports = list(self._reports)
         if self._item is not None and self._frames:
             reports.append(self._report(done=False))
@@ -257,9 +272,7 @@ class DivisibleDPOR(DPOR):
         self._open = None
         self._moved = True
         del self._frames[states:]
-        known = max(states - 1, 0)
-        self._events.truncate(known)
-        self._guards.truncate(known)
+        self._forget(max(states - 1, 0))
         if self._frames:
             frame = self._frames[-1]
             del frame.vector[answers:], frame.ends[answers:]
@@ -271,6 +284,7 @@ class DivisibleDPOR(DPOR):
         self._begun = None
         self._moved = False
         self.exhausted = False
+        self.prepare()
 
     def conclude(self, completed: int | None, *, exhausted: bool) -> None:
         self.exhausted = exhausted

@@ -157,13 +157,20 @@ class Portfolio:
         self._current.end(outcome)
         if self._is_heard:
             self._learner.end(outcome)
-        if self._member is not None:
+        if self._member is None:
+            # Nobody else need have a turn if that was all.
+            self._search.move_on()
+        else:
             new = outcome.fingerprint not in self._seen
             if new and len(self._seen) < REMEMBERED:
                 self._seen.add(outcome.fingerprint)
             self._member.note(new=new)
 
     # The search in pieces. Samplers have numbers instead.
+
+    def prepare(self) -> None:
+        """It is going to be cut in pieces."""
+        self._search.prepare()
 
     def split(self) -> Remainder:
         return self._search.split()

@@ -10,7 +10,9 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA, FLT_RELATED_OBJECTS
-from kemu.nt.memory import Structure
+from kemu.nt.buffer import Bytes, allocation_of, contents_cell
+from kemu.nt.shared import Shared
+from kemu.nt.structure import Structure
 from kemu.runtime import Cell, Operation, Thread
 from kemu.runtime.data import recorder
 from kemu.scenario.tracking.containers import Recorded, cell_of, is_store
@@ -112,6 +114,8 @@ class Accesses:
         return self._recorder.store(obj, name)
 
     def _cell(self, obj: Any, name: str) -> Cell | None:
+        if isinstance(obj, Shared) and name == "value":
+            return obj if recorder() is not None else None
         touched = self._recorder.cell_for(obj, name)
         if touched is None:
             return None
@@ -164,6 +168,10 @@ class Accesses:
 
 def _contents(owner: Any) -> Cell | None:
     """The cell of a container's contents, if *owner* is one and accesses are recorded now."""
+    if isinstance(owner, Bytes):
+        allocation = allocation_of(owner)
+        found = recorder()
+        return None if found is None or allocation is None else contents_cell(found[0], allocation)
     if not isinstance(owner, Recorded):
         return None
     found = recorder()

@@ -23,13 +23,12 @@ from kemu.fltmgr.structures import (
     _View,  # pyright: ignore[reportPrivateUsage]
 )
 from kemu.nt.lists import LIST_ENTRY
-from kemu.nt.memory import Bytes as PoolBytes
-from kemu.nt.memory import Structure
+from kemu.nt.structure import Structure, field_cell, inside_of
 from kemu.runtime import Cell, Thread
 from kemu.runtime.benign import is_benign
 from kemu.runtime.data import CLASSES, COARSE, GLOBAL, DataCell, DriverData, Name, number_of, recorder
 from kemu.runtime.thread import host
-from kemu.scenario.tracking.containers import Bytes, ContainerType, imports
+from kemu.scenario.tracking.containers import ContainerType, imports
 
 VIEWS: Final = (_View, FLT_IO_PARAMETER_BLOCK, FLT_PARAMETERS, IO_STATUS_BLOCK)
 DESCRIPTORS: Final = (FunctionType, property, classmethod, staticmethod, functools.partialmethod)
@@ -157,16 +156,12 @@ class Recorder:
     def _structure_cell(self, data: DriverData, thread: Thread, obj: Any, name: str) -> Touched:
         fields = object.__getattribute__(obj, "__dict__")
         allocation = fields.get("_allocation")
+        if name in inside_of(cast("Any", fields.get("_structure") or type(obj))):
+            # What lies inside is always the same object, and tells itself what is done with it.
+            return None, allocation
         if allocation is None:
             return data.cell(obj, name), None
-        if isinstance(obj, PoolBytes) and type(fields.get("data")) is bytearray:
-            fields["data"] = Bytes(fields["data"])
-        if not self._may_change(name):
-            return None, allocation
-        # A block that is freed has another class, and its fields are the same.
-        label = fields.get("_name") or type(obj).__name__
-        benign = is_benign(cast("type", type(obj)), name)
-        return data.part(allocation, name, f"{label}.{name}", benign=benign, lifetime=allocation), allocation
+        return field_cell(data, obj, name) if self._may_change(name) else None, allocation
 
     def _view_cell(self, data: DriverData, thread: Thread, obj: Any, name: str) -> Touched:
         frame = object.__getattribute__(obj, "_frame")

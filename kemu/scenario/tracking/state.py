@@ -88,7 +88,8 @@ class State:
                 if self.is_external(node) or is_super(node.value):
                     return False
                 known = self.stored is None or mangled(node.attr, self.names.class_around(node)) in self.stored
-                return known or node.attr in METHODS
+                # A variable that interlocked operations work on is read and assigned by this name.
+                return known or node.attr in METHODS or node.attr == "value"
             case ast.Subscript():
                 return not self.is_external(node.value)
             case ast.Name():

@@ -4,6 +4,7 @@ from kemu.nt.bugcheck import (
     KMODE_EXCEPTION_NOT_HANDLED,
     PAGE_FAULT_IN_NONPAGED_AREA,
     SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
+    UNEXPECTED_KERNEL_MODE_TRAP,
 )
 from kemu.verifier.catalogue.rule import declare
 
@@ -16,3 +17,5 @@ declare("ke.raise-at-dispatch", "an exception is raised where none can be handle
       stop=(KMODE_EXCEPTION_NOT_HANDLED, 0))  # fmt: skip
 declare("ke.hang", "a thread waits for something that nobody will bring about", "KE-EVENT-05")
 declare("ke.step-limit", "the run did not come to rest within the step limit", "KE-WORK-13")
+declare("ke.stack-overflow", "callbacks or calls are nested too deep for a kernel stack", "KE-CTX-07",
+        stop=(UNEXPECTED_KERNEL_MODE_TRAP, 8))  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explore import programs
-from runtime.kit import Increment
+from runtime import kit as objects
 
 from kemu.errors import UsageError
 from kemu.explore import Budget, Exploration, Strategy, explore
@@ -58,11 +58,11 @@ def increments(threads: int, each: int) -> programs.TestProgram:
     """Every order of the increments is a class of its own."""
 
     async def main() -> None:
-        counter = programs.Variable("counter")
+        counter = objects.Variable("counter")
 
         async def count() -> None:
             for _ in range(each):
-                await Increment(counter)
+                await objects.Increment(counter)
 
         for number in range(threads):
             programs.spawn(f"t{number}", count())

@@ -24,7 +24,7 @@ from kemu.explore import Budget, Exploration, Portfolio, explore
 from kemu.explore.campaign import Alone, Processes, Recipe, explore_in_batches, read_campaign
 from kemu.explore.campaign import batch as batches
 from kemu.explore.campaign.batch import failed, result_of
-from kemu.explore.campaign.frontier import Frontier
+from kemu.explore.campaign.frontier import Asleep, Branch, Frontier, Node
 from kemu.explore.campaign.merge import merged, part_of
 from kemu.explore.campaign.tree import PART, Tree
 from kemu.explore.explorer import Collector
@@ -277,6 +277,7 @@ def test_a_search_goes_on_in_pieces_where_it_was_in_one_process() -> None:
     program.stops = False
     for first in (1, 37, 369, 370):
         search, collected = DivisibleDPOR(), Collector()
+        search.prepare()
         begun = explore(program, search, Budget(first), keep_going=True, collected=collected)
         assert not begun.exhausted
         result = explore_in_batches(
@@ -508,3 +509,31 @@ def test_a_program_that_cannot_be_watched_is_not_proved() -> None:
     assert result.reduction.doubt == "what the code does to its own state was not seen"
     with pytest.raises(UsageError, match="budget of steps"):
         in_pieces(Opaque(mixed), 2, Alone(), budget=Budget(steps=3))
+
+
+def test_what_a_state_is_asked_for() -> None:
+    """One of some parties, of which none is to be explored yet; or all that are not, if it is not known which."""
+    a, b, c, d = (0, 0), (0, 1), (0, 2), (0, 3)
+    sleep = {b: Asleep(False, {(): ()}), d: Asleep(True, {(): ()})}
+
+    def node() -> Node:
+        return Node(None, None, 0, (a, b, c, d), sleep, [Branch(a)], {a})
+
+    def wanted(*places: int) -> list[tuple[int, ...]]:
+        one = node()
+        one.want(places)
+        return [branch.party for branch in one.branches[1:]]
+
+    assert wanted(2, 3) == [c]
+    assert wanted(3, 2) == [d]
+    # One goes on already, and one has been through all there is.
+    assert wanted(2, 0) == wanted(2, 1) == []
+    assert wanted() == [c, d]
+    one = node()
+    one.want((2,))
+    one.want(())
+    assert [branch.party for branch in one.branches] == [a, c, d]
+    # Who comes later sleeps on what those before it have done.
+    one.branches[0].vectors[1,] = (((0, 7), 1),)
+    before = one.asleep_before(one.branches[1])
+    assert before == {**sleep, a: Asleep(False, {(1,): (((0, 7), 1),)})}

@@ -35,11 +35,20 @@ class State:
         self.first = None
         self.head = LIST_ENTRY()
         InitializeListHead(self.head)
+class Inner(Structure):
+    number: int
 class Block(Structure):
     used: int
+    inner: Inner
+    count: LONG
+    links: LIST_ENTRY
 
 async def prepare():
     s = State()
+    s.raw = await ExAllocatePool2(POOL_FLAG_NON_PAGED, 16, "Raw")
+    s.stack = SLIST_HEADER()
+    InitializeSListHead(s.stack)
+    s.next = PVOID()
     first = LIST_ENTRY(0)
     InsertTailList(s.head, first)
     return s, first, await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(Block), "Test")
@@ -49,7 +58,9 @@ async def finish(s, block, *more):
     kernel = []
     while not IsListEmpty(s.head):
         kernel.append(RemoveHeadList(s.head).record)
-    used = block.used
+    used = block.used, block.inner.number, block.count.value, s.next.value, bytes(s.raw)
+    while (entry := await InterlockedPopEntrySList(s.stack)) is not None:
+        kernel.append(entry.record)
     await ExFreePoolWithTag(block, "Test")
     left = s.a, s.b, s.items, s.table, s.marks, s.queue, s.node.value, s.node.items, made
     return repr((used, kernel, s.shared.total, left, more))
@@ -122,6 +133,30 @@ GROUPS = {
         "seen.append(None if IsListEmpty(s.head) else RemoveHeadList(s.head).record)",
         "if s.head.Blink is not s.head: RemoveEntryList(s.head.Blink)",
         "if first.Flink.Blink is first: RemoveEntryList(first)",
+    ],
+    "variables": [
+        "block.count.value += {n}",
+        "seen.append(block.count.value)",
+        "await InterlockedIncrement(block.count)",
+        "seen.append(await InterlockedAdd(block.count, {n}))",
+        "await InterlockedExchange(block.count, {n})",
+        "seen.append(await InterlockedCompareExchange(block.count, {n}, 0))",
+        "seen.append(await ReadNoFence(block.count))",
+        "seen.append(await InterlockedCompareExchangePointer(s.next, {n}, None))",
+        "s.next.value = None",
+    ],
+    "memory": [
+        "block.inner.number += {n}",
+        "seen.append(block.inner.number)",
+        "RtlZeroMemory(block, sizeof(Block))",
+        "RtlCopyMemory(block, s.raw, 16)",
+        "RtlCopyMemory(s.raw, block, 16)",
+        "s.raw[0] = {n}",
+        "seen.append((s.raw + 8)[0:2])",
+        "seen.append(RtlCompareMemory(s.raw, bytes(16), 16))",
+        "await InterlockedPushEntrySList(s.stack, SLIST_ENTRY({n}))",
+        "seen.append(await InterlockedPopEntrySList(s.stack) is None)",
+        "InsertTailList(s.head, block.links); RemoveEntryList(block.links)",
     ],
     "block": ["block.used += {n}", "seen.append(block.used)", "block.used = {n}"],
     "class": [
