@@ -1,4 +1,4 @@
-"""wdm.h: events, locks, pool, interlocked operations, work items, lists, cancellation, debug output."""
+"""wdm.h: dispatcher objects and waiting, locks, IRQL, objects and handles, pool, work items, lists, cancellation."""
 
 from kemu.io.constants import (
     FILE_CREATE,
@@ -133,6 +133,11 @@ from kemu.nt.callback import (
     ExRegisterCallback,
     ExUnregisterCallback,
 )
+from kemu.nt.context import (
+    ExGetPreviousMode,
+    IoGetCurrentProcess,
+    KeGetCurrentThread,
+)
 from kemu.nt.debug import (
     DPFLTR_DEFAULT_ID,
     DPFLTR_ERROR_LEVEL,
@@ -170,6 +175,7 @@ from kemu.nt.event import (
     KEVENT,
     KeClearEvent,
     KeInitializeEvent,
+    KeReadStateEvent,
     KeResetEvent,
     KeSetEvent,
     NotificationEvent,
@@ -274,11 +280,15 @@ from kemu.nt.interlocked import (
 )
 from kemu.nt.irql import (
     KeGetCurrentIrql,
+    KeLowerIrql,
+    KeRaiseIrql,
 )
 from kemu.nt.kthread import (
     APC_LEVEL,
+    CLOCK_LEVEL,
     DISPATCH_LEVEL,
     HIGH_LEVEL,
+    IPI_LEVEL,
     PASSIVE_LEVEL,
 )
 from kemu.nt.lists import (
@@ -349,6 +359,12 @@ from kemu.nt.memory import (
     PagedPool,
     PagedPoolCacheAligned,
 )
+from kemu.nt.mutex import (
+    KMUTEX,
+    KeInitializeMutex,
+    KeReadStateMutex,
+    KeReleaseMutex,
+)
 from kemu.nt.object import (
     ExEventObjectType,
     ObDereferenceObject,
@@ -360,6 +376,9 @@ from kemu.nt.object import (
     ObReferenceObjectWithTag,
     PsProcessType,
     PsThreadType,
+)
+from kemu.nt.onstack import (
+    on_stack,
 )
 from kemu.nt.ownership import (
     ERESOURCE,
@@ -450,6 +469,12 @@ from kemu.nt.rundown import (
     ExWaitForRundownProtectionRelease,
     ExWaitForRundownProtectionReleaseCacheAware,
 )
+from kemu.nt.semaphore import (
+    KSEMAPHORE,
+    KeInitializeSemaphore,
+    KeReadStateSemaphore,
+    KeReleaseSemaphore,
+)
 from kemu.nt.shared import (
     LONG,
     LONG64,
@@ -485,12 +510,26 @@ from kemu.nt.spinlock import (
     KeTestSpinLock,
     KeTryToAcquireSpinLockAtDpcLevel,
 )
+from kemu.nt.stall import (
+    KeStallExecutionProcessor,
+)
 from kemu.nt.status import (
     NT_ERROR,
     NT_INFORMATION,
     NT_SUCCESS,
     NT_WARNING,
     NTSTATUS,
+)
+from kemu.nt.strings import (
+    UNICODE_STRING,
+    RtlAppendUnicodeStringToString,
+    RtlAppendUnicodeToString,
+    RtlCompareUnicodeString,
+    RtlCopyUnicodeString,
+    RtlEqualUnicodeString,
+    RtlInitEmptyUnicodeString,
+    RtlInitUnicodeString,
+    RtlPrefixUnicodeString,
 )
 from kemu.nt.structure import (
     Structure,
@@ -533,9 +572,17 @@ from kemu.nt.usermemory import (
     ProbeForWrite,
 )
 from kemu.nt.wait import (
+    KWAIT_BLOCK,
+    MAXIMUM_WAIT_OBJECTS,
+    THREAD_WAIT_OBJECTS,
     Executive,
+    KeDelayExecutionThread,
+    KeWaitForMultipleObjects,
+    KeWaitForMutexObject,
     KeWaitForSingleObject,
     UserRequest,
+    WaitAll,
+    WaitAny,
 )
 from kemu.nt.work import (
     BackgroundWorkQueue,
@@ -571,6 +618,7 @@ __all__ = [
     "Bytes",
     "CALLBACK_OBJECT",
     "CLIENT_ID",
+    "CLOCK_LEVEL",
     "CONTAINING_RECORD",
     "CriticalWorkQueue",
     "CustomPriorityWorkQueue",
@@ -661,6 +709,7 @@ __all__ = [
     "ExFreeToPagedLookasideList",
     "ExGetCurrentResourceThread",
     "ExGetExclusiveWaiterCount",
+    "ExGetPreviousMode",
     "ExGetSharedWaiterCount",
     "ExInitializeDeleteTimerParameters",
     "ExInitializeDriverRuntime",
@@ -744,6 +793,7 @@ __all__ = [
     "HyperCriticalWorkQueue",
     "IO_REMOVE_LOCK",
     "IO_WORKITEM",
+    "IPI_LEVEL",
     "IRP_MJ_ACQUIRE_FOR_CC_FLUSH",
     "IRP_MJ_ACQUIRE_FOR_MOD_WRITE",
     "IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION",
@@ -821,6 +871,7 @@ __all__ = [
     "IoAllocateWorkItem",
     "IoCreateSystemThread",
     "IoFreeWorkItem",
+    "IoGetCurrentProcess",
     "IoInitializeRemoveLock",
     "IoInitializeWorkItem",
     "IoQueueWorkItem",
@@ -835,8 +886,11 @@ __all__ = [
     "KEVENT",
     "KGUARDED_MUTEX",
     "KLOCK_QUEUE_HANDLE",
+    "KMUTEX",
+    "KSEMAPHORE",
     "KSPIN_LOCK",
     "KTIMER",
+    "KWAIT_BLOCK",
     "KdPrint",
     "KeAcquireGuardedMutex",
     "KeAcquireGuardedMutexUnsafe",
@@ -850,16 +904,21 @@ __all__ = [
     "KeAreAllApcsDisabled",
     "KeCancelTimer",
     "KeClearEvent",
+    "KeDelayExecutionThread",
     "KeFlushQueuedDpcs",
     "KeGetCurrentIrql",
+    "KeGetCurrentThread",
     "KeInitializeDpc",
     "KeInitializeEvent",
     "KeInitializeGuardedMutex",
+    "KeInitializeMutex",
+    "KeInitializeSemaphore",
     "KeInitializeSpinLock",
     "KeInitializeThreadedDpc",
     "KeInitializeTimer",
     "KeInitializeTimerEx",
     "KeInsertQueueDpc",
+    "KeLowerIrql",
     "KeMemoryBarrier",
     "KeQueryActiveProcessorCountEx",
     "KeQueryInterruptTime",
@@ -871,12 +930,18 @@ __all__ = [
     "KeQueryTickCount",
     "KeQueryTimeIncrement",
     "KeQueryUnbiasedInterruptTime",
+    "KeRaiseIrql",
+    "KeReadStateEvent",
+    "KeReadStateMutex",
+    "KeReadStateSemaphore",
     "KeReadStateTimer",
     "KeReleaseGuardedMutex",
     "KeReleaseGuardedMutexUnsafe",
     "KeReleaseInStackQueuedSpinLock",
     "KeReleaseInStackQueuedSpinLockForDpc",
     "KeReleaseInStackQueuedSpinLockFromDpcLevel",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
     "KeReleaseSpinLock",
     "KeReleaseSpinLockForDpc",
     "KeReleaseSpinLockFromDpcLevel",
@@ -889,9 +954,12 @@ __all__ = [
     "KeSetTargetProcessorDpcEx",
     "KeSetTimer",
     "KeSetTimerEx",
+    "KeStallExecutionProcessor",
     "KeTestSpinLock",
     "KeTryToAcquireGuardedMutex",
     "KeTryToAcquireSpinLockAtDpcLevel",
+    "KeWaitForMultipleObjects",
+    "KeWaitForMutexObject",
     "KeWaitForSingleObject",
     "KernelMode",
     "LIST_ENTRY",
@@ -902,6 +970,7 @@ __all__ = [
     "LOW_REALTIME_PRIORITY",
     "LowImportance",
     "MAXIMUM_ALLOWED",
+    "MAXIMUM_WAIT_OBJECTS",
     "MaximumWorkQueue",
     "MediumHighImportance",
     "MediumImportance",
@@ -993,11 +1062,19 @@ __all__ = [
     "RemoveEntryList",
     "RemoveHeadList",
     "RemoveTailList",
+    "RtlAppendUnicodeStringToString",
+    "RtlAppendUnicodeToString",
     "RtlCompareMemory",
+    "RtlCompareUnicodeString",
     "RtlCopyMemory",
+    "RtlCopyUnicodeString",
     "RtlEqualMemory",
+    "RtlEqualUnicodeString",
     "RtlFillMemory",
+    "RtlInitEmptyUnicodeString",
+    "RtlInitUnicodeString",
     "RtlMoveMemory",
+    "RtlPrefixUnicodeString",
     "RtlSecureZeroMemory",
     "RtlZeroMemory",
     "SINGLE_LIST_ENTRY",
@@ -1023,11 +1100,15 @@ __all__ = [
     "THREAD_SET_THREAD_TOKEN",
     "THREAD_SUSPEND_RESUME",
     "THREAD_TERMINATE",
+    "THREAD_WAIT_OBJECTS",
+    "UNICODE_STRING",
     "UserMode",
     "UserRequest",
     "WORK_QUEUE_ITEM",
     "WRITE_DAC",
     "WRITE_OWNER",
+    "WaitAll",
+    "WaitAny",
     "WriteNoFence",
     "WriteNoFence64",
     "WritePointerNoFence",
@@ -1035,5 +1116,6 @@ __all__ = [
     "WriteRelease",
     "WriteRelease64",
     "ZwClose",
+    "on_stack",
     "sizeof",
 ]
