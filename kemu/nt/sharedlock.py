@@ -8,11 +8,12 @@ from __future__ import annotations
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import active
 from kemu.nt.lockorder import LockOrder, SharedHold
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
 
-class SharedLock(Waitable):
+class SharedLock(Waitable, Storage):
     """A lock with one owner, or any number of sharers."""
 
     __slots__ = ("owner", "shared", "sharers", "waiting", "was_owned")

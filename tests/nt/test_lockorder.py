@@ -31,9 +31,11 @@ from locking import (
 from kemu.nt.kthread import current_kthread
 from kemu.nt.lock import check_thread_end, lock_order
 from kemu.nt.lockorder import Callbacks
+from kemu.wdk.ntddk import KeEnterCriticalRegion, KeLeaveCriticalRegion
 from kemu.wdk.wdm import (
     FAST_MUTEX,
     IRP_MJ_READ,
+    KMUTEX,
     KSPIN_LOCK,
     ExAcquireFastMutex,
     ExCreateCallback,
@@ -45,7 +47,9 @@ from kemu.wdk.wdm import (
     ExUnregisterCallback,
     InitializeObjectAttributes,
     KeAcquireSpinLock,
+    KeInitializeMutex,
     KeInitializeSpinLock,
+    KeReleaseMutex,
     KeReleaseSpinLock,
     KeSetEvent,
     KeWaitForSingleObject,
@@ -174,6 +178,26 @@ def test_one_writer_at_each_meeting_is_enough(first: tuple[str, str], second: tu
     runs = brute(nest(makers, threads))
     assert runs is not None
     assert ("ke.deadlock" in codes(runs)) is found
+
+
+@pytest.mark.rule("KE-DL-01")
+@pytest.mark.parametrize(("timeout", "found"), [(None, True), (-10, True), (0, False)])
+def test_mutex_objects_are_in_the_graph_unless_they_are_polled(timeout: int | None, found: bool) -> None:
+    async def script(lab: Lab) -> None:
+        mutex = KMUTEX("M")
+        KeInitializeMutex(mutex, 0)
+        acquire, release = resource("R").pairs[X]
+        await KeWaitForSingleObject(mutex)
+        await release(await acquire())
+        await KeReleaseMutex(mutex, False)
+        KeEnterCriticalRegion()
+        held = await acquire()
+        await KeWaitForSingleObject(mutex, Timeout=timeout)
+        await KeReleaseMutex(mutex, False)
+        await release(held)
+        KeLeaveCriticalRegion()
+
+    assert run(script).code == ("ke.lock-order" if found else None)
 
 
 # What is none.
