@@ -31,7 +31,7 @@ from kemu.io.filesystem.names import dos_path
 from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
 from kemu.io.parameters import Parameters
-from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
+from kemu.io.request import IRP_OPERATION, FileObject, Request, WaitDone
 from kemu.io.shutdown import shut_down
 from kemu.io.structures import FILE_STANDARD_INFORMATION
 from kemu.io.unload import discard, unload_driver

@@ -240,7 +240,8 @@ def test_two_mutexes_taken_crosswise_are_a_deadlock_that_is_found_and_named(file
             await world.together(take(a, b), take(b, a))
     """)
     result = explore(program, BoundedDFS(1), Budget(), keep_going=True)
-    (found,) = result.findings
+    order, found = sorted(result.findings, key=lambda one: one.signature, reverse=True)
+    assert order.signature == ("ke.lock-order", "A B")
     assert found.signature == ("ke.deadlock", "take take#2")
     assert isinstance(found.failure, Finding)
     assert found.failure.detail.startswith("cycle take -> take#2 -> take: take waits to acquire B, held by take#2")
