@@ -21,6 +21,7 @@ from kemu.nt.process import Process
 from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK
 from kemu.nt.status import NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_SUCCESS
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, System, current_system, refuse, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Point, Thread, Waitable, current_thread
 
@@ -38,7 +39,7 @@ TIMER_DPC: Final = "timer DPC"
 DpcRoutine = Callable[..., Awaitable[None]]
 
 
-class KDPC(Cell):
+class KDPC(Cell, Storage):
     """Storage for a DPC; `KeInitializeDpc` or `KeInitializeThreadedDpc` makes one of it.
 
     `DeferredContext`, `SystemArgument1` and `SystemArgument2` are what the next run will be given: the last two change
@@ -59,6 +60,8 @@ class KDPC(Cell):
         "threaded",
         "timer",
     )
+
+    storage_size = 64
 
     def __init__(self, label: str = "DPC") -> None:
         super().__init__(current_thread(), label)

@@ -19,6 +19,7 @@ from kemu.nt.dispatcher import DispatcherObject
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, routine_name
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread
 from kemu.nt.routine import routine
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, current_system, report, resources_fail
 from kemu.nt.work import (
     CriticalWorkQueue,
@@ -74,10 +75,12 @@ class KernelWorkItems:
                 yield Leftover("ke.work-leak", f"a {item.label}")
 
 
-class IO_WORKITEM(WorkItem):
+class IO_WORKITEM(WorkItem, Storage):
     """A work item of IoAllocateWorkItem, or storage for one that IoInitializeWorkItem makes."""
 
     __slots__ = ("allocated", "io_object")
+
+    storage_size = SIZE
 
     def __init__(self, label: str = "work item") -> None:
         super().__init__(label)
@@ -93,10 +96,12 @@ class IO_WORKITEM(WorkItem):
         return io_object if isinstance(io_object, DRIVER_OBJECT) else io_object.DriverObject
 
 
-class WORK_QUEUE_ITEM(WorkItem):
+class WORK_QUEUE_ITEM(WorkItem, Storage):
     """Storage for a bare work item; `ExInitializeWorkItem` makes one of it. Nothing keeps the driver for it."""
 
     __slots__ = ("Parameter", "WorkerRoutine", "running")
+
+    storage_size = 32
 
     def __init__(self, label: str = "work queue item") -> None:
         super().__init__(label)
