@@ -243,16 +243,10 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
     assert [finding.failure.summary for finding in found.findings] == []
 
 
-USED_AFTER_FREE = {"timer_cancelled_too_late", "event_after_timeout"}
-"""Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
-soon as both have happened, whichever came first."""
-
-
 @pytest.mark.parametrize("name", names("buggy"))
 def test_the_expected_finding_is_found_with_race_detection_as_well(name: str) -> None:
     one = program(name, "buggy", races=True)
     found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 1), Budget(schedules=500), keep_going=True)
-    expected = "ke.data-race" if name in USED_AFTER_FREE else one.expected
     expected = "ke.data-race" if name in PLAIN_RACES else one.expected
     assert expected in {finding.failure.code for finding in found.findings}
 
