@@ -24,7 +24,9 @@ CAUSES: Final[Mapping[str, tuple[Scope, tuple[str, ...]]]] = {
     "flt.post.return": ("frame", ("flt.post.enter",)),
     "sync.acquire": ("obj", ("sync.release",)),
     "sync.release": ("obj", ("sync.acquire",)),
-    "sync.wait": ("obj", ("sync.signal",)),
+    "sync.wait": ("obj", ("sync.signal", "sync.release")),
+    "apc.enter": ("obj", ("apc.insert",)),
+    "apc.return": ("obj", ("apc.enter",)),
     "work.run": ("obj", ("work.queue",)),
 }
 """Event -> what it is looked up by, and the events of which the latest is its cause; none: any event."""

@@ -323,6 +323,8 @@ async def _run(thread: KThread, run: DpcRun) -> None:
         run.context,
         "ke.timer-dpc-race" if run.by_timer else "ke.use-after-free",
     )
+    # The watchdog counts each DPC by itself.
+    thread.dpc_ticks = 0
     await run_deferred(dpc.driver, name, run.routine, run.arguments, deferred, dpc_stops)
     run.end(thread)
 

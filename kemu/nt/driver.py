@@ -14,14 +14,16 @@ from typing import Any, Final
 from kemu.errors import KemuError, UsageError
 from kemu.nt.bugcheck import (
     KMODE_EXCEPTION_NOT_HANDLED,
+    SYSTEM_EXIT_OWNED_MUTEX,
     SYSTEM_SERVICE_EXCEPTION,
     SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
     UNEXPECTED_KERNEL_MODE_TRAP,
     BugCheck,
     BugCheckCode,
 )
+from kemu.nt.callout import CALLOUT, WORKER_ROUTINE, Callout, apcs_changed, irql_changed, kind_of
 from kemu.nt.exception import StructuredException
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, OwnerAware, current_kthread
 from kemu.nt.status import NTSTATUS, STATUS_ACCESS_VIOLATION, is_known
 from kemu.nt.system import System, report
 from kemu.runtime import Actor, Runtime, current_thread
@@ -131,8 +133,10 @@ def _unhandled(thread: KThread) -> BugCheckCode:
     return SYSTEM_SERVICE_EXCEPTION
 
 
-async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    """Run *routine* of a driver on the calling thread and return its result.
+async def in_driver(
+    actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any, kind: Callout = CALLOUT
+) -> Any:
+    """Run *routine* of a driver, which is of that *kind*, on the calling thread and return its result.
 
     Findings: ``ke.unhandled-exception``, and ``callback-dirty-exit`` for a routine that returns at another IRQL,
     with another APC disable count or with a lock that it did not hold when it was called (FLT-PRE-27, KE-IRQL-10).
@@ -140,6 +144,7 @@ async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaita
     thread = current_kthread()
     irql, locks = thread.irql, len(thread.locks)
     apc = thread.kernel_apc_disable, thread.special_apc_disable
+    arbitrary, thread.arbitrary = thread.arbitrary, kind.arbitrary
     if len(thread.actors) > DEEPEST:
         inside = " > ".join(one.label for one in thread.actors)
         detail = f"{name} of {actor.driver} is called {DEEPEST + 1} callbacks deep: {inside}"
@@ -155,21 +160,44 @@ async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaita
         or len(thread.locks) != locks
         or (thread.kernel_apc_disable, thread.special_apc_disable) != apc
     ):
-        dirty_exit(actor, name, irql, locks)
+        left_dirty(f"{name} of {actor.driver}", irql, locks, combined(*apc), kind)
+    thread.arbitrary = arbitrary
     thread.actors.pop()
     return result
 
 
-def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
-    """Report how a routine left its thread."""
+def combined(kernel: int, special: int) -> int:
+    """CombinedApcDisable of these two counts."""
+    return (-special & 0xFFFF) << 16 | (-kernel & 0xFFFF)
+
+
+def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int, regions: tuple[int, int]) -> None:
+    """Report how a callback called *name* left its thread, which was in so many critical and guarded *regions*."""
+    left_dirty(f"{name} of {actor.driver}", irql, locks, combined(*regions), CALLOUT)
+
+
+def left_dirty(what: str, irql: int, locks: int, disabled: int, kind: Callout) -> None:
+    """Report how *what* left its thread, which it found at *irql* with so many *locks* and *disabled* APCs."""
     thread = current_kthread()
+    kind = kind_of(kind, thread)
+    now = thread.combined_apc_disable
     if len(thread.locks) > locks:
-        what = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
+        how = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
+    elif thread.announced is not None:
+        how = f"after {thread.announced[0]} with Wait = TRUE, without the wait that this announces"
     elif thread.irql != irql:
-        what = f"at IRQL {thread.irql} where it was called at {irql}"
+        how = f"at IRQL {thread.irql} where it was called at {irql}"
     else:
-        what = "with another lock held or in another critical or guarded region than it was called with"
-    report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
+        how = "with another lock held or in another critical or guarded region than it was called with"
+    if thread.irql != irql:
+        stop, verifier = irql_changed(kind, irql, thread.irql)
+    elif kind is WORKER_ROUTINE and any(isinstance(lock, OwnerAware) for lock in thread.locks[locks:]):
+        stop, verifier = BugCheck(SYSTEM_EXIT_OWNED_MUTEX), None
+    elif now != disabled:
+        stop, verifier = apcs_changed(kind, disabled, now)
+    else:
+        stop = verifier = None
+    report("callback-dirty-exit", f"{what} returned {how}", stop, verifier=verifier)
 
 
 def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value: object) -> NTSTATUS:

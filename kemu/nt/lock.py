@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
+from kemu.nt.apc import reenters
 from kemu.nt.bugcheck import (
     DRIVER_VERIFIER_DETECTED_VIOLATION,
     IRQL_NOT_LESS_OR_EQUAL,
@@ -187,6 +188,11 @@ def check_acquire(lock: OwnedLock, thread: KThread, name: str) -> None:
     if not lock.initialised:
         uninitialised(lock, name)
     if lock.owner is thread:
+        interrupts = reenters(thread, lock)
+        if interrupts is not None:
+            report(
+                "ke.apc-reentry", f"{name}: {interrupts.describe()} asks for {lock.label}, which {thread.label} holds"
+            )
         owns_already(lock, thread, name, lock.acquired_again)
 
 

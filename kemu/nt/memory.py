@@ -84,9 +84,9 @@ class Pool:
 
 
 def tag_text(name: str, tag: str | int) -> str:
-    """*tag* as text; a C constant such as ``'nacS'`` is a number."""
+    """*tag* as a dump shows it: what C writes the other way round, ``'nacS'``, and has as a number."""
     if isinstance(tag, int) and not isinstance(tag, bool) and 0 <= tag < 1 << 32:
-        tag = tag.to_bytes(4, "big").lstrip(b"\0").decode("latin-1")
+        tag = tag.to_bytes(4, "little").rstrip(b"\0").decode("latin-1")
     if not isinstance(tag, str) or (tag and not _TAG.fullmatch(tag)):
         refuse(f"{name} with tag {tag!r}", remedy="use one to four printable ASCII characters, such as 'Scan'")
     return tag
@@ -94,7 +94,7 @@ def tag_text(name: str, tag: str | int) -> str:
 
 def tag_number(tag: str | int) -> int:
     """*tag* as the number that C makes of it."""
-    return tag if isinstance(tag, int) else int.from_bytes(tag.encode("latin-1", "replace"), "big")
+    return tag if isinstance(tag, int) else int.from_bytes(tag.encode("latin-1", "replace"), "little")
 
 
 def _checked_number(name: str, parameter: str, value: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from kemu.nt.dispatcher import TERMINATING
 from kemu.nt.driver import current_driver
 from kemu.nt.handle import (
     check_attributes,
@@ -156,9 +157,9 @@ def PsGetProcessCreateTimeQuadPart(Process: Process) -> int:
 
 @routine("ntifs", "BOOLEAN PsIsThreadTerminating(_In_ PETHREAD Thread)", max_irql=DISPATCH_LEVEL)
 def PsIsThreadTerminating(Thread: KThread) -> bool:
-    """Whether *Thread* has ended, or is about to. IRQL: <= DISPATCH_LEVEL."""
+    """Whether *Thread* has ended, or was asked to. IRQL: <= DISPATCH_LEVEL."""
     current_thread().read(Thread)
-    return not Thread.alive
+    return not Thread.alive or bool(Thread.alerts & TERMINATING)
 
 
 @routine(

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from kemu.nt.bugcheck import (
     DRIVER_IRQL_NOT_LESS_OR_EQUAL,
@@ -25,6 +26,9 @@ from kemu.nt.bugcheck import (
 from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import current_system, report
 from kemu.runtime import Cell
+
+if TYPE_CHECKING:
+    from kemu.nt.apc import ApcQueue
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -125,6 +129,7 @@ def routine(
     unchecked: tuple[str, ...] = (),
     under_spin_lock: bool | Callable[..., bool] = True,
     stops: Stops | None = None,
+    waits: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
 
@@ -136,7 +141,9 @@ def routine(
 
     *under_spin_lock* says whether a thread that holds a spin lock may call it, or is a function of the arguments that
     does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *stops* says what Windows
-    does about a call outside the IRQL range, where the catalogue does not.
+    does about a call outside the IRQL range, where that is not Driver Verifier's general answer. Only a routine that
+    *waits* may be called after one with Wait = TRUE (KE-WAIT-17). Before a routine that is awaited, the caller's APCs
+    are delivered.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -157,7 +164,7 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        return _checked(function, name, min_irql, max_irql, unchecked, under_spin_lock, stops)
+        return _checked(function, name, min_irql, max_irql, unchecked, under_spin_lock, stops, waits)
 
     return declare
 
@@ -172,9 +179,12 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
     hints = get_type_hints(function)
     checks: list[tuple[int, str, type, bool]] = []
     for position, name in enumerate(inspect.signature(function).parameters):
-        kinds = [kind for kind in get_args(hints[name]) or (hints[name],) if kind is not type(None)]
+        hint = hints[name]
+        # Of a list of objects the routine itself looks at the members.
+        is_union = get_origin(hint) in {Union, UnionType}
+        kinds = [kind for kind in (get_args(hint) if is_union else (hint,)) if kind is not type(None)]
         if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell):
-            checks.append((position, name, kinds[0], len(get_args(hints[name])) > 1))
+            checks.append((position, name, kinds[0], is_union))
     return tuple(checks)
 
 
@@ -186,10 +196,12 @@ def _checked(
     unchecked: tuple[str, ...],
     under_spin_lock: bool | Callable[..., bool],
     stops: Stops | None,
+    waits: bool,
 ) -> Callable[P, R]:
     """*function*, which first looks at the caller's IRQL, its locks, and the objects that it is given."""
     checks: Checks | None = None
     spin_locks_matter = under_spin_lock is not True
+    is_awaited = inspect.iscoroutinefunction(function)
 
     @wraps(function)
     def check(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -198,6 +210,8 @@ def _checked(
             # Not before the first call: annotations may name what is defined after the routine.
             checks = tuple(one for one in _object_parameters(function) if one[1] not in unchecked)
         thread = current_kthread()
+        if thread.announced is not None:
+            _announced(thread, name, waits)
         irql = thread.irql
         # Before the level, which is the wrong one because of the lock.
         if spin_locks_matter and thread.locks and not (callable(under_spin_lock) and under_spin_lock(*args, **kwargs)):
@@ -220,9 +234,32 @@ def _checked(
             elif value in system.pageable:
                 # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
                 report("ke.pageable-sync", f"{name} on {value}, in {system.pageable[value]} in paged pool")
+        if is_awaited and thread.apcs is not None:
+            routine = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
+            return cast("R", _after_apcs(thread.apcs, routine, args, kwargs))
         return function(*args, **kwargs)
 
     return check
+
+
+async def _after_apcs(
+    apcs: ApcQueue, function: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: dict[str, Any]
+) -> Any:
+    """Call *function* after the APCs that are due."""
+    await apcs.deliver()
+    return await function(*args, **kwargs)
+
+
+def _announced(thread: KThread, name: str, waits: bool) -> None:
+    """The first call after one with Wait = TRUE: it must be a wait, at the level that the thread was at
+    (KE-WAIT-17).
+    """
+    assert thread.announced is not None
+    announcing, irql = thread.announced
+    thread.announced = None
+    thread.irql = irql
+    if not waits:
+        report("ke.wait-true", f"{name} was called after {announcing} with Wait = TRUE, which a wait must follow")
 
 
 def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
@@ -251,4 +288,5 @@ def _off_limits(name: str, lowest: int, highest: int, stops: tuple[BugCheck | No
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
     detail = f"{name} was called at {irql_name(irql)}; it may be called {limit}"
-    report("ke.irql", detail, stops[0], verifier=stops[1])
+    verifier = stops[1] or BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0xE5, irql))
+    report("ke.irql", detail, stops[0], verifier=verifier)

@@ -150,11 +150,6 @@ def sizeof(structure: type[Structure]) -> Size:
     return Size(structure)
 
 
-def make(structure: type[Structure], allocation: Allocation | None, parts: list[Any], *, zeroed: bool) -> Structure:
-    """Lay out the memory of *allocation* as a *structure*; what lies inside is added to *parts*."""
-    return furnish(object.__new__(structure), structure, allocation, parts, zeroed=zeroed)
-
-
 def furnish(
     whole: Structure,
     structure: type[Structure],

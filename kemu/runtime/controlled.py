@@ -304,6 +304,7 @@ class ControlledRuntime(Runtime):
 
     def _end(self, thread: Thread, result: Any) -> None:
         thread.result = result
+        thread.finish()
         thread.alive = False
         self.alive -= 1
         thread.write(thread)

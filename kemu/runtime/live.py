@@ -163,6 +163,8 @@ class LiveRuntime(Runtime):
         thread.context = copy_context()
         try:
             thread.result = await _Interpreter(self, thread)
+            if not self.dead:
+                thread.finish()
         except Unwind:
             return
         except Exception as error:

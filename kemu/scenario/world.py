@@ -7,7 +7,7 @@ A script is an ``async def`` that takes a `World` (and the variant under test). 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
@@ -26,6 +26,7 @@ from kemu.io.constants import (
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
 from kemu.io.volume import Volume
+from kemu.nt.apc import LastApcs, takes_apcs
 from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
 from kemu.nt.dpc import Dpcs, TargetQueues
@@ -36,10 +37,12 @@ from kemu.nt.lockorder import LockOrder
 from kemu.nt.lookaside import Lookasides
 from kemu.nt.memory import Pool
 from kemu.nt.object import ObjectManager
+from kemu.nt.onstack import StackObjects
 from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.rundown import CacheAwareRundowns
+from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
 from kemu.nt.systhread import SystemThreads
@@ -47,9 +50,10 @@ from kemu.nt.timer import Timers
 from kemu.nt.usermemory import UserBuffer
 from kemu.nt.work import WorkerPool
 from kemu.nt.workitem import KernelWorkItems
-from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
+from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
+from kemu.scenario.threads import Started, Threads
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
 from kemu.verifier.settings import DEFAULT, VerifierSettings
@@ -193,18 +197,7 @@ class LoadedDriver:
         return await self._world.unload(self, mandatory=mandatory)
 
 
-class Started(Generic[T]):
-    """A thread that a script has started."""
-
-    def __init__(self, thread: KThread) -> None:
-        self.thread = thread
-
-    async def join(self) -> T:
-        """Wait until it has ended; its coroutine's result."""
-        return await Join(self.thread)
-
-
-class World:
+class World(Threads):
     """One emulated machine with one volume, ``C:``."""
 
     def __init__(
@@ -237,6 +230,8 @@ class World:
         self.system.add(LockOrder(self.system))
         self.system.add(Resources())
         self.system.add(CacheAwareRundowns())
+        self.system.add(StackObjects())
+        self.system.add(Watchdog())
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(Lookasides())
@@ -319,14 +314,21 @@ class World:
         """Put a file on the volume before the run begins."""
         self.volume.filesystem.add(path, data)
 
-    def start(self, name: str, coroutine: Coroutine[Any, Any, T], process: UserProcess | None = None) -> Started[T]:
-        """Start a thread that runs *coroutine*; in *process*, or in the System process."""
+    def start(
+        self, name: str, coroutine: Coroutine[Any, Any, T], process: UserProcess | None = None, *, apcs: bool = False
+    ) -> Started[T]:
+        """Start a thread that runs *coroutine*; in *process*, or in the System process.
+
+        With *apcs* the thread takes APCs (`queue_apc`); otherwise none may be queued to it.
+        """
         self._started_threads = True
-        thread = self.runtime.spawn(name, coroutine)
+        thread = self.runtime.spawn(name, LastApcs(coroutine) if apcs else coroutine)
         assert isinstance(thread, KThread)
         thread.process = process.process if process is not None else self.system_process
         if process is not None:
             thread.actors.append(process)
+        if apcs:
+            takes_apcs(thread)
         return Started(thread)
 
     async def together(self, *coroutines: Coroutine[Any, Any, Any], process: UserProcess | None = None) -> list[Any]:

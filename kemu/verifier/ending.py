@@ -14,6 +14,7 @@ from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck
 from kemu.verifier.finding import Finding
 from kemu.verifier.verifier import Verifier
+from kemu.verifier.waits import endless_wait
 
 
 def judge(system: System, verifier: Verifier, outcome: Outcome) -> Finding | None:
@@ -49,6 +50,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     threads = [thread for thread in system.runtime.threads if thread.alive]
     # A cycle that no teardown is part of is the cause, and a teardown that waits for its members is not. Likewise a
     # teardown or an operation may wait for an item that no worker is left for.
+    endless = endless_wait(verifier, threads, detail)
+    if endless is not None:
+        return endless
     waiting = {thread.label for thread in threads if isinstance(thread.op, (WaitOutstanding, WaitRundown))}
     if report.is_deadlock and waiting.isdisjoint(report.cycle):
         # Who waits for itself holds what it waits to see released by everybody.

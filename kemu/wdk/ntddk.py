@@ -1,4 +1,4 @@
-"""ntddk.h: critical and guarded regions, raising exceptions, targets of DPCs."""
+"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events, process and thread identifiers."""
 
 from kemu.nt.dpc import (
     KeSetTargetProcessorDpc,
@@ -8,12 +8,18 @@ from kemu.nt.exception import (
     ExRaiseStatus,
     StructuredException,
 )
+from kemu.nt.irql import (
+    KeRaiseIrqlToDpcLevel,
+)
 from kemu.nt.psapi import (
     PsGetCurrentProcessId,
     PsGetCurrentThreadId,
     PsGetProcessId,
     PsGetThreadId,
     ZwOpenProcess,
+)
+from kemu.nt.pulse import (
+    KePulseEvent,
 )
 from kemu.nt.region import (
     KeAreApcsDisabled,
@@ -31,11 +37,13 @@ __all__ = [
     "KeEnterGuardedRegion",
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
-    "StructuredException",
+    "KePulseEvent",
+    "KeRaiseIrqlToDpcLevel",
+    "KeSetTargetProcessorDpc",
     "PsGetCurrentProcessId",
     "PsGetCurrentThreadId",
     "PsGetProcessId",
     "PsGetThreadId",
+    "StructuredException",
     "ZwOpenProcess",
-    "KeSetTargetProcessorDpc",
 ]

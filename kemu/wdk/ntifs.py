@@ -1,5 +1,10 @@
-"""ntifs.h: objects by pointer, processes and threads as file systems and security software see them."""
+"""ntifs.h: objects by pointer, processes and threads as file systems see them, attaching to processes."""
 
+from kemu.nt.context import (
+    KAPC_STATE,
+    KeStackAttachProcess,
+    KeUnstackDetachProcess,
+)
 from kemu.nt.handle import (
     DUPLICATE_CLOSE_SOURCE,
     DUPLICATE_SAME_ACCESS,
@@ -21,6 +26,9 @@ __all__ = [
     "DUPLICATE_CLOSE_SOURCE",
     "DUPLICATE_SAME_ACCESS",
     "DUPLICATE_SAME_ATTRIBUTES",
+    "KAPC_STATE",
+    "KeStackAttachProcess",
+    "KeUnstackDetachProcess",
     "ObCloseHandle",
     "ObOpenObjectByPointer",
     "PsGetProcessCreateTimeQuadPart",

@@ -1,4 +1,4 @@
-"""wdm.h: events, locks, pool, interlocked operations, work items, lists, cancellation, debug output."""
+"""wdm.h: dispatcher objects and waiting, locks, IRQL, objects and handles, pool, work items, lists, cancellation."""
 
 from kemu.io.constants import (
     FILE_CREATE,
@@ -8,6 +8,8 @@ from kemu.io.constants import (
     FILE_OVERWRITE_IF,
     FILE_SUPERSEDE,
     FO_SYNCHRONOUS_IO,
+    FileBasicInformation,
+    FileStandardInformation,
     IRP_MJ_ACQUIRE_FOR_CC_FLUSH,
     IRP_MJ_ACQUIRE_FOR_MOD_WRITE,
     IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION,
@@ -52,8 +54,6 @@ from kemu.io.constants import (
     IRP_PAGING_IO,
     IRP_SYNCHRONOUS_API,
     IRP_SYNCHRONOUS_PAGING_IO,
-    FileBasicInformation,
-    FileStandardInformation,
 )
 from kemu.io.manager import (
     IoAcquireCancelSpinLock,
@@ -133,6 +133,11 @@ from kemu.nt.callback import (
     ExRegisterCallback,
     ExUnregisterCallback,
 )
+from kemu.nt.context import (
+    ExGetPreviousMode,
+    IoGetCurrentProcess,
+    KeGetCurrentThread,
+)
 from kemu.nt.debug import (
     DPFLTR_DEFAULT_ID,
     DPFLTR_ERROR_LEVEL,
@@ -147,9 +152,8 @@ from kemu.nt.debug import (
 )
 from kemu.nt.dpc import (
     ALL_PROCESSOR_GROUPS,
-    KDPC,
-    PROCESSOR_NUMBER,
     HighImportance,
+    KDPC,
     KeFlushQueuedDpcs,
     KeInitializeDpc,
     KeInitializeThreadedDpc,
@@ -161,6 +165,7 @@ from kemu.nt.dpc import (
     LowImportance,
     MediumHighImportance,
     MediumImportance,
+    PROCESSOR_NUMBER,
 )
 from kemu.nt.driver import (
     DRIVER_OBJECT,
@@ -170,6 +175,7 @@ from kemu.nt.event import (
     KEVENT,
     KeClearEvent,
     KeInitializeEvent,
+    KeReadStateEvent,
     KeResetEvent,
     KeSetEvent,
     NotificationEvent,
@@ -190,12 +196,12 @@ from kemu.nt.exspinlock import (
     ExTryConvertSharedSpinLockExclusive,
 )
 from kemu.nt.extimer import (
-    EX_TIMER,
-    EX_TIMER_HIGH_RESOLUTION,
-    EX_TIMER_NO_WAKE,
-    EX_TIMER_NOTIFICATION,
     EXT_DELETE_PARAMETERS,
     EXT_SET_PARAMETERS,
+    EX_TIMER,
+    EX_TIMER_HIGH_RESOLUTION,
+    EX_TIMER_NOTIFICATION,
+    EX_TIMER_NO_WAKE,
     ExAllocateTimer,
     ExCancelTimer,
     ExDeleteTimer,
@@ -204,14 +210,14 @@ from kemu.nt.extimer import (
     ExSetTimer,
 )
 from kemu.nt.fastmutex import (
-    FAST_MUTEX,
-    KGUARDED_MUTEX,
     ExAcquireFastMutex,
     ExAcquireFastMutexUnsafe,
     ExInitializeFastMutex,
     ExReleaseFastMutex,
     ExReleaseFastMutexUnsafe,
     ExTryToAcquireFastMutex,
+    FAST_MUTEX,
+    KGUARDED_MUTEX,
     KeAcquireGuardedMutex,
     KeAcquireGuardedMutexUnsafe,
     KeInitializeGuardedMutex,
@@ -225,6 +231,8 @@ from kemu.nt.freeing import (
     ExFreePoolWithTag,
 )
 from kemu.nt.handle import (
+    NtCurrentProcess,
+    NtCurrentThread,
     OBJ_CASE_INSENSITIVE,
     OBJ_EXCLUSIVE,
     OBJ_FORCE_ACCESS_CHECK,
@@ -232,8 +240,6 @@ from kemu.nt.handle import (
     OBJ_KERNEL_HANDLE,
     OBJ_OPENIF,
     OBJ_PERMANENT,
-    NtCurrentProcess,
-    NtCurrentThread,
     ObReferenceObjectByHandle,
     ZwClose,
 )
@@ -274,17 +280,20 @@ from kemu.nt.interlocked import (
 )
 from kemu.nt.irql import (
     KeGetCurrentIrql,
+    KeLowerIrql,
+    KeRaiseIrql,
 )
 from kemu.nt.kthread import (
     APC_LEVEL,
+    CLOCK_LEVEL,
     DISPATCH_LEVEL,
     HIGH_LEVEL,
+    IPI_LEVEL,
     PASSIVE_LEVEL,
 )
 from kemu.nt.lists import (
-    CONTAINING_RECORD,
-    LIST_ENTRY,
     AppendTailList,
+    CONTAINING_RECORD,
     ExInterlockedInsertHeadList,
     ExInterlockedInsertTailList,
     ExInterlockedRemoveHeadList,
@@ -292,6 +301,7 @@ from kemu.nt.lists import (
     InsertHeadList,
     InsertTailList,
     IsListEmpty,
+    LIST_ENTRY,
     RemoveEntryList,
     RemoveHeadList,
     RemoveTailList,
@@ -318,18 +328,6 @@ from kemu.nt.lookaside_routines import (
     ExInitializePagedLookasideList,
 )
 from kemu.nt.memory import (
-    PAGED_CODE,
-    POOL_FLAG_CACHE_ALIGNED,
-    POOL_FLAG_NON_PAGED,
-    POOL_FLAG_NON_PAGED_EXECUTE,
-    POOL_FLAG_PAGED,
-    POOL_FLAG_RAISE_ON_FAILURE,
-    POOL_FLAG_SESSION,
-    POOL_FLAG_SPECIAL_POOL,
-    POOL_FLAG_UNINITIALIZED,
-    POOL_FLAG_USE_QUOTA,
-    POOL_QUOTA_FAIL_INSTEAD_OF_RAISE,
-    POOL_RAISE_IF_ALLOCATION_FAILURE,
     DrvRtPoolNxOptIn,
     ExAllocatePool,
     ExAllocatePool2,
@@ -346,8 +344,26 @@ from kemu.nt.memory import (
     NonPagedPoolMustSucceed,
     NonPagedPoolNx,
     NonPagedPoolNxCacheAligned,
+    PAGED_CODE,
+    POOL_FLAG_CACHE_ALIGNED,
+    POOL_FLAG_NON_PAGED,
+    POOL_FLAG_NON_PAGED_EXECUTE,
+    POOL_FLAG_PAGED,
+    POOL_FLAG_RAISE_ON_FAILURE,
+    POOL_FLAG_SESSION,
+    POOL_FLAG_SPECIAL_POOL,
+    POOL_FLAG_UNINITIALIZED,
+    POOL_FLAG_USE_QUOTA,
+    POOL_QUOTA_FAIL_INSTEAD_OF_RAISE,
+    POOL_RAISE_IF_ALLOCATION_FAILURE,
     PagedPool,
     PagedPoolCacheAligned,
+)
+from kemu.nt.mutex import (
+    KMUTEX,
+    KeInitializeMutex,
+    KeReadStateMutex,
+    KeReleaseMutex,
 )
 from kemu.nt.object import (
     ExEventObjectType,
@@ -361,6 +377,9 @@ from kemu.nt.object import (
     PsProcessType,
     PsThreadType,
 )
+from kemu.nt.onstack import (
+    on_stack,
+)
 from kemu.nt.ownership import (
     ERESOURCE,
 )
@@ -370,8 +389,8 @@ from kemu.nt.process import (
 )
 from kemu.nt.psapi import (
     CLIENT_ID,
-    OBJECT_ATTRIBUTES,
     InitializeObjectAttributes,
+    OBJECT_ATTRIBUTES,
     PsGetCurrentProcess,
     PsGetCurrentThread,
 )
@@ -403,7 +422,6 @@ from kemu.nt.region import (
     KeAreAllApcsDisabled,
 )
 from kemu.nt.resource import (
-    FLAG_OWNER_POINTER_IS_THREAD,
     ExAcquireResourceExclusiveLite,
     ExAcquireResourceSharedLite,
     ExAcquireSharedStarveExclusive,
@@ -426,6 +444,7 @@ from kemu.nt.resource import (
     ExReleaseResourceLite,
     ExSetResourceOwnerPointer,
     ExSetResourceOwnerPointerEx,
+    FLAG_OWNER_POINTER_IS_THREAD,
 )
 from kemu.nt.rundown import (
     EX_RUNDOWN_REF,
@@ -450,15 +469,18 @@ from kemu.nt.rundown import (
     ExWaitForRundownProtectionRelease,
     ExWaitForRundownProtectionReleaseCacheAware,
 )
+from kemu.nt.semaphore import (
+    KSEMAPHORE,
+    KeInitializeSemaphore,
+    KeReadStateSemaphore,
+    KeReleaseSemaphore,
+)
 from kemu.nt.shared import (
     LONG,
     LONG64,
     PVOID,
 )
 from kemu.nt.slist import (
-    SINGLE_LIST_ENTRY,
-    SLIST_ENTRY,
-    SLIST_HEADER,
     ExInitializeSListHead,
     ExInterlockedPopEntryList,
     ExInterlockedPopEntrySList,
@@ -471,6 +493,9 @@ from kemu.nt.slist import (
     InterlockedPushEntrySList,
     PopEntryList,
     PushEntryList,
+    SINGLE_LIST_ENTRY,
+    SLIST_ENTRY,
+    SLIST_HEADER,
 )
 from kemu.nt.spinlock import (
     KSPIN_LOCK,
@@ -485,12 +510,26 @@ from kemu.nt.spinlock import (
     KeTestSpinLock,
     KeTryToAcquireSpinLockAtDpcLevel,
 )
+from kemu.nt.stall import (
+    KeStallExecutionProcessor,
+)
 from kemu.nt.status import (
+    NTSTATUS,
     NT_ERROR,
     NT_INFORMATION,
     NT_SUCCESS,
     NT_WARNING,
-    NTSTATUS,
+)
+from kemu.nt.strings import (
+    RtlAppendUnicodeStringToString,
+    RtlAppendUnicodeToString,
+    RtlCompareUnicodeString,
+    RtlCopyUnicodeString,
+    RtlEqualUnicodeString,
+    RtlInitEmptyUnicodeString,
+    RtlInitUnicodeString,
+    RtlPrefixUnicodeString,
+    UNICODE_STRING,
 )
 from kemu.nt.structure import (
     Structure,
@@ -498,11 +537,11 @@ from kemu.nt.structure import (
 )
 from kemu.nt.systhread import (
     HIGH_PRIORITY,
-    LOW_PRIORITY,
-    LOW_REALTIME_PRIORITY,
     IoCreateSystemThread,
     KeQueryPriorityThread,
     KeSetPriorityThread,
+    LOW_PRIORITY,
+    LOW_REALTIME_PRIORITY,
     PsCreateSystemThread,
     PsTerminateSystemThread,
 )
@@ -534,8 +573,16 @@ from kemu.nt.usermemory import (
 )
 from kemu.nt.wait import (
     Executive,
+    KWAIT_BLOCK,
+    KeDelayExecutionThread,
+    KeWaitForMultipleObjects,
+    KeWaitForMutexObject,
     KeWaitForSingleObject,
+    MAXIMUM_WAIT_OBJECTS,
+    THREAD_WAIT_OBJECTS,
     UserRequest,
+    WaitAll,
+    WaitAny,
 )
 from kemu.nt.work import (
     BackgroundWorkQueue,
@@ -549,10 +596,9 @@ from kemu.nt.work import (
     SuperCriticalWorkQueue,
 )
 from kemu.nt.workitem import (
-    IO_WORKITEM,
-    WORK_QUEUE_ITEM,
     ExInitializeWorkItem,
     ExQueueWorkItem,
+    IO_WORKITEM,
     IoAllocateWorkItem,
     IoFreeWorkItem,
     IoInitializeWorkItem,
@@ -560,6 +606,7 @@ from kemu.nt.workitem import (
     IoQueueWorkItemEx,
     IoSizeofWorkItem,
     IoUninitializeWorkItem,
+    WORK_QUEUE_ITEM,
 )
 
 __all__ = [
@@ -571,6 +618,7 @@ __all__ = [
     "Bytes",
     "CALLBACK_OBJECT",
     "CLIENT_ID",
+    "CLOCK_LEVEL",
     "CONTAINING_RECORD",
     "CriticalWorkQueue",
     "CustomPriorityWorkQueue",
@@ -661,6 +709,7 @@ __all__ = [
     "ExFreeToPagedLookasideList",
     "ExGetCurrentResourceThread",
     "ExGetExclusiveWaiterCount",
+    "ExGetPreviousMode",
     "ExGetSharedWaiterCount",
     "ExInitializeDeleteTimerParameters",
     "ExInitializeDriverRuntime",
@@ -744,6 +793,7 @@ __all__ = [
     "HyperCriticalWorkQueue",
     "IO_REMOVE_LOCK",
     "IO_WORKITEM",
+    "IPI_LEVEL",
     "IRP_MJ_ACQUIRE_FOR_CC_FLUSH",
     "IRP_MJ_ACQUIRE_FOR_MOD_WRITE",
     "IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION",
@@ -821,6 +871,7 @@ __all__ = [
     "IoAllocateWorkItem",
     "IoCreateSystemThread",
     "IoFreeWorkItem",
+    "IoGetCurrentProcess",
     "IoInitializeRemoveLock",
     "IoInitializeWorkItem",
     "IoQueueWorkItem",
@@ -835,8 +886,11 @@ __all__ = [
     "KEVENT",
     "KGUARDED_MUTEX",
     "KLOCK_QUEUE_HANDLE",
+    "KMUTEX",
+    "KSEMAPHORE",
     "KSPIN_LOCK",
     "KTIMER",
+    "KWAIT_BLOCK",
     "KdPrint",
     "KeAcquireGuardedMutex",
     "KeAcquireGuardedMutexUnsafe",
@@ -850,16 +904,21 @@ __all__ = [
     "KeAreAllApcsDisabled",
     "KeCancelTimer",
     "KeClearEvent",
+    "KeDelayExecutionThread",
     "KeFlushQueuedDpcs",
     "KeGetCurrentIrql",
+    "KeGetCurrentThread",
     "KeInitializeDpc",
     "KeInitializeEvent",
     "KeInitializeGuardedMutex",
+    "KeInitializeMutex",
+    "KeInitializeSemaphore",
     "KeInitializeSpinLock",
     "KeInitializeThreadedDpc",
     "KeInitializeTimer",
     "KeInitializeTimerEx",
     "KeInsertQueueDpc",
+    "KeLowerIrql",
     "KeMemoryBarrier",
     "KeQueryActiveProcessorCountEx",
     "KeQueryInterruptTime",
@@ -871,12 +930,18 @@ __all__ = [
     "KeQueryTickCount",
     "KeQueryTimeIncrement",
     "KeQueryUnbiasedInterruptTime",
+    "KeRaiseIrql",
+    "KeReadStateEvent",
+    "KeReadStateMutex",
+    "KeReadStateSemaphore",
     "KeReadStateTimer",
     "KeReleaseGuardedMutex",
     "KeReleaseGuardedMutexUnsafe",
     "KeReleaseInStackQueuedSpinLock",
     "KeReleaseInStackQueuedSpinLockForDpc",
     "KeReleaseInStackQueuedSpinLockFromDpcLevel",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
     "KeReleaseSpinLock",
     "KeReleaseSpinLockForDpc",
     "KeReleaseSpinLockFromDpcLevel",
@@ -889,9 +954,12 @@ __all__ = [
     "KeSetTargetProcessorDpcEx",
     "KeSetTimer",
     "KeSetTimerEx",
+    "KeStallExecutionProcessor",
     "KeTestSpinLock",
     "KeTryToAcquireGuardedMutex",
     "KeTryToAcquireSpinLockAtDpcLevel",
+    "KeWaitForMultipleObjects",
+    "KeWaitForMutexObject",
     "KeWaitForSingleObject",
     "KernelMode",
     "LIST_ENTRY",
@@ -902,6 +970,7 @@ __all__ = [
     "LOW_REALTIME_PRIORITY",
     "LowImportance",
     "MAXIMUM_ALLOWED",
+    "MAXIMUM_WAIT_OBJECTS",
     "MaximumWorkQueue",
     "MediumHighImportance",
     "MediumImportance",
@@ -993,11 +1062,19 @@ __all__ = [
     "RemoveEntryList",
     "RemoveHeadList",
     "RemoveTailList",
+    "RtlAppendUnicodeStringToString",
+    "RtlAppendUnicodeToString",
     "RtlCompareMemory",
+    "RtlCompareUnicodeString",
     "RtlCopyMemory",
+    "RtlCopyUnicodeString",
     "RtlEqualMemory",
+    "RtlEqualUnicodeString",
     "RtlFillMemory",
+    "RtlInitEmptyUnicodeString",
+    "RtlInitUnicodeString",
     "RtlMoveMemory",
+    "RtlPrefixUnicodeString",
     "RtlSecureZeroMemory",
     "RtlZeroMemory",
     "SINGLE_LIST_ENTRY",
@@ -1023,11 +1100,15 @@ __all__ = [
     "THREAD_SET_THREAD_TOKEN",
     "THREAD_SUSPEND_RESUME",
     "THREAD_TERMINATE",
+    "THREAD_WAIT_OBJECTS",
+    "UNICODE_STRING",
     "UserMode",
     "UserRequest",
     "WORK_QUEUE_ITEM",
     "WRITE_DAC",
     "WRITE_OWNER",
+    "WaitAll",
+    "WaitAny",
     "WriteNoFence",
     "WriteNoFence64",
     "WritePointerNoFence",
@@ -1035,5 +1116,6 @@ __all__ = [
     "WriteRelease",
     "WriteRelease64",
     "ZwClose",
+    "on_stack",
     "sizeof",
 ]

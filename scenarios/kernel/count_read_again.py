@@ -30,7 +30,7 @@ from kemu.wdk.wdm import (
     sizeof,
 )
 
-RECORD_TAG = "droR"
+RECORD_TAG = "Rord"
 
 
 class RECORD(Structure):

@@ -20,7 +20,7 @@ from kemu.wdk.wdm import (
     sizeof,
 )
 
-NAME_TAG = "eMaN"
+NAME_TAG = "NaMe"
 
 
 class VOLUME_NAME(Structure):

@@ -29,6 +29,8 @@ from kemu.wdk.wdm import (
     IRP_MJ_READ,
     KDPC,
     KEVENT,
+    KMUTEX,
+    KSEMAPHORE,
     KTIMER,
     POOL_FLAG_NON_PAGED,
     THREAD_ALL_ACCESS,
@@ -59,19 +61,26 @@ from kemu.wdk.wdm import (
     KeFlushQueuedDpcs,
     KeInitializeDpc,
     KeInitializeEvent,
+    KeInitializeMutex,
+    KeInitializeSemaphore,
     KeInitializeTimer,
     KeInsertQueueDpc,
     KeReadStateTimer,
+    KeReleaseMutex,
+    KeReleaseSemaphore,
     KeResetEvent,
     KernelMode,
     KeSetEvent,
     KeSetTimer,
+    KeWaitForMultipleObjects,
     KeWaitForSingleObject,
     NotificationEvent,
     ObReferenceObjectByHandle,
     PsCreateSystemThread,
     Structure,
     SynchronizationEvent,
+    WaitAll,
+    WaitAny,
     sizeof,
 )
 
@@ -613,6 +622,207 @@ def test_a_request_is_ordered_from_its_start_to_its_completion(completion: str) 
     for _ in range(30):
         walk.begin()
         assert run(script, walk, races=True, completion=completion).code is None
+
+
+# Mutexes, semaphores, waits for several, APCs.
+
+
+def mutex_object() -> Locks:
+    mutex = KMUTEX("Mutex")
+    KeInitializeMutex(mutex, 0)
+    return (lambda: KeWaitForSingleObject(mutex)), (lambda _: release_mutex(mutex))
+
+
+async def release_mutex(mutex: KMUTEX) -> None:
+    await KeReleaseMutex(mutex, False)
+
+
+@pytest.mark.rule("KE-INTLK-05", "KE-ORD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_mutex_orders_its_owners(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        acquire, release = mutex_object()
+        field = Field()
+
+        async def worker(locks: bool) -> None:
+            if locks:
+                await acquire()
+                field.store()
+                await release(None)
+            else:
+                field.store()
+
+        await lab.together(worker(True), worker(whole))
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-01")
+def test_only_the_last_release_of_a_mutex_orders() -> None:
+    async def script(lab: Lab, whole: bool) -> None:
+        acquire, release = mutex_object()
+        field = Field()
+
+        async def twice() -> None:
+            await acquire()
+            await acquire()
+            await release(None)
+            if whole:
+                field.store()
+            await release(None)
+            if not whole:
+                field.store()
+
+        async def once() -> None:
+            await acquire()
+            field.store()
+            await release(None)
+
+        await lab.together(twice(), once())
+
+    assert plain(lambda lab: script(lab, True)).code is None
+    assert plain(lambda lab: script(lab, False)).code == "ke.data-race"
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_mutant_that_is_abandoned_orders_as_one_that_is_released(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        mutant, field = lab.mutant(), Field()
+
+        async def dies() -> None:
+            if whole:
+                await KeWaitForSingleObject(mutant)
+            field.store()
+
+        async def lives() -> None:
+            await KeWaitForSingleObject(mutant)
+            field.store()
+            await KeReleaseMutex(mutant, False)
+
+        await lab.together(dies(), lives())
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_release_of_a_semaphore_is_ordered_before_the_wait_that_it_ends(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        semaphore, field = KSEMAPHORE("Semaphore"), Field()
+        KeInitializeSemaphore(semaphore, 0, 2)
+
+        async def releaser() -> None:
+            if whole:
+                field.store()
+            await KeReleaseSemaphore(semaphore, 0, 1)
+            if not whole:
+                field.store()
+
+        async def waiter() -> None:
+            await KeWaitForSingleObject(semaphore)
+            field.load()
+
+        await lab.together(releaser(), waiter())
+
+    if whole:
+        assert codes_of_all_runs(script) == {None}
+    else:
+        assert plain(script).code == "ke.data-race"
+
+
+@pytest.mark.rule("KE-ORD-01")
+def test_two_releases_of_a_semaphore_do_not_order_each_other_and_who_has_waited_for_both_is_behind_both() -> None:
+    async def script(lab: Lab, one_field: bool) -> None:
+        semaphore, fields = KSEMAPHORE("Semaphore"), (Field(), Field())
+        KeInitializeSemaphore(semaphore, 0, 2)
+
+        async def releaser(number: int) -> None:
+            fields[0 if one_field else number].store()
+            await KeReleaseSemaphore(semaphore, 0, 1)
+
+        async def waiter() -> None:
+            await KeWaitForSingleObject(semaphore)
+            await KeWaitForSingleObject(semaphore)
+            fields[0].load()
+            fields[1].load()
+
+        await lab.together(releaser(0), releaser(1), waiter())
+
+    assert codes_of_all_runs(lambda lab: script(lab, False)) == {None}
+    assert codes_of_all_runs(lambda lab: script(lab, True)) == {"ke.data-race"}
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("wait_type", [WaitAny, WaitAll])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_wait_for_several_is_behind_those_that_satisfied_it(wait_type: int, whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, first, second = Field(), KEVENT("first"), KEVENT("second")
+        for event in (first, second):
+            KeInitializeEvent(event, NotificationEvent, False)
+        await KeSetEvent(first)
+
+        async def setter() -> None:
+            field.store()
+            await KeSetEvent(second)
+
+        async def waiter() -> None:
+            # WaitAny is satisfied by the event that the setter has nothing to do with.
+            await KeWaitForMultipleObjects(2, [second, first] if whole else [first, second], wait_type)
+            field.load()
+
+        await lab.together(setter(), waiter())
+
+    if wait_type == WaitAll:
+        assert codes_of_all_runs(script) == {None}
+    elif whole:
+        assert plain(script).code is None
+    else:
+        assert plain(script).code == "ke.data-race"
+
+
+@pytest.mark.rule("KE-ORD-07")
+@pytest.mark.parametrize("whole", [True, False])
+def test_queueing_an_apc_is_ordered_before_its_routine(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, go = Field(), lab.event("Go")
+
+        async def apc() -> None:
+            field.load()
+
+        async def target() -> None:
+            await KeWaitForSingleObject(go)
+
+        started = lab.start("target", target(), apcs=True)
+        if whole:
+            field.store()
+        await lab.queue_apc(started, apc)
+        if not whole:
+            field.store()
+        await KeSetEvent(go)
+        await started.join()
+
+    if whole:
+        assert codes_of_all_runs(script) == {None}
+    else:
+        assert plain(script).code == "ke.data-race"
+
+
+def test_an_alert_orders_nothing() -> None:
+    async def script(lab: Lab) -> None:
+        field, never = Field(), lab.event("Never")
+
+        async def target() -> None:
+            await KeWaitForSingleObject(never, Alertable=True)
+            field.load()
+
+        started = lab.start("target", target())
+        field.store()
+        await lab.alert(started)
+        await started.join()
+
+    assert plain(script).code == "ke.data-race"
 
 
 # DPCs, timers, threads, bare work items.

@@ -9,6 +9,7 @@ import pytest
 from fltmgr.kit import Lab, Script, all_runs, codes, run
 
 from kemu.errors import UsageError
+from kemu.explore import DPOR
 from kemu.nt.bugcheck import BugCheck
 from kemu.nt.kthread import current_kthread
 from kemu.wdk.wdm import (
@@ -83,7 +84,7 @@ FREES: list[Callable[[Any], Awaitable[None]]] = [
     ExFreePool,
     lambda block: ExFreePoolWithTag(block, "Blck"),
     lambda block: ExFreePoolWithTag(block, 0),
-    lambda block: ExFreePoolWithTag(block, 0x426C636B),
+    lambda block: ExFreePoolWithTag(block, 0x6B636C42),
     lambda block: ExFreePool2(block, "Blck", None, 0),
 ]
 
@@ -337,3 +338,25 @@ def test_a_lock_that_is_held_is_not_freed(held: bool) -> None:
     if held:
         assert "with BLOCK.Lock, which script owns, in it" in one.finding.detail
         assert stop(one.finding.verifier) == (0xC4, (0x100B,))
+
+
+@pytest.mark.rule("KE-POOL-08")
+def test_the_reduced_search_frees_before_and_after_whatever_others_do_inside() -> None:
+    async def script(lab: Lab) -> None:
+        block = await block_of()
+        event = block.Event
+
+        async def setter() -> None:
+            await KeSetEvent(event)
+
+        async def freer() -> None:
+            await ExFreePool(block)
+
+        await lab.together(setter(), freer())
+
+    search, found = DPOR(), set[str | None]()
+    while search.begin():
+        one = run(script, search, observer=search)
+        search.end(one.outcome)
+        found.add(one.code)
+    assert found == {None, "ke.use-after-free"}

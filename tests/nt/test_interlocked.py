@@ -304,6 +304,19 @@ def test_an_addition_does_not_commute_with_what_looks_or_assigns() -> None:
         assert classes(script_of(other)) == 2, other
 
 
+@pytest.mark.rule("KE-INTLK-04")
+def test_of_two_who_compare_and_exchange_one_succeeds() -> None:
+    async def script(lab: Lab) -> list[int]:
+        owner = LONG(label="Owner")
+
+        async def claim(number: int) -> int:
+            return await InterlockedCompareExchange(owner, number, 0)
+
+        return [*await lab.together(claim(1), claim(2)), owner.value]
+
+    assert {tuple(one.result) for one in all_runs(script)} == {(0, 1, 1), (2, 0, 2)}
+
+
 def test_a_plain_read_tells_orders_apart() -> None:
     async def script(lab: Lab) -> list[Any]:
         count = LONG(label="Count")
@@ -521,6 +534,19 @@ def test_an_invariant_may_look_at_a_variable() -> None:
         await lab.together(counter(), counter())
 
     assert codes(all_runs(script)) == {None, "invariant"}
+
+
+def test_what_an_invariant_looks_at_is_no_part_of_a_step() -> None:
+    def script_of(looks: bool) -> Script:
+        async def script(lab: Lab) -> None:
+            count = LONG(label="Count")
+            lab.always(lambda: not looks or count.value < 9, "few")
+            await InterlockedIncrement(count)
+
+        return script
+
+    one, other = run(script_of(looks=True)), run(script_of(looks=False))
+    assert one.outcome.fingerprint == other.outcome.fingerprint
 
 
 def test_a_variable_has_its_types_name_unless_it_is_given_one() -> None:

@@ -28,6 +28,8 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
+        KeRaiseIrql KeRaiseIrqlToDpcLevel KeLowerIrql KeStallExecutionProcessor KeInitializeMutex
+        KeReadStateSemaphore ExGetPreviousMode KeGetCurrentThread
         DbgPrint DbgPrintEx ExGetCurrentResourceThread ExInitializeDeleteTimerParameters
         ExInitializeDriverRuntime ExInitializeSetTimerParameters ExInitializeWorkItem
         ExInterlockedInsertHeadList ExInterlockedInsertTailList ExInterlockedPopEntryList
@@ -49,9 +51,10 @@ RANGES: dict[tuple[int, int], str] = {
         KeTestSpinLock PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
         PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
         ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
-        RtlCompareMemory WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
-        WriteRelease WriteRelease64""",
+        RtlCompareMemory RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64
+        WritePointerNoFence WritePointerRelease WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
+        KeReadStateEvent KeReadStateMutex KeInitializeSemaphore
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
         ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
@@ -72,11 +75,12 @@ RANGES: dict[tuple[int, int], str] = {
         KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
         KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
         KeCancelTimer KeClearEvent KeInitializeTimer KeInitializeTimerEx KeQueryPriorityThread
-        KeReadStateTimer KeResetEvent KeSetCoalescableTimer KeSetEvent KeSetPriorityThread
+        KeReadStateTimer KeResetEvent KeSetCoalescableTimer KeSetPriorityThread
         KeSetTimer KeSetTimerEx ObDereferenceObject ObDereferenceObjectDeferDelete
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
+        KeDelayExecutionThread KeStackAttachProcess KeUnstackDetachProcess
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
         ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
@@ -103,8 +107,9 @@ RANGES: dict[tuple[int, int], str] = {
         ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoCreateSystemThread IoInitializeRemoveLock IoReleaseRemoveLockAndWait ObCloseHandle
-        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread ZwClose
-        ZwDuplicateObject ZwOpenProcess""",
+        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread
+        RtlAppendUnicodeStringToString RtlAppendUnicodeToString RtlCompareUnicodeString
+        RtlEqualUnicodeString RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
@@ -120,6 +125,11 @@ RANGES: dict[tuple[int, int], str] = {
 """What the requirement line of each routine's page says."""
 
 DEPENDS = (
+    "KePulseEvent",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
+    "KeSetEvent",
+    "KeWaitForMultipleObjects",
     "ExAllocateFromLookasideListEx",
     "ExAllocatePool",
     "ExAllocatePool2",
@@ -186,7 +196,7 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         assert at(highest + 1) == "ke.irql"
 
 
-@pytest.mark.rule("KE-WAIT-04", "KE-POOL-01", "FLT-PEND-06", "FLT-IRQL-02", "FLT-IRQL-03")
+@pytest.mark.rule("KE-WAIT-04", "KE-EVENT-03", "KE-SEM-04", "KE-POOL-01", "FLT-PEND-06", "FLT-IRQL-02", "FLT-IRQL-03")
 @pytest.mark.parametrize(
     ("name", "args", "highest"),
     [
@@ -194,6 +204,18 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("KeWaitForSingleObject", [None, 0, 0, False, -1], APC_LEVEL),
         ("KeWaitForSingleObject", [None], APC_LEVEL),
         ("KeWaitForSingleObject", [None, 0, 0, False, 0], DISPATCH_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, None, None], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, -1], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, 0, None], DISPATCH_LEVEL),
+        ("KeSetEvent", [None, 0, False], DISPATCH_LEVEL),
+        ("KeSetEvent", [None, 0, True], APC_LEVEL),
+        ("KePulseEvent", [None, 0, False], DISPATCH_LEVEL),
+        ("KePulseEvent", [None, 0, True], APC_LEVEL),
+        ("KeReleaseMutex", [None, False], DISPATCH_LEVEL),
+        ("KeReleaseMutex", [None, True], APC_LEVEL),
+        ("KeReleaseSemaphore", [None, 0, 1, False], DISPATCH_LEVEL),
+        ("KeReleaseSemaphore", [None, 0, 1, True], PASSIVE_LEVEL),
         ("KeFlushQueuedDpcs", [], PASSIVE_LEVEL),
         ("ExDeleteTimer", [None, True, False, None], DISPATCH_LEVEL),
         ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),

@@ -364,7 +364,9 @@ def test_the_lock_of_a_list_is_not_held_by_the_caller(how: str) -> None:
 
         async def holder() -> None:
             irql = await KeAcquireSpinLock(lock)
+            before = IsListEmpty(list_head)
             await lab.step()
+            assert IsListEmpty(list_head) == before
             await KeReleaseSpinLock(lock, irql)
 
         if how == "held":

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from fltmgr.kit import Lab, Script, all_runs, codes, run
 
+from kemu.explore import DPOR
+from kemu.nt.buffer import allocation_of
 from kemu.nt.bugcheck import BugCheck
 from kemu.nt.kthread import current_kthread
 from kemu.nt.lookaside import DEPTH, LookasideList
@@ -219,6 +221,10 @@ def test_a_drivers_own_routines_allocate_and_free(kind: Kind) -> None:
             return await ExAllocatePool2(flags, NumberOfBytes, Tag)
 
         async def free(Buffer: ENTRY, *more: Any) -> None:
+            # It is the driver's own from here on.
+            allocation = allocation_of(Buffer)
+            assert allocation is not None
+            assert allocation.from_lookaside is None
             seen.append(("free", Buffer.Number, *(one.label for one in more)))
             await ExFreePool(Buffer)
 
@@ -357,6 +363,36 @@ def test_deleting_races_with_an_entry_on_its_way_back() -> None:
         await lab.together(giver(), deleter())
 
     assert codes(all_runs(script)) == {None, "ke.lookaside-outstanding"}
+    search, found = DPOR(), set[str | None]()
+    while search.begin():
+        one = run(script, search, observer=search)
+        search.end(one.outcome)
+        found.add(one.code)
+    assert found == {None, "ke.lookaside-outstanding"}
+
+
+@pytest.mark.rule("KE-LOOK-02")
+def test_whether_there_is_an_entry_depends_on_who_comes_first() -> None:
+    async def script(lab: Lab) -> int:
+        allocated: list[int] = []
+
+        async def allocate(PoolType: int, NumberOfBytes: int, Tag: str) -> Any:
+            allocated.append(1)
+            return await ExAllocatePool2(POOL_FLAG_NON_PAGED, NumberOfBytes, Tag)
+
+        listed = NPAGED.initialise(allocate=allocate)
+        entry = await NPAGED.take(listed)
+
+        async def giver() -> None:
+            await NPAGED.give(listed, entry)
+
+        async def taker() -> None:
+            await NPAGED.take(listed)
+
+        await lab.together(giver(), taker())
+        return len(allocated)
+
+    assert {one.result for one in all_runs(script)} == {1, 2}
 
 
 @pytest.mark.rule("KE-LOOK-01")

@@ -188,7 +188,7 @@ def test_zero_bytes_are_a_bug_check() -> None:
 
     one = run(script)
     assert one.code == "ke.pool-zero-bytes"
-    assert stop(one.finding.bug_check) == (0xC2, (0, 0, 512, 0x54657374))
+    assert stop(one.finding.bug_check) == (0xC2, (0, 0, 512, 0x74736554))
     assert stop(one.finding.verifier) == (0xC4, (0, 0, 512, 0))
 
 
@@ -270,7 +270,7 @@ def test_a_block_is_freed_with_its_own_tag() -> None:
     assert "tag 'Itme'" in one.finding.detail
     assert "tag 'Item'" in one.finding.detail
     code, (kind, address, allocated, used) = stop(one.finding.bug_check)
-    assert (code, kind, allocated, used) == (0xC2, 0x0A, 0x4974656D, 0x49746D65)
+    assert (code, kind, allocated, used) == (0xC2, 0x0A, 0x6D657449, 0x656D7449)
     assert address % 16 == 0
 
 
@@ -475,7 +475,7 @@ def test_what_c_would_not_compile_is_a_mistake_of_the_scenario(arguments: Any, w
 @pytest.mark.rule("KE-POOL-04")
 def test_a_tag_may_be_a_number_as_in_c() -> None:
     async def script(lab: Lab) -> None:
-        await ExFreePoolWithTag(await ExAllocatePool2(POOL_FLAG_NON_PAGED, 8, 0x74736554), "tseT")
+        await ExFreePoolWithTag(await ExAllocatePool2(POOL_FLAG_NON_PAGED, 8, 0x74736554), "Test")
 
     assert run(script).code is None
 

@@ -284,6 +284,22 @@ def test_bytes_of_paged_pool_are_not_touched_above_apc_level(flags: int) -> None
     assert run(script).code == ("ke.paged" if flags == POOL_FLAG_PAGED else None)
 
 
+@pytest.mark.rule("KE-IRQL-07")
+def test_a_structure_inside_of_a_paged_block_is_paged_too() -> None:
+    async def script(lab: Lab) -> None:
+        block: PAGEABLE = await ExAllocatePool2(POOL_FLAG_PAGED, sizeof(PAGEABLE), "Test")
+        inside = block.Header
+
+        async def touch() -> None:
+            inside.Kind = 1
+
+        await lab.at_dispatch(touch())
+
+    one = run(script)
+    assert one.code == "ke.paged"
+    assert one.finding.detail.startswith("script writes .Kind of a PAGEABLE")
+
+
 def test_an_invariant_may_look_at_paged_memory_at_any_level() -> None:
     async def script(lab: Lab) -> None:
         block: PAGEABLE = await ExAllocatePool2(POOL_FLAG_PAGED, sizeof(PAGEABLE), "Test")

@@ -36,6 +36,8 @@ MINIMA = {
     "queue_context_reused": (1, 0),
     # The worker must run before the canceller, which could go on: 1.
     "list_beside_queue": (1, 0),
+    # The worker must stand between its last look at the queue and the clearing, where it could go on: 1.
+    "event_cleared_after_drain": (1, 0),
     # The first program ends after its queueing, and the second queues before the worker, which nobody waits for: 0.
     "work_item_requeued": (0, 0),
     # The second program must append between the worker's two critical sections, where the worker could go on: 1.
@@ -83,6 +85,11 @@ ORDERS = {
     "queue_context_reused": [("canceller", "cancel IRP_MJ_READ", "read_and_cancel", "FltCbdqInsertIo")],
     # The worker completes before the cancellation, which its thread comes to when its pre-read has returned.
     "list_beside_queue": [("wk:delayed#0", "complete the pended", "read_and_cancel", "returns FLT_PREOP_PENDING")],
+    # The worker has looked for the last time when the request is queued, and clears the event after that is signalled.
+    "event_cleared_after_drain": [
+        ("worker", "acquire Lock", "submit", "acquire Lock"),
+        ("submit", "set Ready", "worker", "clear Ready"),
+    ],
     # Both queue the item before the worker has taken it for either.
     "work_item_requeued": [
         ("notify", "queue work item", "wk:delayed#0", "take work"),

@@ -34,6 +34,8 @@ MACROS: dict[str, set[str]] = {
         "InsertHeadList",
         "InsertTailList",
         "IsListEmpty",
+        "IoGetCurrentProcess",
+        "KeWaitForMutexObject",
         "KeMemoryBarrier",
         "NT_ERROR",
         "NT_INFORMATION",
@@ -46,10 +48,12 @@ MACROS: dict[str, set[str]] = {
         "PushEntryList",
         "RemoveEntryList",
         "RemoveHeadList",
+        "on_stack",
         "RemoveTailList",
         "RtlCopyMemory",
         "RtlEqualMemory",
         "RtlFillMemory",
+        "RtlInitEmptyUnicodeString",
         "RtlMoveMemory",
         "RtlSecureZeroMemory",
         "RtlZeroMemory",
@@ -88,7 +92,7 @@ def test_what_is_exported_is_what_is_declared(header: str) -> None:
         assert inspect.unwrap(getattr(HEADERS[header], name)) is REGISTRY[name].function
 
 
-@pytest.mark.parametrize("module", [wdm, fltkernel, ntstatus], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [wdm, ntddk, ntifs, fltkernel, ntstatus], ids=lambda module: module.__name__)
 def test_the_list_of_exports_is_everything_public_and_names_nothing_twice(module: ModuleType) -> None:
     public = {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert set(exports(module)) == public - {"annotations"}
@@ -96,7 +100,7 @@ def test_the_list_of_exports_is_everything_public_and_names_nothing_twice(module
 
 
 def test_no_name_is_exported_by_two_headers() -> None:
-    names = [name for module in (wdm, fltkernel, ntstatus) for name in exports(module)]
+    names = [name for module in (wdm, ntddk, ntifs, fltkernel, ntstatus) for name in exports(module)]
     assert sorted(names) == sorted(set(names))
 
 
