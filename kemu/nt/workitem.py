@@ -6,18 +6,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from kemu.nt.bugcheck import (
-    APC_INDEX_MISMATCH,
     DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS,
-    IRQL_UNEXPECTED_VALUE,
-    SYSTEM_EXIT_OWNED_MUTEX,
     WORKER_INVALID,
-    WORKER_THREAD_RETURNED_AT_BAD_IRQL,
     BugCheck,
 )
-from kemu.nt.deferred import Deferred, Stops, combined_apc_disable, run_deferred
-from kemu.nt.dispatcher import DispatcherObject
+from kemu.nt.callout import WORKER_ROUTINE
+from kemu.nt.deferred import Deferred, run_deferred
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, routine_name
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread
+from kemu.nt.kthread import DISPATCH_LEVEL
 from kemu.nt.routine import routine
 from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, current_system, report, resources_fail
@@ -109,18 +105,6 @@ class WORK_QUEUE_ITEM(WorkItem, Storage):
         self.Parameter: Any = None
         self.running = 0
         """How many runs of its routine have begun and not ended."""
-
-
-def worker_stops(thread: KThread, irql: int, apcs: int) -> Stops:
-    """What a worker routine is that returns with its thread changed (KE-WORK-10)."""
-    after = combined_apc_disable(thread)
-    if thread.irql >= DISPATCH_LEVEL:
-        return BugCheck(WORKER_THREAD_RETURNED_AT_BAD_IRQL, (0, thread.irql)), None
-    if any(isinstance(lock, DispatcherObject) for lock in thread.locks):
-        return BugCheck(SYSTEM_EXIT_OWNED_MUTEX), None
-    if thread.irql != irql:
-        return BugCheck(IRQL_UNEXPECTED_VALUE, (thread.irql << 16 | irql << 8 | 2,)), None
-    return (BugCheck(APC_INDEX_MISMATCH, (0, 0, after, 1)) if after != apcs else None), None
 
 
 def work_of(item: WorkItem, context: object) -> Deferred:
@@ -268,7 +252,7 @@ async def queue_io_item(
     code = "unload-foreign-callback" if driver.is_minifilter else "ke.unload-running"
 
     async def run() -> None:
-        await run_deferred(driver, routine_name(work), work, arguments, work_of(item, context), worker_stops, code)
+        await run_deferred(driver, routine_name(work), work, arguments, work_of(item, context), WORKER_ROUTINE, code)
         if not isinstance(io_object, DRIVER_OBJECT) and io_object is not None:
             io_object.dereference(current_thread())
 
@@ -337,7 +321,7 @@ async def ExQueueWorkItem(WorkItem: WORK_QUEUE_ITEM, QueueType: int) -> None:
     async def run() -> None:
         WorkItem.running += 1
         deferred = work_of(WorkItem, context)
-        await run_deferred(driver, routine_name(given), given, (context,), deferred, worker_stops)
+        await run_deferred(driver, routine_name(given), given, (context,), deferred, WORKER_ROUTINE)
         current_thread().write(WorkItem)
         WorkItem.running -= 1
 

@@ -8,8 +8,6 @@ from kemu.io.constants import (
     FILE_OVERWRITE_IF,
     FILE_SUPERSEDE,
     FO_SYNCHRONOUS_IO,
-    FileBasicInformation,
-    FileStandardInformation,
     IRP_MJ_ACQUIRE_FOR_CC_FLUSH,
     IRP_MJ_ACQUIRE_FOR_MOD_WRITE,
     IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION,
@@ -54,6 +52,8 @@ from kemu.io.constants import (
     IRP_PAGING_IO,
     IRP_SYNCHRONOUS_API,
     IRP_SYNCHRONOUS_PAGING_IO,
+    FileBasicInformation,
+    FileStandardInformation,
 )
 from kemu.io.manager import (
     IoAcquireCancelSpinLock,
@@ -152,8 +152,9 @@ from kemu.nt.debug import (
 )
 from kemu.nt.dpc import (
     ALL_PROCESSOR_GROUPS,
-    HighImportance,
     KDPC,
+    PROCESSOR_NUMBER,
+    HighImportance,
     KeFlushQueuedDpcs,
     KeInitializeDpc,
     KeInitializeThreadedDpc,
@@ -165,7 +166,6 @@ from kemu.nt.dpc import (
     LowImportance,
     MediumHighImportance,
     MediumImportance,
-    PROCESSOR_NUMBER,
 )
 from kemu.nt.driver import (
     DRIVER_OBJECT,
@@ -196,12 +196,12 @@ from kemu.nt.exspinlock import (
     ExTryConvertSharedSpinLockExclusive,
 )
 from kemu.nt.extimer import (
-    EXT_DELETE_PARAMETERS,
-    EXT_SET_PARAMETERS,
     EX_TIMER,
     EX_TIMER_HIGH_RESOLUTION,
-    EX_TIMER_NOTIFICATION,
     EX_TIMER_NO_WAKE,
+    EX_TIMER_NOTIFICATION,
+    EXT_DELETE_PARAMETERS,
+    EXT_SET_PARAMETERS,
     ExAllocateTimer,
     ExCancelTimer,
     ExDeleteTimer,
@@ -210,14 +210,14 @@ from kemu.nt.extimer import (
     ExSetTimer,
 )
 from kemu.nt.fastmutex import (
+    FAST_MUTEX,
+    KGUARDED_MUTEX,
     ExAcquireFastMutex,
     ExAcquireFastMutexUnsafe,
     ExInitializeFastMutex,
     ExReleaseFastMutex,
     ExReleaseFastMutexUnsafe,
     ExTryToAcquireFastMutex,
-    FAST_MUTEX,
-    KGUARDED_MUTEX,
     KeAcquireGuardedMutex,
     KeAcquireGuardedMutexUnsafe,
     KeInitializeGuardedMutex,
@@ -231,8 +231,6 @@ from kemu.nt.freeing import (
     ExFreePoolWithTag,
 )
 from kemu.nt.handle import (
-    NtCurrentProcess,
-    NtCurrentThread,
     OBJ_CASE_INSENSITIVE,
     OBJ_EXCLUSIVE,
     OBJ_FORCE_ACCESS_CHECK,
@@ -240,6 +238,8 @@ from kemu.nt.handle import (
     OBJ_KERNEL_HANDLE,
     OBJ_OPENIF,
     OBJ_PERMANENT,
+    NtCurrentProcess,
+    NtCurrentThread,
     ObReferenceObjectByHandle,
     ZwClose,
 )
@@ -292,8 +292,9 @@ from kemu.nt.kthread import (
     PASSIVE_LEVEL,
 )
 from kemu.nt.lists import (
-    AppendTailList,
     CONTAINING_RECORD,
+    LIST_ENTRY,
+    AppendTailList,
     ExInterlockedInsertHeadList,
     ExInterlockedInsertTailList,
     ExInterlockedRemoveHeadList,
@@ -301,7 +302,6 @@ from kemu.nt.lists import (
     InsertHeadList,
     InsertTailList,
     IsListEmpty,
-    LIST_ENTRY,
     RemoveEntryList,
     RemoveHeadList,
     RemoveTailList,
@@ -328,6 +328,18 @@ from kemu.nt.lookaside_routines import (
     ExInitializePagedLookasideList,
 )
 from kemu.nt.memory import (
+    PAGED_CODE,
+    POOL_FLAG_CACHE_ALIGNED,
+    POOL_FLAG_NON_PAGED,
+    POOL_FLAG_NON_PAGED_EXECUTE,
+    POOL_FLAG_PAGED,
+    POOL_FLAG_RAISE_ON_FAILURE,
+    POOL_FLAG_SESSION,
+    POOL_FLAG_SPECIAL_POOL,
+    POOL_FLAG_UNINITIALIZED,
+    POOL_FLAG_USE_QUOTA,
+    POOL_QUOTA_FAIL_INSTEAD_OF_RAISE,
+    POOL_RAISE_IF_ALLOCATION_FAILURE,
     DrvRtPoolNxOptIn,
     ExAllocatePool,
     ExAllocatePool2,
@@ -344,18 +356,6 @@ from kemu.nt.memory import (
     NonPagedPoolMustSucceed,
     NonPagedPoolNx,
     NonPagedPoolNxCacheAligned,
-    PAGED_CODE,
-    POOL_FLAG_CACHE_ALIGNED,
-    POOL_FLAG_NON_PAGED,
-    POOL_FLAG_NON_PAGED_EXECUTE,
-    POOL_FLAG_PAGED,
-    POOL_FLAG_RAISE_ON_FAILURE,
-    POOL_FLAG_SESSION,
-    POOL_FLAG_SPECIAL_POOL,
-    POOL_FLAG_UNINITIALIZED,
-    POOL_FLAG_USE_QUOTA,
-    POOL_QUOTA_FAIL_INSTEAD_OF_RAISE,
-    POOL_RAISE_IF_ALLOCATION_FAILURE,
     PagedPool,
     PagedPoolCacheAligned,
 )
@@ -389,8 +389,8 @@ from kemu.nt.process import (
 )
 from kemu.nt.psapi import (
     CLIENT_ID,
-    InitializeObjectAttributes,
     OBJECT_ATTRIBUTES,
+    InitializeObjectAttributes,
     PsGetCurrentProcess,
     PsGetCurrentThread,
 )
@@ -422,6 +422,7 @@ from kemu.nt.region import (
     KeAreAllApcsDisabled,
 )
 from kemu.nt.resource import (
+    FLAG_OWNER_POINTER_IS_THREAD,
     ExAcquireResourceExclusiveLite,
     ExAcquireResourceSharedLite,
     ExAcquireSharedStarveExclusive,
@@ -444,7 +445,6 @@ from kemu.nt.resource import (
     ExReleaseResourceLite,
     ExSetResourceOwnerPointer,
     ExSetResourceOwnerPointerEx,
-    FLAG_OWNER_POINTER_IS_THREAD,
 )
 from kemu.nt.rundown import (
     EX_RUNDOWN_REF,
@@ -481,6 +481,9 @@ from kemu.nt.shared import (
     PVOID,
 )
 from kemu.nt.slist import (
+    SINGLE_LIST_ENTRY,
+    SLIST_ENTRY,
+    SLIST_HEADER,
     ExInitializeSListHead,
     ExInterlockedPopEntryList,
     ExInterlockedPopEntrySList,
@@ -493,9 +496,6 @@ from kemu.nt.slist import (
     InterlockedPushEntrySList,
     PopEntryList,
     PushEntryList,
-    SINGLE_LIST_ENTRY,
-    SLIST_ENTRY,
-    SLIST_HEADER,
 )
 from kemu.nt.spinlock import (
     KSPIN_LOCK,
@@ -514,13 +514,14 @@ from kemu.nt.stall import (
     KeStallExecutionProcessor,
 )
 from kemu.nt.status import (
-    NTSTATUS,
     NT_ERROR,
     NT_INFORMATION,
     NT_SUCCESS,
     NT_WARNING,
+    NTSTATUS,
 )
 from kemu.nt.strings import (
+    UNICODE_STRING,
     RtlAppendUnicodeStringToString,
     RtlAppendUnicodeToString,
     RtlCompareUnicodeString,
@@ -529,7 +530,6 @@ from kemu.nt.strings import (
     RtlInitEmptyUnicodeString,
     RtlInitUnicodeString,
     RtlPrefixUnicodeString,
-    UNICODE_STRING,
 )
 from kemu.nt.structure import (
     Structure,
@@ -537,11 +537,11 @@ from kemu.nt.structure import (
 )
 from kemu.nt.systhread import (
     HIGH_PRIORITY,
+    LOW_PRIORITY,
+    LOW_REALTIME_PRIORITY,
     IoCreateSystemThread,
     KeQueryPriorityThread,
     KeSetPriorityThread,
-    LOW_PRIORITY,
-    LOW_REALTIME_PRIORITY,
     PsCreateSystemThread,
     PsTerminateSystemThread,
 )
@@ -572,14 +572,14 @@ from kemu.nt.usermemory import (
     ProbeForWrite,
 )
 from kemu.nt.wait import (
-    Executive,
     KWAIT_BLOCK,
+    MAXIMUM_WAIT_OBJECTS,
+    THREAD_WAIT_OBJECTS,
+    Executive,
     KeDelayExecutionThread,
     KeWaitForMultipleObjects,
     KeWaitForMutexObject,
     KeWaitForSingleObject,
-    MAXIMUM_WAIT_OBJECTS,
-    THREAD_WAIT_OBJECTS,
     UserRequest,
     WaitAll,
     WaitAny,
@@ -596,9 +596,10 @@ from kemu.nt.work import (
     SuperCriticalWorkQueue,
 )
 from kemu.nt.workitem import (
+    IO_WORKITEM,
+    WORK_QUEUE_ITEM,
     ExInitializeWorkItem,
     ExQueueWorkItem,
-    IO_WORKITEM,
     IoAllocateWorkItem,
     IoFreeWorkItem,
     IoInitializeWorkItem,
@@ -606,7 +607,6 @@ from kemu.nt.workitem import (
     IoQueueWorkItemEx,
     IoSizeofWorkItem,
     IoUninitializeWorkItem,
-    WORK_QUEUE_ITEM,
 )
 
 __all__ = [

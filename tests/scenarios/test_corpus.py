@@ -129,8 +129,9 @@ ORDERS = {
 }
 
 
-PLAIN_RACES = {"name_allocated_twice", "count_read_again"}
-"""Scenarios whose bug is a plain access beside others: with race detection no run gets to its consequence."""
+PLAIN_RACES = {"name_allocated_twice", "count_read_again", "timer_cancelled_too_late", "event_after_timeout"}
+"""Scenarios whose bug is a plain access beside others, or beside the freeing of what it accesses: with race detection
+no run gets to its consequence."""
 
 
 def programs(variant: str, bystanders: int = 0, *, races: bool = False) -> list[ScenarioProgram]:
