@@ -427,6 +427,23 @@ class WaitForDpcs(BlockingOperation[None]):
             thread.acquire(run)
 
 
+async def flush_for(driver: DriverActor, name: str) -> None:
+    """Let the DPCs that are queued run before the image of *driver*, called *name*, is freed (KE-TIMER-17).
+
+    Findings: ``ke.dpc-left`` for those of the driver's own that are still queued (KE-DPC-08).
+    """
+    system = current_system()
+    dpcs = system.get(Dpcs)
+    current_thread().read(dpcs)
+    if not dpcs.runs:
+        return
+    for left in dpcs.left_by(driver):
+        system.report(left.code, f"{name} is unloaded and leaves {left.what} behind", verifier=left.verifier)
+    runs = await ListDpcs(dpcs)
+    if runs:
+        await WaitForDpcs(runs)
+
+
 def initialise_dpc(dpc: KDPC, routine_: DpcRoutine, context: Any, *, threaded: bool) -> None:
     """Make *dpc* one that will call *routine_*."""
     if dpc.queued is not None:
