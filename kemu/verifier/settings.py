@@ -81,25 +81,34 @@ NO_CLASS: Final = frozenset(
 )  # fmt: skip
 """What Driver Verifier does not look for: what a scenario states, and what goes wrong on any system unnoticed."""
 
-ALWAYS: Final = NO_CLASS | frozenset(
+FINAL: Final = frozenset(
     {
-        # Nothing can go on.
-        "ke.self-deadlock", "ke.apc-io-deadlock", "ke.lock-leak", "ke.irp-orphan", "ke.irp-not-cancelable",
+        "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.unhandled-exception", "ke.uninitialised",
+        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption",
+        # Nothing can go on: whatever the settings, that is where the run has come to.
+        "ke.hang", "ke.deadlock", "ke.self-deadlock", "ke.lost-wakeup", "ke.worker-starvation", "ke.step-limit",
+        "ke.apc-reentry", "ke.apc-io-deadlock", "ke.lock-leak", "ke.irp-orphan", "ke.irp-not-cancelable",
         "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
+    }
+)  # fmt: skip
+"""What cannot be told to do anything but break."""
+
+ALWAYS: Final = NO_CLASS | FINAL | frozenset(
+    {
         # Memory is not what its owner takes it for.
-        "ke.use-after-free", "ke.lookaside-uaf", "ke.overrun", "ke.freed-active", "ke.lookaside-foreign",
-        "ke.lookaside-reinitialised", "workitem-double-free", "unload-foreign-callback", "ke.irp-information",
-        "ke.irp-freed-in-use", "ke.irp-reused-in-use", "ke.own-irp-completed", "ke.mark-own-irp", "ke.csq-context",
-        "ke.device-attached", "ke.device-double-delete",
+        "ke.lookaside-uaf", "ke.overrun", "ke.freed-active", "ke.lookaside-foreign", "ke.lookaside-reinitialised",
+        "workitem-double-free", "unload-foreign-callback", "ke.irp-information", "ke.irp-freed-in-use",
+        "ke.irp-reused-in-use", "ke.own-irp-completed", "ke.mark-own-irp", "ke.csq-context", "ke.device-attached",
+        "ke.device-double-delete",
         # A lock, a count or an operation has another state than those who rely on it believe.
         "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
         "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
         "postpend-double-complete", "cancel-double-complete",
     }
 )  # fmt: skip
-"""What is no matter of settings: what a scenario states, and what hangs or damages any system when it happens.
+"""What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.
 
 Not in here is what only may go wrong, such as locks in two orders, and what shows by its consequences, such as a level
 that is not restored. What has a bug check of an unverified system is always watched anyway.
@@ -195,7 +204,7 @@ def _known_code(code: str) -> str:
     if rule is None:
         near = _near(code, list(CATALOGUE))
         raise UsageError(f"{code!r} is no finding", remedy=f"{near}kemu explain lists them")
-    if rule.code in ALWAYS or rule.bug_check is not None:
+    if rule.code in FINAL or rule.bug_check is not None:
         why = "stops any Windows" if rule.bug_check is not None else "is no matter of settings"
         raise UsageError(f"{code} cannot be told to do anything but break: it {why}", remedy="leave it out")
     return code

@@ -12,7 +12,7 @@ from fltmgr.kit import Lab, Run, run
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BAD_POOL_CALLER, DRIVER_VERIFIER_DETECTED_VIOLATION, BugCheck
 from kemu.verifier import CATALOGUE, ERROR, ending, waits
-from kemu.verifier.settings import ALWAYS, CLASSES, NO_CLASS, VerifierSettings, class_of, parse_settings
+from kemu.verifier.settings import ALWAYS, CLASSES, FINAL, NO_CLASS, VerifierSettings, class_of, parse_settings
 from kemu.wdk.wdm import PASSIVE_LEVEL, KeLowerIrql
 
 REFERENCE = "ob.under-reference"
@@ -84,7 +84,7 @@ def test_what_the_end_of_a_run_amounts_to_is_always_watched(module: ModuleType) 
     words = {node.value for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Constant)}
     codes = {word for word in words if word in CATALOGUE}
     assert codes
-    assert sorted(code for code in codes if code not in ALWAYS and CATALOGUE[code].bug_check is None) == []
+    assert sorted(code for code in codes if code not in FINAL and CATALOGUE[code].bug_check is None) == []
 
 
 @pytest.mark.rule("KE-VER-01")
@@ -94,6 +94,11 @@ def test_what_damages_any_windows_has_driver_verifiers_stop_only_where_it_looks(
     assert reported("ke.use-after-free", "special-pool").finding.bug_check == verifier
     unseen = reported("ke.use-after-free", "none").finding
     assert (unseen.code, unseen.bug_check, unseen.verifier) == ("ke.use-after-free", None, None)
+
+
+def test_what_damages_any_windows_may_be_ignored_by_name() -> None:
+    assert reported("ke.lock-not-owned", "none").code == "ke.lock-not-owned"
+    assert reported("ke.lock-not-owned", "none", "ke.lock-not-owned=ignore").result == "went on"
 
 
 def test_a_level_that_was_not_raised_can_be_lowered_where_nobody_looks() -> None:
