@@ -1,4 +1,4 @@
-"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events, targets of DPCs, process and thread identifiers."""
+"""ntddk.h: critical and guarded regions, exceptions, pulses, targets of DPCs, process and thread identifiers."""
 
 from kemu.io.call import (
     IoForwardIrpSynchronously,
