@@ -63,11 +63,17 @@ class DispatcherObject(Waitable):
 
     def still_active(self) -> Leftover | None:
         """Who waits for it while its memory is freed (KE-EVENT-06)."""
-        waiting = [thread.label for thread in self.watchers if isinstance(thread.op, BlockingOperation)]
+        # A thread whose wait is satisfied is in no wait list any more.
+        waiting = [
+            thread.label
+            for thread in self.watchers
+            if isinstance(thread.op, BlockingOperation) and not thread.op.available(thread)
+        ]
         if not waiting:
             return None
         stop = BugCheck(KERNEL_SECURITY_CHECK_FAILURE, (3,))
-        return Leftover("ke.freed-active", f"{self.label}, which {' and '.join(waiting)} waits for", stop)
+        who = " and ".join(waiting)
+        return Leftover("ke.freed-active", f"{self.label}, which {who} {'wait' if waiting[1:] else 'waits'} for", stop)
 
     def satisfy(self, thread: Thread) -> NTSTATUS:
         """Satisfy a wait by *thread*, inside its step: the side effects (KE-WAIT-13), and what the wait returns.
@@ -200,11 +206,12 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
         return interruptions is not None and (interruptions.status() is not None or interruptions.kernel_apc())
 
     def take(self, thread: Thread) -> NTSTATUS | None:
+        # Which of them it is, and whether one that wakes the thread is still missing, each of them has a say in.
+        for source in self.sources:
+            thread.read(source)
         index = self.satisfied_by(thread)
         if index is not None:
             return self._satisfy(thread, index)
-        for one in self.objects:
-            thread.read(one)
         assert self.interruptions is not None
         status = self.interruptions.take()
         if status is not None:
@@ -218,9 +225,6 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
                 abandoned |= one.satisfy(thread) != STATUS_SUCCESS
             status = STATUS_ABANDONED_WAIT_0 if abandoned else STATUS_SUCCESS
         else:
-            for one in self.objects[:index]:
-                # That these were not signalled has decided which one it is.
-                thread.read(one)
             status = NTSTATUS(self.objects[index].satisfy(thread) + index)
         self._log(thread, status)
         return status

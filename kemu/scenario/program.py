@@ -61,8 +61,12 @@ class ScenarioProgram:
             scenario.completion,
             scenario.low_resources,
             scenario.worker_threads,
+            io_faults=scenario.io_faults,
+            file_times=scenario.file_times,
+            cached_io=scenario.cached_io,
             timer_jitter=scenario.timer_jitter,
             work_budget=scenario.work_budget or 0,
+            force_pending=scenario.force_pending,
         )
         self.given_preempt: Preemption | None = preempt
         """The preemption that was asked for, if it was not left to the scenario."""

@@ -326,7 +326,7 @@ def test_misuse_of_the_world_names_the_line(files: Files) -> None:
 
 def test_a_bug_of_kemu_is_called_one(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is missing makes the file system raise a TypeError.
-    monkeypatch.setattr(FileSystem, "_node", None)
+    monkeypatch.setattr(FileSystem, "carry_out", None)
     program = files("""
         @scenario
         async def race(world: World) -> None:
