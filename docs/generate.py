@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from conformance import conformance_page
 
 from kemu.cli.app import cli
 from kemu.log.manifest import COMMON, MANIFEST
@@ -23,7 +24,7 @@ from kemu.verifier import CATALOGUE
 
 HERE = Path(__file__).parent / "reference"
 
-HEADERS = ("fltkernel", "ntddk", "wdm")
+HEADERS = ("fltkernel", "ntddk", "ntifs", "wdm")
 
 
 def wdk_page() -> str:
@@ -133,6 +134,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "findings.md": findings_page,
     "events.md": events_page,
     "cli.md": cli_page,
+    "conformance.md": conformance_page,
 }
 
 

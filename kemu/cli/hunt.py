@@ -353,6 +353,7 @@ def warnings_of(advisories: Sequence[Any]) -> tuple[str, ...]:
 def failure_fields(program: Program, failure: Any) -> dict[str, Any]:
     """What a failure says of itself; one that is no `kemu.verifier` finding says less."""
     bug_check = getattr(failure, "bug_check", None)
+    verifier = getattr(failure, "verifier", None)
     return {
         "program": program.name,
         "code": failure.code,
@@ -360,6 +361,7 @@ def failure_fields(program: Program, failure: Any) -> dict[str, Any]:
         "detail": getattr(failure, "detail", ""),
         "rules": tuple(getattr(failure, "rules", ())),
         "bug_check": _bug_check(bug_check) if bug_check is not None else "",
+        "verifier": _bug_check(verifier) if verifier is not None else "",
         "expected": program.expected == failure.code,
     }
 

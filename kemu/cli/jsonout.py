@@ -54,7 +54,7 @@ ENTRY::
 
 FINDING::
 
-    code, title, detail, rules, bug_check, signature, expected
+    code, title, detail, rules, bug_check, verifier (the stop with Driver Verifier), signature, expected
     token, replay        the run as a token, and the command that replays it
     run, count           the first schedule that showed it (from 0), and how many did
     events               the two that conflict: {step, thread, actor, what, place, taken}, or null

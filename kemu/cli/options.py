@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from functools import wraps
+from typing import Any, Final, TypeVar, cast
 
 import click
 
@@ -145,4 +146,35 @@ preempt_option = click.option(
     help="Where other threads may come in between: at WDK calls, also before statements, or before every access to"
     " shared state. As the scenario says unless given.",
 )
+
+
+def verifier_options(function: F) -> F:
+    """Which rules are watched, and what becomes of violations. The command takes ``verifier``, settings or None."""
+
+    @wraps(function)
+    def with_settings(*args: Any, verifier: str | None, on_violation: tuple[str, ...], **others: Any) -> Any:
+        settings = None
+        if verifier is not None or on_violation:
+            from kemu.verifier.settings import parse_settings
+
+            settings = parse_settings(verifier, on_violation).text
+        return function(*args, verifier=settings, **others)
+
+    command = click.option(
+        "--on-violation",
+        multiple=True,
+        metavar="CODE=ACTION",
+        help="What becomes of a violation: break, ignore (note it and go on), zap (only in the trace) or remove.",
+    )(with_settings)
+    return cast(
+        "F",
+        click.option(
+            "--verifier",
+            metavar="CLASSES",
+            help="Watch what Driver Verifier would with these rule classes: standard, none, or numbers and names"
+            " as kemu verifier lists them. Every rule unless given.",
+        )(command),
+    )
+
+
 variant_option = click.option("--variant", help="The variant to run where the target names none; all for each of them.")

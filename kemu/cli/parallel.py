@@ -28,12 +28,13 @@ from kemu.explore.campaign import (
 )
 from kemu.explore.campaign.batch import result_of
 from kemu.explore.campaign.conductor import batch_size, source_of
+from kemu.explore.campaign.tree import DivisibleSearch
 from kemu.explore.campaign.version import code_digest, python_version
 from kemu.explore.explorer import Collector
 
 ALONE: Final = 500
-"""How many runs a strategy with a reduced search makes in this process, before workers only sample. A small program is
-proved by then."""
+"""How many runs a strategy with a reduced search makes in this process, before workers are hired for the rest. A small
+program is proved by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,9 @@ def loader_of(program: Program) -> Named:
     preempt: str | None = getattr(program, "given_preempt", None)
     if preempt is not None:
         flags += (f"preempt={preempt}",)
+    verifier: str | None = getattr(program, "verifier", None)
+    if verifier is not None:
+        flags += (f"verifier={verifier}",)
     return Named(program.name, limit, str(Path.cwd()), flags)
 
 
@@ -143,7 +147,7 @@ class Engine:
             if left is None or (alone.findings and not keep_going):
                 return alone
             budget = left
-            begun = result_of(collected, seconds=alone.seconds)
+            begun = result_of(collected, seconds=alone.seconds, reduction=alone.reduction)
             progress = _after(alone, progress)
         journal = None
         if self.campaign is not None:
@@ -166,12 +170,14 @@ class Engine:
         )
         if alone is None:
             return result
-        return replace(result, reduction=alone.reduction, seconds=alone.seconds + result.seconds)
+        return replace(result, seconds=alone.seconds + result.seconds)
 
     def _alone(self, program: Program, strategy: Strategy, budget: Budget, **options: Any) -> Exploration | None:
-        """What can only be done by one process, if the strategy has such a part: the reduced search of a portfolio."""
+        """The first runs of a strategy with a reduced search, which may already prove the program."""
         if not isinstance(strategy, Reducing) or self.campaign is not None or self.shard.count > 1:
             return None
+        if isinstance(strategy, DivisibleSearch):
+            strategy.prepare()
         runs = ALONE if budget.schedules is None else min(ALONE, budget.schedules)
         return explore(program, strategy, Budget(runs, budget.seconds), **options)
 

@@ -67,6 +67,7 @@ class Report:
     detail: str = ""
     rules: tuple[str, ...] = ()
     bug_check: str = ""
+    verifier: str = ""
     expected: bool = False
     """Whether the scenario says that this variant has this finding."""
     events: tuple[EventLine, EventLine] | None = None
@@ -104,9 +105,10 @@ def failure_lines(report: Report, *, limit: int = LIMIT) -> list[str]:
     """The report of a failure: at most *limit* lines, the switches in the middle being what is cut."""
     head = [f"FAIL {report.program}: {report.code}{' (as expected)' if report.expected else ''}"]
     head += wrap(report.title, most=2)
-    if report.rules or report.bug_check:
+    if report.rules or report.bug_check or report.verifier:
         rules = f"rules {', '.join(report.rules)}" if report.rules else ""
-        head += wrap("; ".join(part for part in (rules, report.bug_check) if part), most=2)
+        verified = f"with Driver Verifier {report.verifier}" if report.verifier else ""
+        head += wrap("; ".join(part for part in (rules, report.bug_check, verified) if part), most=3)
     if report.detail:
         head += wrap(report.detail, most=4)
     tail = _tail(report)

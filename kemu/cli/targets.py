@@ -67,6 +67,7 @@ class Limited:
         self.identity = program.identity
         self.expected = program.expected
         self.races = program.races
+        self.verifier: str | None = getattr(program, "verifier", None)
         self.given_preempt: str | None = getattr(program, "given_preempt", None)
 
     @property
@@ -101,17 +102,20 @@ def select(
     preempt: str | None = None,
     *,
     races: bool = False,
+    verifier: str | None = None,
 ) -> list[Program]:
     """The programs that *targets* mean, in their order, each once.
 
     *variant* is for targets that name none; *preempt* replaces what the scenarios say; with *races*, data races are
-    findings. Raises `UsageError`.
+    findings; *verifier* is settings of it. Raises `UsageError`.
     """
     from kemu.scenario.target import select as select_programs
 
     found: dict[str, Program] = {}
     for text in targets:
-        for program in select_programs(text, variant=variant, preempt=cast("Preemption | None", preempt), races=races):
+        for program in select_programs(
+            text, variant=variant, preempt=cast("Preemption | None", preempt), races=races, verifier=verifier
+        ):
             found.setdefault(program.name, program)
     if max_steps is not None:
         return [Limited(program, max_steps) for program in found.values()]
@@ -125,9 +129,10 @@ def select_one(
     preempt: str | None = None,
     *,
     races: bool = False,
+    verifier: str | None = None,
 ) -> Program:
     """The one program that *target* means. Raises `UsageError` if there are more."""
-    programs = select([target], variant, max_steps, preempt, races=races)
+    programs = select([target], variant, max_steps, preempt, races=races, verifier=verifier)
     if len(programs) > 1:
         names = ", ".join(program.name for program in programs[:6])
         more = ", ..." if len(programs) > 6 else ""
@@ -179,7 +184,13 @@ def replay_command(program: Program, token: str) -> str:
     races = ("--races",) if program.races else ()
     given = getattr(program, "given_preempt", None)
     preempt = ("--preempt", given) if given is not None else ()
-    return command_line("kemu", "replay", *limit, *preempt, *races, program.name, token)
+    return command_line("kemu", "replay", *limit, *preempt, *races, *verifier_words(program), program.name, token)
+
+
+def verifier_words(program: Program) -> list[str]:
+    """The options that give *program* its verifier settings."""
+    settings: str | None = getattr(program, "verifier", None)
+    return ["--verifier", settings] if settings is not None else []
 
 
 def corpus_key(program: Program) -> Key:
@@ -191,6 +202,7 @@ def corpus_key(program: Program) -> Key:
         options += ("--preempt", given)
     if program.races:
         options += ("--races",)
+    options += tuple(verifier_words(program))
     return Key(f"{short_path(str(Path(path).resolve()))}{separator}{rest}", options)
 
 

@@ -54,11 +54,16 @@ class CellNumbers:
         """The number of *cell*."""
         # A thread's creator is forgotten with the run; its path names it as well.
         name = (THREADS, *cell.path) if isinstance(cell, Thread) else cell.name
-        numbers = self._numbers
-        number = numbers.get(name)
-        if number is None:
-            number = numbers[name] = len(numbers)
-        return number
+        number = self._numbers.get(name)
+        return self.named(name) if number is None else number
+
+    def named(self, name: tuple[int, ...]) -> int:
+        """The number of the cell of that *name*, a new one if it has none yet."""
+        return self._numbers.setdefault(name, len(self._numbers))
+
+    def names(self) -> list[tuple[int, ...]]:
+        """The names, in the order of the numbers."""
+        return list(self._numbers)
 
     def known(self, name: tuple[int, ...]) -> int | None:
         """The number of the cell of that *name*, if it was ever touched."""
@@ -165,6 +170,11 @@ class Dependence:
                 if reads or mode != READ:
                     found |= 1 << event
         return list(members(found & ~past))[::-1]
+
+    def changes(self, event: int, cells: Iterable[int]) -> bool:
+        """Whether *event* changed one of *cells*."""
+        footprint = self.footprints[event]
+        return any(footprint.get(cell, READ) != READ for cell in cells)
 
     def not_after(self, event: int, end: int) -> int:
         """The events after number *event* and before number *end* that do not happen after it."""

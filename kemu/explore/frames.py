@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kemu.explore.dependence import Footprint, dependent
+from kemu.explore.wakeup import Sequence, Vector, after, covers
 
-Vector = tuple[int, ...]
-"""The answers to the questions that were asked in one step."""
+Sequences = dict[tuple[tuple[int, Vector | None], ...], Sequence]
+"""Sequences by who makes their steps, and with which answers: those that agree in that are one."""
 
 
 @dataclass(slots=True)
@@ -37,6 +38,9 @@ class Frame:
     """How many alternatives each of them had."""
     explored: dict[Vector, Footprint] = field(default_factory=dict[Vector, Footprint])
     """The vectors that `party` has been through."""
+    sequences: Sequences | None = None
+    """In a part of the search that has wakeup trees, what is to be explored, in the order in which the need for it came
+    up; None elsewhere."""
 
     def sleeps(self, party: int) -> bool:
         """Whether all that *party* can do next has been explored."""
@@ -60,7 +64,44 @@ class Frame:
             if not self.sleeps(party):
                 self.party = party
                 return True
-        return False
+        return self.follow()
+
+    def plan(self, sequence: Sequence) -> None:
+        """Explore *sequence* from here, unless it turns out to be a repetition."""
+        assert self.sequences is not None
+        if not self.repeats(sequence):
+            self.sequences.setdefault(tuple([step[:2] for step in sequence]), sequence)
+
+    def repeats(self, sequence: Sequence) -> bool:
+        """Whether all runs that begin as *sequence* have been explored, or will be elsewhere."""
+        return any(
+            not sleeper.awake and covers(party, sleeper.vectors, sequence) for party, sleeper in self.sleep.items()
+        )
+
+    def follow(self) -> bool:
+        """Take the first sequence that is no repetition; whether there is one."""
+        if not self.sequences:
+            return False
+        self.sequences = {key: one for key, one in self.sequences.items() if not self.repeats(one)}
+        return self.take_first()
+
+    def take_first(self) -> bool:
+        """Take the first of the sequences; whether there is one."""
+        if not self.sequences:
+            return False
+        first = next(iter(self.sequences.values()))
+        self.party = first[0].party
+        if self.party not in self.backtrack:
+            self.backtrack.append(self.party)
+        return True
+
+    def left_over(self, footprint: Footprint) -> list[Sequence]:
+        """What is left of the sequences after `party` has made a step that touched *footprint*."""
+        if not self.sequences:
+            return []
+        vector = tuple(self.vector)
+        left = [after(self.party, vector, footprint, one) for one in self.sequences.values()]
+        return [one for one in left if one]
 
     def asleep_after(self, footprint: Footprint) -> dict[int, Sleeper]:
         """Who sleeps after `party` has made a step that touched *footprint*."""

@@ -33,6 +33,11 @@ class Wait:
     timer: Timer | None
     """What ends it after its time, if it has a limit."""
 
+    @property
+    def several(self) -> bool:
+        """Whether it waits for more than one object."""
+        return len(self.op.sources) > 1
+
     def guards(self) -> set[Cell]:
         """The cells that decide whether it can go on."""
         return set(self.op.sources) if self.timer is None else {*self.op.sources, self.timer}

@@ -124,17 +124,23 @@ class Pipeline:
                 continue
             data = frame.open()
             actor = frame.node.filter.driver
-            irql, locks, apc = thread.irql, len(thread.locks), thread.kernel_apc_disable
+            irql, locks = thread.irql, len(thread.locks)
+            apc, guarded = thread.kernel_apc_disable, thread.special_apc_disable
             thread.actors.append(actor)
             try:
                 returned: Any = await pre(data, frame.objects)  # type: ignore[arg-type]
             except Exception as error:
                 crashed(actor, f"the pre-operation callback for {operation.label}", error)
                 raise
-            if thread.irql != irql or len(thread.locks) != locks or thread.kernel_apc_disable != apc:
+            if (
+                thread.irql != irql
+                or len(thread.locks) != locks
+                or thread.kernel_apc_disable != apc
+                or thread.special_apc_disable != guarded
+            ):
                 if returned == FLT_PREOP_SYNCHRONIZE and len(thread.locks) > locks:
                     held_across(frame, thread.locks[locks:])
-                dirty_exit(actor, f"the pre-operation callback for {operation.label}", irql, locks)
+                dirty_exit(actor, f"the pre-operation callback for {operation.label}", irql, locks, (apc, guarded))
             thread.actors.pop()
             if returned.__class__ is tuple and len(returned) == 2:
                 status, context = returned
@@ -153,7 +159,7 @@ class Pipeline:
                 operation.up = frame.index
                 return True
         operation.up = len(frames)
-        return await operation.request.volume.filesystem.dispatch(operation.request)
+        return await operation.request.volume.bottom.dispatch(operation.request)
 
     def after_pre(self, thread: Thread, frame: Frame, status: int, context: Any, drive: Drive) -> bool:
         """Act on the result of a preoperation callback; return whether the operation goes on downward."""
@@ -216,8 +222,12 @@ class Pipeline:
                 # A teardown was faster.
                 thread.read(frame)
             operation.up -= 1
-        operation.request.finish(thread)
+        request = operation.request
+        request.finish(thread)
         operation.changed()
+        if request.beyond is not None:
+            # It came in an IRP, from a device above.
+            await request.go_on()
 
     async def call_post(self, thread: Thread, frame: Frame, *, draining: bool) -> bool:
         """Run one postoperation callback; return whether the frame is done."""
@@ -236,15 +246,21 @@ class Pipeline:
         data = frame.open()
         status: Any = 0
         if post is not None:
-            irql, locks, apc = kthread.irql, len(kthread.locks), kthread.kernel_apc_disable
+            irql, locks = kthread.irql, len(kthread.locks)
+            apc, guarded = kthread.kernel_apc_disable, kthread.special_apc_disable
             kthread.actors.append(actor)
             try:
                 status = await post(data, frame.objects, context, flags)  # type: ignore[arg-type]
             except Exception as error:
                 crashed(actor, f"the post-operation callback for {operation.label}", error)
                 raise
-            if kthread.irql != irql or len(kthread.locks) != locks or kthread.kernel_apc_disable != apc:
-                dirty_exit(actor, f"the post-operation callback for {operation.label}", irql, locks)
+            if (
+                kthread.irql != irql
+                or len(kthread.locks) != locks
+                or kthread.kernel_apc_disable != apc
+                or kthread.special_apc_disable != guarded
+            ):
+                dirty_exit(actor, f"the post-operation callback for {operation.label}", irql, locks, (apc, guarded))
             kthread.actors.pop()
         self.observer.post_returned(frame, status, draining)
         if status == FLT_POSTOP_MORE_PROCESSING_REQUIRED and not draining:

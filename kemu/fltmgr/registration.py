@@ -31,6 +31,7 @@ from kemu.runtime import Cell, Operation, Point, Thread, current_thread
     """NTSTATUS FltRegisterFilter(_In_ PDRIVER_OBJECT Driver, _In_ const FLT_REGISTRATION *Registration,
        _Outptr_ PFLT_FILTER *RetFilter)""",
     max_irql=APC_LEVEL,
+    under_spin_lock=False,
 )
 async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATION) -> tuple[NTSTATUS, Filter | None]:
     """Register a minifilter; returns the status and the filter.
@@ -55,7 +56,7 @@ async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATIO
     return STATUS_SUCCESS, filter_
 
 
-@routine("fltkernel", "NTSTATUS FltStartFiltering(_In_ PFLT_FILTER Filter)", max_irql=APC_LEVEL)
+@routine("fltkernel", "NTSTATUS FltStartFiltering(_In_ PFLT_FILTER Filter)", max_irql=APC_LEVEL, under_spin_lock=False)
 async def FltStartFiltering(Filter: Filter) -> NTSTATUS:
     """Attach to the volumes there are and begin to filter.
 
@@ -93,7 +94,7 @@ class StopFiltering(Operation[None]):
         return self.filter
 
 
-@routine("fltkernel", "VOID FltUnregisterFilter(_In_ PFLT_FILTER Filter)", max_irql=APC_LEVEL)
+@routine("fltkernel", "VOID FltUnregisterFilter(_In_ PFLT_FILTER Filter)", max_irql=APC_LEVEL, under_spin_lock=False)
 async def FltUnregisterFilter(Filter: Filter) -> None:
     """Tear down every instance and wait until nobody references the filter (FLT-UNLOAD-10, FLT-UNLOAD-11).
 

@@ -46,6 +46,7 @@ async def FltCompletePendedPreOperation(
     "fltkernel",
     "VOID FltCompletePendedPostOperation(_In_ PFLT_CALLBACK_DATA CallbackData)",
     max_irql=DISPATCH_LEVEL,
+    under_spin_lock=False,
 )
 async def FltCompletePendedPostOperation(CallbackData: FLT_CALLBACK_DATA) -> None:
     """Let the completion of an operation go on that this driver's postoperation callback has pended.

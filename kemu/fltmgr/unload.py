@@ -51,5 +51,6 @@ async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = F
         thread.write(filter_)
         filter_.unload_flags = None
         return status
+    thread.write(filter_.driver.presence)
     filter_.driver_object.loaded = False
     return STATUS_SUCCESS

@@ -15,14 +15,17 @@ from kemu.io.request import (
     IRP_OPERATION,
     CancelRoutine,
     FileObject,
+    HeldCancelRoutine,
     Parameters,
     Request,
     WaitDone,
 )
 from kemu.io.volume import Volume
-from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
-from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_old_irql, check_release
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_lowered, check_release
+from kemu.nt.lockorder import LockOrder
 from kemu.nt.routine import routine
+from kemu.nt.spinlock import KSPIN_LOCK, RAISED, check_level
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO
 from kemu.nt.system import System, current_system
 from kemu.runtime import BlockingOperation, Operation, Thread, current_thread
@@ -33,7 +36,7 @@ class IoManager:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.cancel_lock = OwnedLock("cancel spin lock")
+        self.cancel_lock = KSPIN_LOCK("cancel spin lock")
         self.cancel_lock.initialised = True
         self.outstanding: list[Request] = []
 
@@ -90,6 +93,13 @@ class IoManager:
             told += await self.cancel(request)
         return told
 
+    async def cancel_thread(self, thread: Thread) -> int:
+        """Cancel what *thread*, which is about to exit, has issued (KE-CANCEL-10); how many had a cancel routine."""
+        told = 0
+        for request in await ListRequestsOf(self, thread):
+            told += await self.cancel(request)
+        return told
+
     async def cancel(self, request: Request) -> bool:
         """IoCancelIrp: set the cancel bit and run the cancel routine, if there is one, on the calling thread."""
         routine_to_run = await SetCancelBit(request, self.cancel_lock)
@@ -120,6 +130,26 @@ class ListRequests(Operation[list[Request]]):
         return self.file
 
 
+class ListRequestsOf(Operation[list[Request]]):
+    """The requests of a thread that are outstanding."""
+
+    __slots__ = ("manager", "thread")
+    kind = "list the requests of"
+
+    def __init__(self, manager: IoManager, thread: Thread) -> None:
+        self.manager = manager
+        self.thread = thread
+
+    def perform(self, thread: Thread) -> list[Request]:
+        requests = [request for request in self.manager.outstanding if request.thread is self.thread]
+        for request in requests:
+            thread.read(request)
+        return [request for request in requests if not request.done]
+
+    def target(self) -> Thread:
+        return self.thread
+
+
 class SetCancelBit(BlockingOperation[CancelRoutine | None]):
     """Under the cancel spin lock, set the cancel bit and take the cancel routine away."""
 
@@ -140,6 +170,8 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
         lock = self.sources[0]
         thread.write(lock)
         thread.exchange(lock)
+        if isinstance(thread, KThread) and thread.locks:
+            thread.runtime.system.get(LockOrder).note(thread, lock)
         cancel = request.cancel
         thread.write(cancel)
         thread.exchange(cancel)
@@ -151,6 +183,8 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
             return None
         cancel.requested = True
         taken, cancel.routine = cancel.routine, None
+        if isinstance(taken, HeldCancelRoutine):
+            taken.hold(thread, lock)
         return taken
 
     def describe(self) -> str:
@@ -164,9 +198,10 @@ async def IoAcquireCancelSpinLock() -> int:
     thread = current_kthread()
     check_acquire(lock, thread, "IoAcquireCancelSpinLock")
     await AcquireLock(lock)
+    lock.how = RAISED
     lock.old_irql = old_irql = thread.irql
     thread.irql = DISPATCH_LEVEL
-    return old_irql
+    return lock.saves(old_irql)
 
 
 @routine(
@@ -183,6 +218,7 @@ async def IoReleaseCancelSpinLock(Irql: int) -> None:
     lock = current_system().get(IoManager).cancel_lock
     thread = current_kthread()
     check_release(lock, thread, "IoReleaseCancelSpinLock")
-    check_old_irql(lock, Irql, "IoReleaseCancelSpinLock")
+    check_level(lock, Irql, "IoReleaseCancelSpinLock")
+    check_lowered(thread, Irql, "IoReleaseCancelSpinLock", lock)
     await ReleaseLock(lock)
     thread.irql = Irql

@@ -13,6 +13,9 @@ Scope = Literal["irp", "frame", "obj"]
 CAUSES: Final[Mapping[str, tuple[Scope, tuple[str, ...]]]] = {
     "irp.cancel": ("irp", ("irp.create",)),
     "irp.complete": ("irp", ()),
+    "irp.call": ("irp", ()),
+    "irp.return": ("irp", ("irp.call",)),
+    "irp.up": ("irp", ()),
     "fs.call": ("irp", ()),
     "fs.return": ("irp", ("fs.call",)),
     "flt.pre.enter": ("irp", ()),
@@ -24,7 +27,9 @@ CAUSES: Final[Mapping[str, tuple[Scope, tuple[str, ...]]]] = {
     "flt.post.return": ("frame", ("flt.post.enter",)),
     "sync.acquire": ("obj", ("sync.release",)),
     "sync.release": ("obj", ("sync.acquire",)),
-    "sync.wait": ("obj", ("sync.signal",)),
+    "sync.wait": ("obj", ("sync.signal", "sync.release")),
+    "apc.enter": ("obj", ("apc.insert",)),
+    "apc.return": ("obj", ("apc.enter",)),
     "work.run": ("obj", ("work.queue",)),
 }
 """Event -> what it is looked up by, and the events of which the latest is its cause; none: any event."""

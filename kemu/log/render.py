@@ -18,6 +18,7 @@ CATEGORY_COLOURS: Final = {
     "flt": "\x1b[36m",
     "io": "\x1b[34m",
     "sync": "\x1b[35m",
+    "apc": "\x1b[33m",
     "work": "\x1b[33m",
     "check": "\x1b[1;31m",
     "user": "\x1b[1m",

@@ -14,18 +14,27 @@ from typing import Any, Final
 from kemu.errors import KemuError, UsageError
 from kemu.nt.bugcheck import (
     KMODE_EXCEPTION_NOT_HANDLED,
+    SYSTEM_EXIT_OWNED_MUTEX,
     SYSTEM_SERVICE_EXCEPTION,
     SYSTEM_THREAD_EXCEPTION_NOT_HANDLED,
     UNEXPECTED_KERNEL_MODE_TRAP,
     BugCheck,
     BugCheckCode,
 )
+from kemu.nt.callout import CALLOUT, WORKER_ROUTINE, Callout, apcs_changed, irql_changed, kind_of
 from kemu.nt.exception import StructuredException
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.kthread import DISPATCH_LEVEL, KThread, OwnerAware, current_kthread
+from kemu.nt.routine import KernelObject
 from kemu.nt.status import NTSTATUS, STATUS_ACCESS_VIOLATION, is_known
 from kemu.nt.system import System, report
-from kemu.runtime import Actor, Runtime, current_thread
+from kemu.runtime import Actor, Runtime, Thread, Waitable, current_thread
 from kemu.runtime.core import foreign_call, is_library_file
+
+IRP_MJ_MAXIMUM_FUNCTION: Final = 0x1B
+"""The highest major function code that a driver has a dispatch routine for."""
+
+DispatchRoutine = Callable[[Any, Any], Awaitable[int]]
+"""``async def Dispatch(self, DeviceObject, Irp)``, which returns a status."""
 
 DEEPEST: Final = 16
 """How many callbacks may be inside of each other before the kernel stack of a thread is full (KE-CTX-07; a choice of
@@ -53,22 +62,92 @@ class DriverActor(Actor):
 
     kind = "driver"
 
-    def __init__(self, runtime: Runtime, driver: Driver) -> None:
-        super().__init__(runtime, f"flt:{driver}")
+    def __init__(self, runtime: Runtime, driver: Driver, kind: str = "flt") -> None:
+        super().__init__(runtime, f"{kind}:{driver}")
         self.driver = driver
+        self.object: DRIVER_OBJECT | None = None
+        """What DriverEntry was given."""
+
+    @property
+    def is_minifilter(self) -> bool:
+        """Whether the filter manager unloads it."""
+        return self.object is not None and bool(self.object.altitude)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the driver's code is in memory. Who asks reads `presence`; the unload writes it."""
+        return self.object is None or self.object.loaded
 
 
-class DRIVER_OBJECT:
-    """What Windows hands to DriverEntry: opaque to the driver."""
+class DriverImage(Waitable):
+    """What keeps a driver in memory: how many references there are to its device objects (KE-UNLOAD-07)."""
 
-    __slots__ = ("actor", "altitude", "loaded", "name")
+    __slots__ = ("references", "unload_pending")
+
+    guards = ("references",)
+
+    def __init__(self, label: str) -> None:
+        super().__init__(current_thread(), label)
+        self.references = 0
+        """Open files, attachments and requests of its devices."""
+        self.unload_pending = False
+        """Whether an unload has begun: from then on nobody gets a new reference (KE-UNLOAD-05)."""
+
+    # In a step of the thread's.
+
+    def reference(self, thread: Thread) -> None:
+        """Keep the driver loaded. Whether an unload has begun is the caller's question."""
+        thread.read(self)
+        self.references += 1
+
+    def dereference(self, thread: Thread) -> None:
+        """The reverse. References commute until somebody waits for the last of them."""
+        self.references -= 1
+        thread.release_to_waiter(self)
+        if self.unload_pending:
+            thread.write(self)
+            self.changed()
+        else:
+            thread.read(self)
+
+
+class DRIVER_OBJECT(KernelObject):
+    """What Windows hands to DriverEntry.
+
+    A driver with devices fills `MajorFunction` and `DriverUnload` in; a minifilter leaves them alone.
+    """
+
+    __slots__ = (
+        "DeviceObject",
+        "DriverUnload",
+        "MajorFunction",
+        "actor",
+        "altitude",
+        "image",
+        "loaded",
+        "name",
+    )
 
     def __init__(self, actor: DriverActor, name: str, altitude: str) -> None:
         self.actor = actor
         self.name = name
         self.altitude = altitude
-        """The altitude of the default instance, from the service's registry key."""
+        """The altitude of the default instance, from the service's registry key; empty if that names none."""
         self.loaded = True
+        self.image = DriverImage(f"driver {name}")
+        self.MajorFunction: list[DispatchRoutine | None] = [None] * (IRP_MJ_MAXIMUM_FUNCTION + 1)
+        """The dispatch routines by major function code; None is completed with STATUS_INVALID_DEVICE_REQUEST."""
+        self.DriverUnload: Callable[[Any], Awaitable[None]] | None = None
+        self.DeviceObject: Any = None
+        """The device object that was created last; the others follow by NextDevice."""
+
+    def reference(self, thread: Thread) -> None:
+        """Keep the driver loaded, inside the step of *thread*."""
+        self.image.reference(thread)
+
+    def dereference(self, thread: Thread) -> None:
+        """The reverse."""
+        self.image.dereference(thread)
 
 
 def current_driver() -> DriverActor | None:
@@ -119,8 +198,10 @@ def _unhandled(thread: KThread) -> BugCheckCode:
     return SYSTEM_SERVICE_EXCEPTION
 
 
-async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    """Run *routine* of a driver on the calling thread and return its result.
+async def in_driver(
+    actor: DriverActor, name: str, routine: Callable[..., Awaitable[Any]], *arguments: Any, kind: Callout = CALLOUT
+) -> Any:
+    """Run *routine* of a driver, which is of that *kind*, on the calling thread and return its result.
 
     Findings: ``ke.unhandled-exception``, and ``callback-dirty-exit`` for a routine that returns at another IRQL,
     with another APC disable count or with a lock that it did not hold when it was called (FLT-PRE-27, KE-IRQL-10).
@@ -128,6 +209,7 @@ async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaita
     thread = current_kthread()
     irql, locks = thread.irql, len(thread.locks)
     apc = thread.kernel_apc_disable, thread.special_apc_disable
+    arbitrary, thread.arbitrary = thread.arbitrary, kind.arbitrary
     if len(thread.actors) > DEEPEST:
         inside = " > ".join(one.label for one in thread.actors)
         detail = f"{name} of {actor.driver} is called {DEEPEST + 1} callbacks deep: {inside}"
@@ -143,21 +225,46 @@ async def in_driver(actor: DriverActor, name: str, routine: Callable[..., Awaita
         or len(thread.locks) != locks
         or (thread.kernel_apc_disable, thread.special_apc_disable) != apc
     ):
-        dirty_exit(actor, name, irql, locks)
+        left_dirty(f"{name} of {actor.driver}", irql, locks, combined(*apc), kind)
+    thread.arbitrary = arbitrary
     thread.actors.pop()
+    # An unload that comes before this finds the thread in the driver's code.
+    thread.read(actor.presence)
     return result
 
 
-def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int) -> None:
-    """Report how a routine left its thread."""
+def combined(kernel: int, special: int) -> int:
+    """CombinedApcDisable of these two counts."""
+    return (-special & 0xFFFF) << 16 | (-kernel & 0xFFFF)
+
+
+def dirty_exit(actor: DriverActor, name: str, irql: int, locks: int, regions: tuple[int, int]) -> None:
+    """Report how a callback called *name* left its thread, which was in so many critical and guarded *regions*."""
+    left_dirty(f"{name} of {actor.driver}", irql, locks, combined(*regions), CALLOUT)
+
+
+def left_dirty(what: str, irql: int, locks: int, disabled: int, kind: Callout) -> None:
+    """Report how *what* left its thread, which it found at *irql* with so many *locks* and *disabled* APCs."""
     thread = current_kthread()
+    kind = kind_of(kind, thread)
+    now = thread.combined_apc_disable
     if len(thread.locks) > locks:
-        what = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
+        how = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
+    elif thread.announced is not None:
+        how = f"after {thread.announced[0]} with Wait = TRUE, without the wait that this announces"
     elif thread.irql != irql:
-        what = f"at IRQL {thread.irql} where it was called at {irql}"
+        how = f"at IRQL {thread.irql} where it was called at {irql}"
     else:
-        what = "with another lock held or in another critical or guarded region than it was called with"
-    report("callback-dirty-exit", f"{name} of {actor.driver} returned {what}")
+        how = "with another lock held or in another critical or guarded region than it was called with"
+    if thread.irql != irql:
+        stop, verifier = irql_changed(kind, irql, thread.irql)
+    elif kind is WORKER_ROUTINE and any(isinstance(lock, OwnerAware) for lock in thread.locks[locks:]):
+        stop, verifier = BugCheck(SYSTEM_EXIT_OWNED_MUTEX), None
+    elif now != disabled:
+        stop, verifier = apcs_changed(kind, disabled, now)
+    else:
+        stop = verifier = None
+    report("callback-dirty-exit", f"{what} returned {how}", stop, verifier=verifier)
 
 
 def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value: object) -> NTSTATUS:
@@ -183,11 +290,14 @@ def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value:
     return NTSTATUS(value)
 
 
-async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NTSTATUS, DRIVER_OBJECT]:
-    """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL."""
-    actor = DriverActor(system.runtime, driver)
+async def load_driver(system: System, driver: Driver, altitude: str | None) -> tuple[NTSTATUS, DRIVER_OBJECT]:
+    """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL.
+
+    A driver without an *altitude* is no minifilter.
+    """
+    actor = DriverActor(system.runtime, driver, "drv" if altitude is None else "flt")
     name = driver.name or type(driver).__name__
-    driver_object = DRIVER_OBJECT(actor, name, altitude)
+    actor.object = driver_object = DRIVER_OBJECT(actor, name, altitude or "")
     path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
     status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
     return status_of(actor, "DriverEntry", driver.DriverEntry, status), driver_object

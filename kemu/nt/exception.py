@@ -43,13 +43,15 @@ def raise_status(status: int, routine_name: str) -> NoReturn:
     raise StructuredException(status, routine_name)
 
 
-@routine("ntddk", "DECLSPEC_NORETURN VOID ExRaiseStatus(_In_ NTSTATUS Status)", max_irql=APC_LEVEL)
+@routine(
+    "ntddk", "DECLSPEC_NORETURN VOID ExRaiseStatus(_In_ NTSTATUS Status)", max_irql=APC_LEVEL, under_spin_lock=False
+)
 def ExRaiseStatus(Status: int) -> NoReturn:
     """Raise *Status* as an exception (KE-IRQL-19). IRQL: <= APC_LEVEL."""
     raise_status(Status, "ExRaiseStatus")
 
 
-@routine("ntddk", "DECLSPEC_NORETURN VOID ExRaiseAccessViolation(VOID)", max_irql=APC_LEVEL)
+@routine("ntddk", "DECLSPEC_NORETURN VOID ExRaiseAccessViolation(VOID)", max_irql=APC_LEVEL, under_spin_lock=False)
 def ExRaiseAccessViolation() -> NoReturn:
     """Raise STATUS_ACCESS_VIOLATION. IRQL: <= APC_LEVEL."""
     raise_status(STATUS_ACCESS_VIOLATION, "ExRaiseAccessViolation")

@@ -65,7 +65,7 @@ def release(thread: Thread, allocation: Allocation, site: Site | None) -> None:
         words = f"in {allocation.describe()}, {allocation.freed_words}"
         left = part.still_active()
         if left is not None:
-            detail = f"{thread.label} frees {allocation.describe()}, and {left.what}"
+            detail = f"{thread.label} frees {allocation.describe()}, with {left.what}, in it"
             system.report(left.code, detail, left.bug_check, verifier=left.verifier)
         if isinstance(part, Cell):
             # Whatever another thread does to the object comes before or after this.
@@ -93,17 +93,22 @@ def free_ceiling(P: Structure, Tag: str | int = "") -> int:
     return APC_LEVEL if allocation is not None and allocation.is_paged else DISPATCH_LEVEL
 
 
+def is_nonpaged(P: Structure, *others: object) -> bool:
+    """Whether it may be freed under a spin lock (KE-SPIN-08)."""
+    allocation = allocation_of(P)
+    return allocation is None or not allocation.is_paged
+
+
 def free2_ceiling(P: Structure, Tag: str | int, ExtendedParameters: object, ExtendedParametersCount: int) -> int:
     """<= DISPATCH_LEVEL; <= APC_LEVEL for paged pool."""
     return free_ceiling(P)
 
 
-def free_stop(P: Structure, *others: object) -> tuple[BugCheck, BugCheck]:
+def free_stops(irql: int, P: Structure, *others: object) -> tuple[BugCheck, BugCheck]:
     """The bug checks of freeing at too high an IRQL (KE-POOL-01)."""
     allocation = allocation_of(P)
     is_paged = allocation is not None and allocation.is_paged
     address = 0 if allocation is None else allocation.address
-    irql = current_kthread().irql
     return (
         BugCheck(BAD_POOL_CALLER, (0x09, irql, is_paged, address)),
         BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x11 if is_paged else 0x12, irql, is_paged, address)),
@@ -169,7 +174,13 @@ async def _free(name: str, block: Any, tag: str | int | None) -> None:
     await FreeBlock(allocation)
 
 
-@routine("wdm", "VOID ExFreePoolWithTag(_In_ PVOID P, _In_ ULONG Tag)", max_irql=free_ceiling, stop=free_stop)
+@routine(
+    "wdm",
+    "VOID ExFreePoolWithTag(_In_ PVOID P, _In_ ULONG Tag)",
+    max_irql=free_ceiling,
+    stops=free_stops,
+    under_spin_lock=is_nonpaged,
+)
 async def ExFreePoolWithTag(P: Any, Tag: str | int) -> None:
     """Free a block that was allocated with *Tag*; 0 is any tag.
 
@@ -180,7 +191,7 @@ async def ExFreePoolWithTag(P: Any, Tag: str | int) -> None:
     await _free("ExFreePoolWithTag", P, Tag or None)
 
 
-@routine("wdm", "VOID ExFreePool(_In_ PVOID P)", max_irql=free_ceiling, stop=free_stop)
+@routine("wdm", "VOID ExFreePool(_In_ PVOID P)", max_irql=free_ceiling, stops=free_stops, under_spin_lock=is_nonpaged)
 async def ExFreePool(P: Any) -> None:
     """Free a block, whatever its tag.
 
@@ -195,7 +206,8 @@ async def ExFreePool(P: Any) -> None:
        _In_reads_opt_(ExtendedParametersCount) PCPOOL_EXTENDED_PARAMETER ExtendedParameters,
        _In_ ULONG ExtendedParametersCount)""",
     max_irql=free2_ceiling,
-    stop=free_stop,
+    stops=free_stops,
+    under_spin_lock=is_nonpaged,
 )
 async def ExFreePool2(P: Any, Tag: str | int, ExtendedParameters: object, ExtendedParametersCount: int) -> None:
     """Free a block that was allocated with *Tag*. There are no extended parameters: None and 0.

@@ -83,7 +83,7 @@ class LookasideList(Cell, Storage):
         if not self.initialised:
             return None
         verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0xCC,))
-        return Leftover("ke.freed-active", f"{self.label} in it was not deleted", verifier=verifier)
+        return Leftover("ke.freed-active", f"{self.label}, which was not deleted", verifier=verifier)
 
 
 class LOOKASIDE_LIST_EX(LookasideList):

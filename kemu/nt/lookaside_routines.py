@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from kemu.nt.bugcheck import BAD_POOL_CALLER, BugCheck
-from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
+from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL
 from kemu.nt.lookaside import (
     LOOKASIDE_LIST_EX,
     NPAGED_LOOKASIDE_LIST,
@@ -30,15 +30,15 @@ def lookaside_ceiling(Lookaside: LookasideList, Entry: object = None) -> int:
     return APC_LEVEL if isinstance(Lookaside, LookasideList) and Lookaside.is_paged else DISPATCH_LEVEL  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
-def allocate_stop(Lookaside: LookasideList) -> tuple[BugCheck, None]:
+def allocate_stops(irql: int, Lookaside: LookasideList) -> tuple[BugCheck, None]:
     """The bug check of taking an entry at too high an IRQL (KE-LOOK-03)."""
     size = int(getattr(Lookaside, "size", 0))
-    return BugCheck(BAD_POOL_CALLER, (0x08, current_kthread().irql, PagedPool, size)), None
+    return BugCheck(BAD_POOL_CALLER, (0x08, irql, PagedPool, size)), None
 
 
-def free_stop(Lookaside: LookasideList, Entry: object) -> tuple[BugCheck, None]:
+def free_stops(irql: int, Lookaside: LookasideList, Entry: object) -> tuple[BugCheck, None]:
     """The bug check of giving an entry back at too high an IRQL (KE-LOOK-03)."""
-    return BugCheck(BAD_POOL_CALLER, (0x09, current_kthread().irql, PagedPool, 0)), None
+    return BugCheck(BAD_POOL_CALLER, (0x09, irql, PagedPool, 0)), None
 
 
 @routine(
@@ -86,7 +86,7 @@ def ExInitializeLookasideListEx(
     "wdm",
     "PVOID ExAllocateFromLookasideListEx(_Inout_ PLOOKASIDE_LIST_EX Lookaside)",
     max_irql=lookaside_ceiling,
-    stop=allocate_stop,
+    stops=allocate_stops,
 )
 async def ExAllocateFromLookasideListEx(Lookaside: LOOKASIDE_LIST_EX) -> Any:
     """Take the entry that was given back last, with its old contents; if there is none, allocate one (KE-LOOK-02).
@@ -100,7 +100,7 @@ async def ExAllocateFromLookasideListEx(Lookaside: LOOKASIDE_LIST_EX) -> Any:
     "wdm",
     "VOID ExFreeToLookasideListEx(_Inout_ PLOOKASIDE_LIST_EX Lookaside, _In_ PVOID Entry)",
     max_irql=lookaside_ceiling,
-    stop=free_stop,
+    stops=free_stops,
 )
 async def ExFreeToLookasideListEx(Lookaside: LOOKASIDE_LIST_EX, Entry: Any) -> None:
     """Give *Entry* back to the list that it comes from (KE-LOOK-04); a full list frees it.
@@ -221,7 +221,7 @@ def ExInitializePagedLookasideList(
     "wdm",
     "PVOID ExAllocateFromPagedLookasideList(_Inout_ PPAGED_LOOKASIDE_LIST Lookaside)",
     max_irql=APC_LEVEL,
-    stop=allocate_stop,
+    stops=allocate_stops,
 )
 async def ExAllocateFromPagedLookasideList(Lookaside: PAGED_LOOKASIDE_LIST) -> Any:
     """As ExAllocateFromLookasideListEx. IRQL: <= APC_LEVEL."""
@@ -232,7 +232,7 @@ async def ExAllocateFromPagedLookasideList(Lookaside: PAGED_LOOKASIDE_LIST) -> A
     "wdm",
     "VOID ExFreeToPagedLookasideList(_Inout_ PPAGED_LOOKASIDE_LIST Lookaside, _In_ PVOID Entry)",
     max_irql=APC_LEVEL,
-    stop=free_stop,
+    stops=free_stops,
 )
 async def ExFreeToPagedLookasideList(Lookaside: PAGED_LOOKASIDE_LIST, Entry: Any) -> None:
     """As ExFreeToLookasideListEx. IRQL: <= APC_LEVEL."""

@@ -16,7 +16,7 @@ from kemu.nt.buffer import Bytes, fill
 from kemu.nt.bugcheck import BAD_POOL_CALLER, DRIVER_VERIFIER_DETECTED_VIOLATION, BugCheck
 from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.exception import raise_status
-from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_QUOTA_EXCEEDED
 from kemu.nt.structure import Size, Structure, furnish, inside_of, paged_class
@@ -143,7 +143,7 @@ def _pool(name: str, size: int, tag: str, *, kind: int, zeroed: bool, quota: boo
             f"{name} of memory that can be executed, tag '{tag}'",
             verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x2000,)),
         )
-    if quota and charges_nobody(current_kthread()):
+    if quota and current_kthread().in_dpc:
         report(
             "ke.quota-context",
             f"{name} charges quota, tag '{tag}', in a context that is not the requester's",
@@ -163,15 +163,6 @@ def allocate_checked(
     return allocate(size, tag, is_paged=kind == POOL_FLAG_PAGED, zeroed=zeroed)
 
 
-def charges_nobody(thread: KThread) -> bool:
-    """Whether quota would be charged to whoever is interrupted: *thread* carries out a DPC, or what is as good as one.
-
-    Nothing says so of a thread itself: it is at DISPATCH_LEVEL in the System process, and holds no lock for that.
-    """
-    in_system = thread.process is None or thread.process.is_system
-    return thread.irql >= DISPATCH_LEVEL and in_system and not thread.locks
-
-
 def _has(flags: object, flag: int) -> bool:
     # The IRQL is looked at before anything else is, and the tables of tests pass whatever they have.
     return isinstance(flags, int) and bool(flags & flag)
@@ -187,29 +178,39 @@ def pool_type_ceiling(PoolType: int, NumberOfBytes: int, Tag: str | int = "") ->
     return APC_LEVEL if _has(PoolType, PagedPool) else DISPATCH_LEVEL
 
 
-def _allocated_too_high(kind: int, size: int, is_paged: bool) -> tuple[BugCheck, BugCheck]:
-    irql = current_kthread().irql
+def is_nonpaged(Flags: int, NumberOfBytes: int, Tag: str | int) -> bool:
+    """Whether it may be allocated under a spin lock (KE-SPIN-08)."""
+    return not _has(Flags, POOL_FLAG_PAGED)
+
+
+def is_nonpaged_type(PoolType: int, NumberOfBytes: int, Tag: str | int = "") -> bool:
+    """Whether it may be allocated under a spin lock (KE-SPIN-08)."""
+    return not _has(PoolType, PagedPool)
+
+
+def _allocated_too_high(irql: int, kind: int, size: int, is_paged: bool) -> tuple[BugCheck, BugCheck]:
     return (
         BugCheck(BAD_POOL_CALLER, (0x08, irql, kind, int(size))),
         BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x01 if is_paged else 0x02, irql, kind, int(size))),
     )
 
 
-def pool_stop(Flags: int, NumberOfBytes: int, Tag: str | int) -> tuple[BugCheck, BugCheck]:
+def pool_stops(irql: int, Flags: int, NumberOfBytes: int, Tag: str | int) -> tuple[BugCheck, BugCheck]:
     """The bug checks of an allocation at too high an IRQL (KE-POOL-01)."""
-    return _allocated_too_high(Flags, NumberOfBytes, _has(Flags, POOL_FLAG_PAGED))
+    return _allocated_too_high(irql, Flags, NumberOfBytes, _has(Flags, POOL_FLAG_PAGED))
 
 
-def pool_type_stop(PoolType: int, NumberOfBytes: int, Tag: str | int = "") -> tuple[BugCheck, BugCheck]:
+def pool_type_stops(irql: int, PoolType: int, NumberOfBytes: int, Tag: str | int = "") -> tuple[BugCheck, BugCheck]:
     """The bug checks of an allocation at too high an IRQL (KE-POOL-01)."""
-    return _allocated_too_high(PoolType, NumberOfBytes, _has(PoolType, PagedPool))
+    return _allocated_too_high(irql, PoolType, NumberOfBytes, _has(PoolType, PagedPool))
 
 
 @routine(
     "wdm",
     "DECLSPEC_RESTRICT PVOID ExAllocatePool2(_In_ POOL_FLAGS Flags, _In_ SIZE_T NumberOfBytes, _In_ ULONG Tag)",
     max_irql=pool_ceiling,
-    stop=pool_stop,
+    stops=pool_stops,
+    under_spin_lock=is_nonpaged,
 )
 async def ExAllocatePool2(Flags: int, NumberOfBytes: int, Tag: str | int) -> Any:
     """Allocate zeroed pool (KE-POOL-02) and return the block, or None.
@@ -281,7 +282,13 @@ def _older(
 _PARAMETERS: Final = "(_In_ POOL_TYPE PoolType, _In_ SIZE_T NumberOfBytes, _In_ ULONG Tag)"
 
 
-@routine("wdm", f"PVOID ExAllocatePoolZero{_PARAMETERS}", max_irql=pool_type_ceiling, stop=pool_type_stop)
+@routine(
+    "wdm",
+    f"PVOID ExAllocatePoolZero{_PARAMETERS}",
+    max_irql=pool_type_ceiling,
+    stops=pool_type_stops,
+    under_spin_lock=is_nonpaged_type,
+)
 async def ExAllocatePoolZero(PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
     """Allocate zeroed pool of *PoolType* and return the block, or None. As ExAllocatePool2 otherwise.
 
@@ -291,7 +298,13 @@ async def ExAllocatePoolZero(PoolType: int, NumberOfBytes: int, Tag: str | int) 
     return _older("ExAllocatePoolZero", PoolType, NumberOfBytes, Tag, zeroed=True, quota=False)
 
 
-@routine("wdm", f"PVOID ExAllocatePoolUninitialized{_PARAMETERS}", max_irql=pool_type_ceiling, stop=pool_type_stop)
+@routine(
+    "wdm",
+    f"PVOID ExAllocatePoolUninitialized{_PARAMETERS}",
+    max_irql=pool_type_ceiling,
+    stops=pool_type_stops,
+    under_spin_lock=is_nonpaged_type,
+)
 async def ExAllocatePoolUninitialized(PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
     """As ExAllocatePoolZero, but the memory has to be written before it is read.
 
@@ -300,7 +313,13 @@ async def ExAllocatePoolUninitialized(PoolType: int, NumberOfBytes: int, Tag: st
     return _older("ExAllocatePoolUninitialized", PoolType, NumberOfBytes, Tag, zeroed=False, quota=False)
 
 
-@routine("wdm", f"PVOID ExAllocatePoolQuotaZero{_PARAMETERS}", max_irql=pool_type_ceiling, stop=pool_type_stop)
+@routine(
+    "wdm",
+    f"PVOID ExAllocatePoolQuotaZero{_PARAMETERS}",
+    max_irql=pool_type_ceiling,
+    stops=pool_type_stops,
+    under_spin_lock=is_nonpaged_type,
+)
 async def ExAllocatePoolQuotaZero(PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
     """As ExAllocatePoolZero, charged to the current process (KE-POOL-12).
 
@@ -310,7 +329,13 @@ async def ExAllocatePoolQuotaZero(PoolType: int, NumberOfBytes: int, Tag: str | 
     return _older("ExAllocatePoolQuotaZero", PoolType, NumberOfBytes, Tag, zeroed=True, quota=True)
 
 
-@routine("wdm", f"PVOID ExAllocatePoolQuotaUninitialized{_PARAMETERS}", max_irql=pool_type_ceiling, stop=pool_type_stop)
+@routine(
+    "wdm",
+    f"PVOID ExAllocatePoolQuotaUninitialized{_PARAMETERS}",
+    max_irql=pool_type_ceiling,
+    stops=pool_type_stops,
+    under_spin_lock=is_nonpaged_type,
+)
 async def ExAllocatePoolQuotaUninitialized(PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
     """As ExAllocatePoolQuotaZero, but the memory has to be written before it is read.
 
@@ -319,7 +344,13 @@ async def ExAllocatePoolQuotaUninitialized(PoolType: int, NumberOfBytes: int, Ta
     return _older("ExAllocatePoolQuotaUninitialized", PoolType, NumberOfBytes, Tag, zeroed=False, quota=True)
 
 
-@routine("wdm", f"PVOID ExAllocatePoolWithTag{_PARAMETERS}", max_irql=pool_type_ceiling, stop=pool_type_stop)
+@routine(
+    "wdm",
+    f"PVOID ExAllocatePoolWithTag{_PARAMETERS}",
+    max_irql=pool_type_ceiling,
+    stops=pool_type_stops,
+    under_spin_lock=is_nonpaged_type,
+)
 async def ExAllocatePoolWithTag(PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
     """As ExAllocatePoolUninitialized. Deprecated since Windows 10 2004: remark ``ke.pool-deprecated`` (KE-POOL-03).
 
@@ -329,7 +360,13 @@ async def ExAllocatePoolWithTag(PoolType: int, NumberOfBytes: int, Tag: str | in
     return _older(name, PoolType, NumberOfBytes, Tag, zeroed=False, quota=False, is_deprecated=True)
 
 
-@routine("wdm", f"PVOID ExAllocatePoolWithQuotaTag{_PARAMETERS}", max_irql=pool_type_ceiling, stop=pool_type_stop)
+@routine(
+    "wdm",
+    f"PVOID ExAllocatePoolWithQuotaTag{_PARAMETERS}",
+    max_irql=pool_type_ceiling,
+    stops=pool_type_stops,
+    under_spin_lock=is_nonpaged_type,
+)
 async def ExAllocatePoolWithQuotaTag(PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
     """As ExAllocatePoolQuotaUninitialized. Deprecated: remark ``ke.pool-deprecated`` (KE-POOL-03).
 
@@ -343,7 +380,8 @@ async def ExAllocatePoolWithQuotaTag(PoolType: int, NumberOfBytes: int, Tag: str
     "wdm",
     "PVOID ExAllocatePool(_In_ POOL_TYPE PoolType, _In_ SIZE_T NumberOfBytes)",
     max_irql=pool_type_ceiling,
-    stop=pool_type_stop,
+    stops=pool_type_stops,
+    under_spin_lock=is_nonpaged_type,
 )
 async def ExAllocatePool(PoolType: int, NumberOfBytes: int) -> Any:
     """As ExAllocatePoolWithTag with the tag ``None``, which is that of nobody. Deprecated (KE-POOL-03).

@@ -10,21 +10,52 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from kemu.nt.bugcheck import DRIVER_IRQL_NOT_LESS_OR_EQUAL, PAGE_FAULT_IN_NONPAGED_AREA, BugCheck
-from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, current_kthread, irql_name
+from kemu.nt.bugcheck import (
+    DRIVER_IRQL_NOT_LESS_OR_EQUAL,
+    DRIVER_VERIFIER_DETECTED_VIOLATION,
+    PAGE_FAULT_IN_NONPAGED_AREA,
+    BugCheck,
+    BugCheckCode,
+)
+from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import current_system, report
 from kemu.runtime import Cell
+
+if TYPE_CHECKING:
+    from kemu.nt.apc import ApcQueue
+
+
+class KernelObject:
+    """A kernel object that is no cell of its own; a routine that takes one looks at what it is given, as for cells."""
+
+    __slots__ = ()
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Ceiling = int | Callable[..., int]
 """A highest IRQL, or a function of the routine's arguments that gives it."""
+
+Stops = Callable[..., tuple[BugCheck | None, BugCheck | None]]
+"""Gives, for the caller's IRQL and the routine's arguments, the bug checks of an unverified and a verified system."""
+
+
+def stops_with(code: BugCheckCode | None = None, *, verifier: int | None = None) -> Stops:
+    """The stops that have *code*, and *verifier* as the first parameter of Driver Verifier's."""
+
+    def stops(irql: int, *args: object, **kwargs: object) -> tuple[BugCheck | None, BugCheck | None]:
+        plain = BugCheck(code, (0, 0, irql)) if code is not None else None
+        verified = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (verifier, irql)) if verifier is not None else None
+        return plain, verified
+
+    return stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +134,9 @@ def routine(
     max_irql: Ceiling = HIGH_LEVEL,
     min_irql: int = PASSIVE_LEVEL,
     unchecked: tuple[str, ...] = (),
-    stop: Callable[..., tuple[BugCheck | None, BugCheck | None]] | None = None,
+    under_spin_lock: bool | Callable[..., bool] = True,
+    stops: Stops | None = None,
+    waits: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare the decorated function as the WDK routine of *prototype*, declared in *header*.
 
@@ -111,8 +144,13 @@ def routine(
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
     an object in freed memory is ``ke.use-after-free``, and one in paged memory that must not be there is
-    ``ke.pageable-sync``. *unchecked* are parameters that the routine itself looks at. *stop* takes the routine's
-    arguments and gives the bug checks, without and with Driver Verifier, of a call outside the IRQL range.
+    ``ke.pageable-sync``. *unchecked* are parameters that the routine itself looks at.
+
+    *under_spin_lock* says whether a thread that holds a spin lock may call it, or is a function of the arguments that
+    does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *stops* says what Windows
+    does about a call outside the IRQL range, where that is not Driver Verifier's general answer. Only a routine that
+    *waits* may be called after one with Wait = TRUE (KE-WAIT-17). Before a routine that is awaited, the caller's APCs
+    are delivered.
     """
     returns, name, parameters = parse_prototype(prototype)
 
@@ -133,7 +171,7 @@ def routine(
             inspect.iscoroutinefunction(function),
             function,
         )
-        return _checked(function, name, min_irql, max_irql, unchecked, stop)
+        return _checked(function, name, min_irql, max_irql, unchecked, under_spin_lock, stops, waits)
 
     return declare
 
@@ -148,9 +186,12 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
     hints = get_type_hints(function)
     checks: list[tuple[int, str, type, bool]] = []
     for position, name in enumerate(inspect.signature(function).parameters):
-        kinds = [kind for kind in get_args(hints[name]) or (hints[name],) if kind is not type(None)]
-        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell):
-            checks.append((position, name, kinds[0], len(get_args(hints[name])) > 1))
+        hint = hints[name]
+        # Of a list of objects the routine itself looks at the members.
+        is_union = get_origin(hint) in {Union, UnionType}
+        kinds = [kind for kind in (get_args(hint) if is_union else (hint,)) if kind is not type(None)]
+        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell | KernelObject):
+            checks.append((position, name, kinds[0], is_union))
     return tuple(checks)
 
 
@@ -160,10 +201,14 @@ def _checked(
     lowest: int,
     ceiling: Ceiling,
     unchecked: tuple[str, ...],
-    stop: Callable[..., tuple[BugCheck | None, BugCheck | None]] | None,
+    under_spin_lock: bool | Callable[..., bool],
+    stops: Stops | None,
+    waits: bool,
 ) -> Callable[P, R]:
-    """*function*, which first looks at the caller's IRQL and at the objects that it is given."""
+    """*function*, which first looks at the caller's IRQL, its locks, and the objects that it is given."""
     checks: Checks | None = None
+    spin_locks_matter = under_spin_lock is not True
+    is_awaited = inspect.iscoroutinefunction(function)
 
     @wraps(function)
     def check(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -171,10 +216,16 @@ def _checked(
         if checks is None:
             # Not before the first call: annotations may name what is defined after the routine.
             checks = tuple(one for one in _object_parameters(function) if one[1] not in unchecked)
-        irql = current_kthread().irql
+        thread = current_kthread()
+        if thread.announced is not None:
+            _announced(thread, name, waits)
+        irql = thread.irql
+        # Before the level, which is the wrong one because of the lock.
+        if spin_locks_matter and thread.locks and not (callable(under_spin_lock) and under_spin_lock(*args, **kwargs)):
+            _not_under_spin_lock(thread, name)
         limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
         if not lowest <= irql <= limit:
-            _off_limits(name, lowest, limit, (None, None) if stop is None else stop(*args, **kwargs))
+            _off_limits(name, lowest, limit, (None, None) if stops is None else stops(irql, *args, **kwargs))
         for position, parameter, kind, may_be_null in checks:
             if position < len(args):
                 value = args[position]
@@ -184,18 +235,41 @@ def _checked(
                 continue
             if not isinstance(value, kind):
                 if value is not None or not may_be_null:
-                    _bad_pointer(name, parameter, kind, value)
+                    bad_pointer(name, parameter, kind, value)
             elif value in (system := current_system()).freed:
                 report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
             elif value in system.pageable:
                 # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
                 report("ke.pageable-sync", f"{name} on {value}, in {system.pageable[value]} in paged pool")
+        if is_awaited and thread.apcs is not None:
+            routine = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
+            return cast("R", _after_apcs(thread.apcs, routine, args, kwargs))
         return function(*args, **kwargs)
 
     return check
 
 
-def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
+async def _after_apcs(
+    apcs: ApcQueue, function: Callable[..., Coroutine[Any, Any, Any]], args: Any, kwargs: dict[str, Any]
+) -> Any:
+    """Call *function* after the APCs that are due."""
+    await apcs.deliver()
+    return await function(*args, **kwargs)
+
+
+def _announced(thread: KThread, name: str, waits: bool) -> None:
+    """The first call after one with Wait = TRUE: it must be a wait, at the level that the thread was at
+    (KE-WAIT-17).
+    """
+    assert thread.announced is not None
+    announcing, irql = thread.announced
+    thread.announced = None
+    thread.irql = irql
+    if not waits:
+        report("ke.wait-true", f"{name} was called after {announcing} with Wait = TRUE, which a wait must follow")
+
+
+def bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     """Report a pointer to nothing, or to something else than the routine takes. C would follow it."""
     thread = current_kthread()
     what = "NULL" if value is None else f"a {type(value).__name__}"
@@ -208,10 +282,18 @@ def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes a {kind.__name__}", stop)
 
 
+def _not_under_spin_lock(thread: KThread, name: str) -> None:
+    """Report a call of *name* if *thread* holds a spin lock (KE-SPIN-08)."""
+    for lock in thread.locks:
+        if lock.spins:
+            report("ke.spin-forbidden-call", f"{name} was called while {thread.label} holds spin lock {lock.label}")
+
+
 def _off_limits(name: str, lowest: int, highest: int, stops: tuple[BugCheck | None, BugCheck | None]) -> None:
     irql = current_kthread().irql
     limit = f"at {irql_name(highest)}" if lowest == highest else f"at {irql_name(highest)} or below"
     if irql < lowest != highest:
         limit = f"between {irql_name(lowest)} and {irql_name(highest)}"
     detail = f"{name} was called at {irql_name(irql)}; it may be called {limit}"
-    report("ke.irql", detail, stops[0], verifier=stops[1])
+    verifier = stops[1] or BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0xE5, irql))
+    report("ke.irql", detail, stops[0], verifier=verifier)

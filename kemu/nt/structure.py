@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, NoReturn, cast
 
 from kemu.nt.allocation import Allocation, type_name
 from kemu.nt.bugcheck import DRIVER_IRQL_NOT_LESS_OR_EQUAL, DRIVER_PAGE_FAULT_IN_FREED_SPECIAL_POOL, BugCheck
+from kemu.nt.deferred import stale_context
 from kemu.nt.kthread import APC_LEVEL, current_kthread, irql_name
 from kemu.nt.storage import Storage
 from kemu.nt.system import current_system, refuse, report
@@ -237,6 +238,7 @@ def touch_freed(block: Structure, what: str, access: int, field: str = "") -> No
     structure: type[Structure] = object.__getattribute__(block, "__dict__")["_structure"]
     address = allocation.address + (offset_of_field(structure, field) if field else 0)
     code = "ke.use-after-free" if allocation.from_lookaside is None else "ke.lookaside-uaf"
+    code = stale_context(block) or code
     report(
         code,
         f"{current_kthread().label} {what} of {allocation.describe()}, {allocation.freed_words}",

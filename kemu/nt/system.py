@@ -8,9 +8,9 @@ listens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BugCheck
@@ -28,7 +28,13 @@ class FindingSink(Protocol):
     """Takes note of a broken rule. Does not return if the finding ends the run."""
 
     def report(
-        self, code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None
+        self,
+        code: str,
+        detail: str,
+        bug_check: BugCheck | None = None,
+        subject: str = "",
+        *,
+        verifier: BugCheck | None = None,
     ) -> None: ...
 
 
@@ -43,6 +49,13 @@ class Options:
     """Whether every allocation may fail, each a choice, or ``once`` at most one of them, whichever (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
+    timer_jitter: bool = False
+    """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
+    work_budget: int = 0
+    """How long a work item may take, in seconds of virtual time (KE-WORK-13); 0 for as long as it likes."""
+    force_pending: bool = False
+    """Whether each IRP that is completed inside a dispatch routine may be completed later, in a thread of its own,
+    after IoCallDriver has returned STATUS_PENDING (a choice)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +68,9 @@ class Leftover:
     verifier: BugCheck | None = None
 
 
-@runtime_checkable
-class Ledger(Protocol):
-    """A part of the system that knows what a driver has taken of it."""
-
-    def left_by(self, driver: DriverActor) -> Iterable[Leftover]:
-        """What *driver* has not given back, oldest first."""
-        ...
+LeftBy = Callable[["DriverActor"], Iterable[Leftover]]
+"""The method ``left_by`` of a part that knows what drivers have taken of it: what one has not given back, oldest
+first."""
 
 
 class System:
@@ -72,6 +81,7 @@ class System:
         self.findings = findings
         self.options = options
         self._parts: dict[type[Any], Any] = {}
+        self._ledgers: list[LeftBy] = []
         self.freed: dict[object, str] = {}
         """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
         self.pageable: dict[object, str] = {}
@@ -82,8 +92,11 @@ class System:
         runtime.system = self
 
     def add(self, part: object) -> None:
-        """Register *part* as the one object of its class."""
+        """Register *part* as the one object of its class. Its method ``left_by``, if it has one, is a `LeftBy`."""
         self._parts[type(part)] = part
+        left_by: LeftBy | None = getattr(part, "left_by", None)
+        if left_by is not None:
+            self._ledgers.append(left_by)
 
     def get(self, part: type[T]) -> T:
         """Return the registered object of class *part*."""
@@ -91,7 +104,7 @@ class System:
 
     def left_by(self, driver: DriverActor) -> list[Leftover]:
         """What *driver* has not given back, by the parts' order of registration."""
-        return [left for part in self._parts.values() if isinstance(part, Ledger) for left in part.left_by(driver)]
+        return [left for left_by in self._ledgers for left in left_by(driver)]
 
     def report_leftovers(self, name: str, driver: DriverActor) -> None:
         """Report what *driver*, known as *name*, leaves behind as it is unloaded (KE-UNLOAD-03)."""

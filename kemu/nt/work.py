@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from kemu.nt.bugcheck import WORKER_INVALID, BugCheck
-from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, in_driver, routine_name
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread
-from kemu.nt.routine import routine
-from kemu.nt.system import System, refuse, report, resources_fail
+from kemu.nt.driver import DriverActor, current_driver
+from kemu.nt.kthread import KThread
+from kemu.nt.system import Leftover, System, refuse, report
 from kemu.runtime import (
+    TICKS_PER_SECOND,
     Actor,
     BlockingOperation,
     Cell,
@@ -32,7 +32,32 @@ CriticalWorkQueue: Final = 0
 DelayedWorkQueue: Final = 1
 HyperCriticalWorkQueue: Final = 2
 
-QUEUE_NAMES: Final = ("critical", "delayed", "hypercritical")
+NormalWorkQueue: Final = 3
+BackgroundWorkQueue: Final = 4
+RealTimeWorkQueue: Final = 5
+SuperCriticalWorkQueue: Final = 6
+MaximumWorkQueue: Final = 7
+CustomPriorityWorkQueue: Final = 32
+"""Plus a priority."""
+PRIORITIES: Final = 32
+REAL_TIME_PRIORITY: Final = 17
+"""The lowest priority that is advised against for work items."""
+
+QUEUE_NAMES: Final = (
+    "critical",
+    "delayed",
+    "hypercritical",
+    "normal",
+    "background",
+    "real-time",
+    "supercritical",
+    "custom-priority",
+)
+"""The queues by their types; the last has the items of all custom priorities."""
+QUEUE_PRIORITIES: Final = (13, 12, 15, 8, 7, 18, 14, 8)
+"""The priorities of their threads (KE-WORK-01), which have no effect."""
+FIRST_ORDINAL: Final = -(2**40)
+"""What the names of the queues end with, counted down."""
 
 
 class WorkItem(Cell):
@@ -46,6 +71,13 @@ class WorkItem(Cell):
         self.queued = False
         self.freed = False
         self.run: Callable[[], Awaitable[None]] | None = None
+
+    def still_active(self) -> Leftover | None:
+        """What is wrong if the memory of the item is freed now (KE-WORK-05)."""
+        current_thread().read(self)
+        if not self.queued:
+            return None
+        return Leftover("ke.work-freed-queued", f"{self.label}, which is queued", BugCheck(WORKER_INVALID, (0,)))
 
 
 class Inbox(Waitable):
@@ -77,11 +109,17 @@ class Worker(Actor):
         assert isinstance(thread, KThread)
         thread.actors.append(self)
         thread.process = self.queue.system_process
+        thread.priority = self.queue.priority
+        budget = self.runtime.system.options.work_budget * TICKS_PER_SECOND
         while True:
             item = await TakeWork(self)
             run = item.run
             assert run is not None
+            began = self.runtime.clock.read(thread) if budget else 0
             await run()
+            if budget and self.runtime.clock.read(thread) - began > budget:
+                took = (self.runtime.clock.now - began) / TICKS_PER_SECOND
+                report("ke.work-long", f"{item.label} kept {self.label} for {took:g} s")
             # Being idle again is something that whoever queues next can observe.
             thread.write(self.queue)
 
@@ -89,13 +127,22 @@ class Worker(Actor):
 class WorkQueue(Waitable):
     """One queue of the pool: items that no worker has taken yet, first in, first out."""
 
-    __slots__ = ("items", "limit", "queue_name", "system_process", "workers")
+    __slots__ = ("items", "limit", "priority", "queue_name", "system_process", "workers")
 
     guards = ("items",)
 
-    def __init__(self, name: str, limit: int, system_process: Any) -> None:
-        super().__init__(current_thread(), f"{name} work queue")
-        self.queue_name = name
+    def __init__(self, creator: Thread, kind: int, limit: int, system_process: Any) -> None:
+        # Not the base class's constructor, which takes an ordinal of the creator: a queue comes into being when it is
+        # first used, and who did that has no part in its name. Nobody else's ordinals are that low.
+        self.creator = creator
+        self.ordinal = FIRST_ORDINAL - kind
+        self.version = self.written = 0
+        self.watchers = []
+        if creator.runtime.born is not None:
+            creator.runtime.born.append(self)
+        self.queue_name = name = QUEUE_NAMES[kind]
+        self.label = f"{name} work queue"
+        self.priority = QUEUE_PRIORITIES[kind]
         self.limit = limit
         self.system_process = system_process
         self.items: deque[WorkItem] = deque()
@@ -129,6 +176,9 @@ class TakeWork(BlockingOperation[WorkItem]):
         worker.idle = False
         # The item leaves the queue before its routine runs: from now on it may be queued again or freed.
         thread.write(item)
+        freed = thread.runtime.system.freed.get(item)
+        if freed is not None:
+            report("ke.work-freed-queued", f"{item.label} is to run, {freed}", BugCheck(WORKER_INVALID, (0,)))
         thread.begin(item)
         thread.use(item)
         item.queued = False
@@ -142,8 +192,23 @@ class WorkerPool:
     """The system worker threads."""
 
     def __init__(self, system: System, system_process: Any) -> None:
-        limit = system.options.worker_threads
-        self.queues = [WorkQueue(name, limit, system_process) for name in QUEUE_NAMES]
+        self._creator = current_thread()
+        self._limit = system.options.worker_threads
+        self._system_process = system_process
+        self._queues: dict[int, WorkQueue] = {}
+
+    @property
+    def queues(self) -> list[WorkQueue]:
+        """The queues that were used, by their types."""
+        return [self._queues[kind] for kind in sorted(self._queues)]
+
+    def queue(self, queue_type: int) -> WorkQueue:
+        """The queue of *queue_type*; all custom priorities have one."""
+        kind = min(queue_type, len(QUEUE_NAMES) - 1)
+        queue = self._queues.get(kind)
+        if queue is None:
+            queue = self._queues[kind] = WorkQueue(self._creator, kind, self._limit, self._system_process)
+        return queue
 
     def insert(self, thread: Thread, item: WorkItem, queue_type: int, run: Callable[[], Awaitable[None]]) -> None:
         """Put *item* on its queue, inside the caller's step; a worker will call *run*."""
@@ -155,7 +220,7 @@ class WorkerPool:
                 f"{thread.label} queues {item.label}, which is on a queue already",
                 BugCheck(WORKER_INVALID, (1,)),
             )
-        queue = self.queues[queue_type]
+        queue = self.queue(queue_type)
         thread.write(queue)
         thread.write(item)
         thread.release(item)
@@ -206,11 +271,26 @@ async def queue_item(item: WorkItem, queue_type: int, run: Callable[[], Awaitabl
 
 
 def check_queue_type(queue_type: int, name: str) -> None:
-    """What is wrong with the work queue that a driver names in a call of *name* (KE-WORK-02, FLT-WORK-12)."""
+    """What is wrong with the work queue that a driver names in a call of *name*, a routine of the filter manager's
+    (FLT-WORK-12).
+    """
     if queue_type == HyperCriticalWorkQueue:
         report("queue-type-reserved", f"{current_thread().label} queues to HyperCriticalWorkQueue with {name}")
     if queue_type not in {CriticalWorkQueue, DelayedWorkQueue, HyperCriticalWorkQueue}:
         refuse(f"{name} with queue type {queue_type!r}", remedy="use DelayedWorkQueue or CriticalWorkQueue")
+
+
+def check_kernel_queue_type(queue_type: int, advised: tuple[int, ...], name: str) -> None:
+    """What is wrong with the work queue that a driver names in a call of *name*, a kernel routine (KE-WORK-02).
+
+    Findings: ``ke.work-queue-invalid``, bug check 0xE4; ``ke.work-queue-type`` for one that is not for drivers.
+    """
+    custom = CustomPriorityWorkQueue <= queue_type < CustomPriorityWorkQueue + PRIORITIES
+    if not custom and not CriticalWorkQueue <= queue_type < MaximumWorkQueue:
+        report("ke.work-queue-invalid", f"{current_thread().label} queues to queue type {queue_type!r} with {name}")
+    if queue_type not in advised and not (custom and queue_type < CustomPriorityWorkQueue + REAL_TIME_PRIORITY):
+        which = f"priority {queue_type - CustomPriorityWorkQueue}" if custom else f"the {QUEUE_NAMES[queue_type]} queue"
+        report("ke.work-queue-type", f"{current_thread().label} queues to {which} with {name}")
 
 
 def free_item(item: WorkItem, name: str) -> None:
@@ -227,60 +307,3 @@ def free_item(item: WorkItem, name: str) -> None:
         )
     thread.end(item)
     item.freed = True
-
-
-class IO_WORKITEM(WorkItem):
-    """A work item of IoAllocateWorkItem."""
-
-    __slots__ = ("driver_object",)
-
-    def __init__(self, driver_object: DRIVER_OBJECT) -> None:
-        super().__init__(f"work item of {driver_object.name}")
-        self.driver_object = driver_object
-        self.driver = driver_object.actor
-
-
-@routine("wdm", "PIO_WORKITEM IoAllocateWorkItem(_In_ PVOID IoObject)", max_irql=DISPATCH_LEVEL)
-async def IoAllocateWorkItem(IoObject: DRIVER_OBJECT) -> IO_WORKITEM | None:
-    """Allocate a work item for a driver object, or None where low resources are explored (KE-WORK-09).
-
-    IRQL: <= DISPATCH_LEVEL.
-    """
-    if resources_fail("IoAllocateWorkItem"):
-        return None
-    return IO_WORKITEM(IoObject)
-
-
-@routine(
-    "wdm",
-    """VOID IoQueueWorkItemEx(_Inout_ PIO_WORKITEM IoWorkItem, _In_ PIO_WORKITEM_ROUTINE_EX WorkerRoutine,
-       _In_ WORK_QUEUE_TYPE QueueType, _In_opt_ PVOID Context)""",
-    max_irql=DISPATCH_LEVEL,
-)
-async def IoQueueWorkItemEx(
-    IoWorkItem: IO_WORKITEM, WorkerRoutine: Callable[..., Awaitable[None]], QueueType: int, Context: Any
-) -> None:
-    """Have a system worker run ``WorkerRoutine(IoObject, Context, IoWorkItem)`` at PASSIVE_LEVEL.
-
-    IRQL: <= DISPATCH_LEVEL. Queueing an item that is queued: finding ``ke.work-requeued``, bug check 0xE4 (KE-WORK-04).
-    The filter manager does not know the item and unloads the driver without it: a routine that is not over by then is
-    finding ``unload-foreign-callback`` (FLT-UNLOAD-17).
-    """
-    check_queue_type(QueueType, "IoQueueWorkItemEx")
-    driver_object = IoWorkItem.driver_object
-    name = routine_name(WorkerRoutine)
-
-    async def run() -> None:
-        if not driver_object.loaded:
-            report("unload-foreign-callback", f"{name} of {driver_object.name} is called, which was unloaded")
-        await in_driver(driver_object.actor, name, WorkerRoutine, driver_object, Context, IoWorkItem)
-        if not driver_object.loaded:
-            report("unload-foreign-callback", f"{name} of {driver_object.name} was running when it was unloaded")
-
-    await queue_item(IoWorkItem, QueueType, run)
-
-
-@routine("wdm", "VOID IoFreeWorkItem(_In_ PIO_WORKITEM IoWorkItem)", max_irql=DISPATCH_LEVEL)
-async def IoFreeWorkItem(IoWorkItem: IO_WORKITEM) -> None:
-    """Free a work item that is not queued (KE-WORK-05). IRQL: <= DISPATCH_LEVEL."""
-    free_item(IoWorkItem, "IoFreeWorkItem")

@@ -70,6 +70,12 @@ class ControlledRuntime(Runtime):
         if self.dead:
             return
         op = cast("BlockingOperation[Any]", thread.op)
+        if op.timer is not None and len(op.sources) > 1:
+            # Whether the clock may be scheduled depends on all of them, and not only on the one that has changed.
+            running = self.running
+            assert running is not None
+            for source in op.sources:
+                running.read(source)
         if op.ready(thread):
             if thread.parked:
                 thread.parked = False
@@ -186,7 +192,7 @@ class ControlledRuntime(Runtime):
                     c = 0
                     n = 1
             elif m == 0:
-                if n == 0:
+                if n == 0 and not self._awaits_time():
                     return
                 i = self._fire(0, 0, 1)
                 continue
@@ -220,8 +226,16 @@ class ControlledRuntime(Runtime):
                     return
                 self._changed = False
                 i = self._position()
-        if ready or clock.armed:
+        if ready or clock.armed or self._awaits_time():
             self.outcome.end = "step-limit"
+
+    def _awaits_time(self) -> bool:
+        """Whether a thread waits, nobody can go on, and a lazy deadline might change that."""
+        if not self.clock.dormant:
+            return False
+        return any(
+            thread.alive and not (thread.service and getattr(thread.op, "idle", False)) for thread in self.threads
+        )
 
     def _position(self) -> int:
         """Where in `ready` the running thread stands, or the next one in the ring if it cannot go on."""
@@ -279,7 +293,7 @@ class ControlledRuntime(Runtime):
         if self.observer is not None:
             self.observer.before_step(None, c, n)
         self.running = self.clock.thread(self)
-        self.clock.fire(self)
+        self.clock.fire(self, idle=n == 1)
         self.running = before
         if self.observer is not None:
             self.observer.after_step(None)
@@ -290,6 +304,7 @@ class ControlledRuntime(Runtime):
 
     def _end(self, thread: Thread, result: Any) -> None:
         thread.result = result
+        thread.finish()
         thread.alive = False
         self.alive -= 1
         thread.write(thread)

@@ -73,6 +73,10 @@ class Cell:
         return self.label
 
 
+def _path(thread: Thread) -> tuple[int, ...]:
+    return thread.path
+
+
 class Waitable(Cell):
     """A cell that threads can wait for.
 
@@ -97,7 +101,9 @@ class Waitable(Cell):
 
     def changed(self) -> None:
         """Look again at who can go on. To be called when a watcher may have been enabled or disabled."""
-        for thread in self.watchers:
+        watchers = self.watchers
+        # Who began to wait first is nobody's business: equivalent runs must touch the same in the same order.
+        for thread in watchers if len(watchers) < 2 else sorted(watchers, key=_path):
             thread.runtime.reconsider(thread)
 
     def holders(self) -> tuple[Thread, ...]:

@@ -57,6 +57,8 @@ class LiveClock(Clock):
         """The base class sets its own notion of time, which a real clock does not need."""
 
     def insert(self, timer: Timer) -> None:
+        # The event loop's clock goes on by itself, whoever waits for it.
+        timer.lazy = False
         self.armed += 1
         self._runtime.start_timer(timer, timer.generation)
 
@@ -161,6 +163,8 @@ class LiveRuntime(Runtime):
         thread.context = copy_context()
         try:
             thread.result = await _Interpreter(self, thread)
+            if not self.dead:
+                thread.finish()
         except Unwind:
             return
         except Exception as error:

@@ -55,6 +55,9 @@ class BlockingOperation(Operation[R]):
 
     Subclasses give `available` and `take`. The runtime asks `available` when the operation is declared and
     whenever a source reports a change; `perform` runs only while the answer is yes, or when the time is up.
+
+    What makes an operation available writes one of its sources. One that waits for several touches all of them when it
+    goes on, whichever let it.
     """
 
     __slots__ = ("deadline", "expired", "sources", "timeout", "timer")

@@ -215,6 +215,9 @@ class Thread(Waitable):
         if races is not None:
             races.end(self, cell)
 
+    def finish(self) -> None:
+        """Called inside the thread's last step, before anybody may see that it has ended."""
+
     @property
     def actor(self) -> Actor | None:
         """The actor in whose code the thread is, or None in a bare thread."""

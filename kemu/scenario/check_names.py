@@ -248,7 +248,9 @@ class Names:
         if origin is None or not origin.startswith("kemu."):
             return None
         module, _, name = origin.rpartition(".")
-        return REGISTRY.get(name) if kemu_object(module, name) is not None else None
+        found = kemu_object(module, name)
+        # wdm.h has some routines under two names.
+        return None if found is None else REGISTRY.get(getattr(found, "__name__", name))
 
     def class_of(self, node: ast.AST) -> tuple[SourceFile, ast.ClassDef] | None:
         """The class that *node* names, if this file or one beside it defines it."""

@@ -41,13 +41,25 @@ def _status_of(value: ast.expr, names: Names) -> Routine | None:
     return routine if routine is not None and routine.returns == "NTSTATUS" else None
 
 
+_DECISIVE = {
+    "KeWaitForSingleObject": (3, ("Alertable", "Timeout")),
+    "KeWaitForMutexObject": (3, ("Alertable", "Timeout")),
+    "KeDelayExecutionThread": (1, ("Alertable",)),
+}
+"""Of each wait that may have only one result, which arguments decide that, from which place on."""
+
+
 def _cannot_fail(value: ast.expr) -> bool:
     """Whether it is a wait that is neither limited nor alertable: it has only one result."""
     call = value.value if isinstance(value, ast.Await) else value
-    if not isinstance(call, ast.Call) or not ast.unparse(call.func).endswith("KeWaitForSingleObject"):
+    if not isinstance(call, ast.Call):
         return False
-    last = {word.arg: word.value for word in call.keywords if word.arg in {"Alertable", "Timeout"}}
-    last.update(zip(("Alertable", "Timeout"), call.args[3:], strict=False))
+    decisive = _DECISIVE.get(ast.unparse(call.func).rpartition(".")[2])
+    if decisive is None:
+        return False
+    place, names = decisive
+    last = {word.arg: word.value for word in call.keywords if word.arg in names}
+    last.update(zip(names, call.args[place:], strict=False))
     return all(isinstance(one, ast.Constant) and (one.value is None or one.value is False) for one in last.values())
 
 

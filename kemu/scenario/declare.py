@@ -62,8 +62,14 @@ class Scenario:
     line: int
     takes_variant: bool
     """Whether the script has a second parameter, for the variant."""
+    force_pending: bool = False
+    """Whether an IRP may be completed later, after STATUS_PENDING, although its driver completes it at once."""
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
+    timer_jitter: bool = False
+    """Whether a timer may expire a clock tick early or late."""
+    work_budget: int | None = None
+    """How many seconds of virtual time a work item may take; None for as long as it likes."""
 
     @property
     def default_variant(self) -> str:
@@ -103,10 +109,13 @@ def scenario(
     expects: Mapping[str, str] | str | None = None,
     completion: Completion = "explore",
     low_resources: LowResources = False,
+    force_pending: bool = False,
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,
     preempt: Preemption = "call",
+    timer_jitter: bool = False,
+    work_budget: int | None = None,
 ) -> Callable[[S], S]: ...
 def scenario(function: Any = None, /, **options: Any) -> Any:
     """Declare an ``async def`` as a scenario, as ``@scenario`` or ``@scenario(...)``.
@@ -115,12 +124,15 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     names, each with the value to pass, usually a driver's class. The first is the default. *expects* says
     which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
 
-    *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
+    *completion* is how the file system and disks complete requests: ``"explore"`` (inline, or later in another
     thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` at most
-    one of a run. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver race
-    with everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
-    between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
-    state (``"statement"``), or before every load and store of it (``"access"``).
+    one of a run. With *force_pending* an IRP that a driver completes at once may reach the one above later, after
+    STATUS_PENDING. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver
+    race with everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come
+    in between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
+    state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
+    expire a clock tick early or late. A work item that takes longer than *work_budget* seconds of virtual time is a
+    warning.
 
     Raises `ScenarioError`, which names what is wrong and what to write instead.
     """
@@ -145,10 +157,13 @@ _OPTIONS: Final = (
     "expects",
     "completion",
     "low_resources",
+    "force_pending",
     "worker_threads",
     "explore_setup",
     "max_steps",
     "preempt",
+    "timer_jitter",
+    "work_budget",
 )
 
 
@@ -178,14 +193,17 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         expects=_checked_expects(options.get("expects"), variants, wrong),
         completion=_checked_completion(options.get("completion", "explore"), wrong),
         low_resources=_checked_low_resources(options.get("low_resources", False), wrong),
+        force_pending=_checked_flag("force_pending", options.get("force_pending", False), wrong),
         worker_threads=_checked_number("worker_threads", options.get("worker_threads", 3), wrong),
         explore_setup=_checked_flag("explore_setup", options.get("explore_setup", False), wrong),
-        max_steps=_checked_limit(options.get("max_steps"), wrong),
+        max_steps=_checked_limit("max_steps", options.get("max_steps"), wrong),
         doc=inspect.getdoc(script) or "",
         file=code.co_filename,
         line=code.co_firstlineno,
         takes_variant=given is not None,
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),
+        timer_jitter=_checked_flag("timer_jitter", options.get("timer_jitter", False), wrong),
+        work_budget=_checked_limit("work_budget", options.get("work_budget"), wrong),
     )
     found = _declared.get()
     if found is not None:
@@ -300,5 +318,5 @@ def _checked_number(name: str, value: Any, wrong: Wrong) -> int:
     return value
 
 
-def _checked_limit(value: Any, wrong: Wrong) -> int | None:
-    return None if value is None else _checked_number("max_steps", value, wrong)
+def _checked_limit(name: str, value: Any, wrong: Wrong) -> int | None:
+    return None if value is None else _checked_number(name, value, wrong)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kemu import __version__
-from kemu.errors import InternalError, KemuError, ScenarioError
+from kemu.errors import InternalError, KemuError, ScenarioError, UsageError
 from kemu.nt.kthread import KThread
 from kemu.nt.system import Options
 from kemu.runtime import ControlledRuntime, LogSink, Observer, Oracle, Outcome, Runtime, current_thread
@@ -20,6 +20,7 @@ from kemu.scenario import tracking
 from kemu.scenario.world import World
 from kemu.verifier.ending import judge
 from kemu.verifier.finding import Finding
+from kemu.verifier.settings import parse_settings
 
 if TYPE_CHECKING:
     from kemu.scenario.declare import Preemption, Scenario
@@ -44,16 +45,26 @@ class ScenarioProgram:
         races: bool = False,
         preempt: Preemption | None = None,
         tracked: bool = False,
+        verifier: str | None = None,
     ) -> None:
         self.loaded = loaded
         self.races = races
         """Whether data races are findings. That changes no decision, so a token does not depend on it."""
         self.bystanders = bystanders
         """How many pass-through filters share the volume with the drivers under test."""
+        self.settings = parse_settings(verifier)
+        """Which rules are watched, and what becomes of violations."""
         self.scenario = scenario
         self.variant = variant
         self.name = f"{loaded.path}::{scenario.name}[{variant}]"
-        self._options = Options(scenario.completion, scenario.low_resources, scenario.worker_threads)
+        self._options = Options(
+            scenario.completion,
+            scenario.low_resources,
+            scenario.worker_threads,
+            timer_jitter=scenario.timer_jitter,
+            work_budget=scenario.work_budget or 0,
+            force_pending=scenario.force_pending,
+        )
         self.given_preempt: Preemption | None = preempt
         """The preemption that was asked for, if it was not left to the scenario."""
         self.preempt: Preemption = preempt or scenario.preempt
@@ -69,7 +80,14 @@ class ScenarioProgram:
         text = f"{scenario.name}\0{self.variant}\0{self.bystanders}\0{loaded.source_digest}\0{__version__}"
         if preempt != "call":
             text += f"\0{preempt}"
+        if self.verifier is not None:
+            text += f"\0verifier {self.verifier}"
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    @property
+    def verifier(self) -> str | None:
+        """The settings of the verifier in one line, if they are not the usual ones."""
+        return self.settings.text or None
 
     @property
     def can_track(self) -> bool:
@@ -90,6 +108,7 @@ class ScenarioProgram:
             races=self.races,
             preempt=self.given_preempt,
             tracked=tracked,
+            verifier=self.verifier,
         )
 
     @property
@@ -152,6 +171,7 @@ class ScenarioProgram:
             bystanders=self.bystanders,
             # What locks of the event loop order is not known, so that a live run would have false alarms.
             races=self.races and not isinstance(runtime, LiveRuntime),
+            settings=self.settings,
         )
         cell.append(world)
         return await (scenario or self.scenario).start(world, self.variant)
@@ -175,14 +195,14 @@ class ScenarioProgram:
         except AssertionError:
             return False
         except Exception as error:
-            raise self._explain(error) from error
+            raise self.explain(error) from error
 
     def _finish(self, outcome: Outcome, cell: list[World]) -> Outcome:
         crash = outcome.crash
         if crash is not None:
             failed = self._failed_assertion(crash, cell)
             if failed is None:
-                raise self._explain(crash) from crash
+                raise self.explain(crash, cell[0].verifier.went_on if cell else None) from crash
             outcome.failure = failed
         if cell:
             outcome.advisories = list(cell[0].verifier.advisories)
@@ -195,12 +215,19 @@ class ScenarioProgram:
         what = str(crash) or f"assert at {_user_line(crash)}"
         return cell[0].verifier.finding("expectation", what, subject=what)
 
-    def _explain(self, crash: BaseException) -> BaseException:
+    def explain(self, crash: BaseException, went_on: str | None = None) -> BaseException:
+        """The error of kemu that *crash* of a run amounts to; *went_on* is a violation after which the run went on."""
         if isinstance(crash, KemuError):
             line = _user_line(crash)
             if isinstance(crash, ScenarioError) and line is not None:
                 crash.message += f", at {line}"
             return crash
+        if _is_ours(crash) and went_on is not None:
+            return UsageError(
+                f"{self.name} cannot go on after {went_on}, which its verifier settings let pass:"
+                f" {type(crash).__name__}: {crash}",
+                remedy=f"let {went_on} break",
+            )
         if _is_ours(crash):
             return InternalError(f"{type(crash).__name__}: {crash}")
         return ScenarioError(

@@ -54,13 +54,18 @@ def parse_target(text: str) -> Target:
 
 
 def select(
-    text: str, *, variant: str | None = None, preempt: Preemption | None = None, races: bool = False
+    text: str,
+    *,
+    variant: str | None = None,
+    preempt: Preemption | None = None,
+    races: bool = False,
+    verifier: str | None = None,
 ) -> list[ScenarioProgram]:
     """What the target *text* stands for, in the order of paths and declarations.
 
     Each scenario comes with the variant that the target names, else with *variant*, else with its default;
     *variant* may be ``"all"``. Of several scenarios those are left out that do not have *variant*. *preempt* replaces
-    what the scenarios say of preemption; with *races*, data races are findings.
+    what the scenarios say of preemption; with *races*, data races are findings; *verifier* is settings of it.
 
     Raises `NothingMatched` if there is no such scenario or variant, and the errors of `load_file`.
     """
@@ -81,7 +86,7 @@ def select(
     if not found:
         raise _no_scenario(target, files)
     programs = [
-        ScenarioProgram(loaded, scenario, one, preempt=preempt, races=races)
+        ScenarioProgram(loaded, scenario, one, preempt=preempt, races=races, verifier=verifier)
         for loaded, scenario in found
         for one in _variants(scenario, variant)
     ]

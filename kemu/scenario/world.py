@@ -7,7 +7,7 @@ A script is an ``async def`` that takes a `World` (and the variant under test). 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
@@ -16,32 +16,57 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
+from kemu.io.completion import Nulls
 from kemu.io.constants import (
     FILE_OPEN_IF,
+    IRP_MJ_DEVICE_CONTROL,
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
     FileStandardInformation,
 )
+from kemu.io.control import ControlParameters, open_device
+from kemu.io.device import DEVICE_OBJECT, Devices
+from kemu.io.disk import Disk
+from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
+from kemu.io.routines import Loaded
+from kemu.io.shutdown import shut_down
+from kemu.io.unload import discard, unload_driver
 from kemu.io.volume import Volume
+from kemu.io.volume_stack import VolumeStack
+from kemu.nt.apc import LastApcs, takes_apcs
+from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
+from kemu.nt.dpc import Dpcs, TargetQueues
 from kemu.nt.driver import DRIVER_OBJECT, Driver, load_driver
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
+from kemu.nt.lockorder import LockOrder
 from kemu.nt.lookaside import Lookasides
 from kemu.nt.memory import Pool
-from kemu.nt.process import Process
+from kemu.nt.object import ObjectManager
+from kemu.nt.onstack import StackObjects
+from kemu.nt.ownership import Resources
+from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
+from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.rundown import CacheAwareRundowns
+from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.nt.system import Options, System
+from kemu.nt.systhread import SystemThreads
+from kemu.nt.timer import Timers
 from kemu.nt.usermemory import UserBuffer
 from kemu.nt.work import WorkerPool
-from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Join, Point, Runtime, current_thread
+from kemu.nt.workitem import KernelWorkItems
+from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
+from kemu.scenario.threads import Started, Threads
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
+from kemu.verifier.settings import DEFAULT, VerifierSettings
 from kemu.verifier.verifier import Verifier
 
 T = TypeVar("T")
@@ -91,6 +116,16 @@ class File:
         request = await self._manager.transfer(self.file, IRP_MJ_QUERY_INFORMATION, parameters, fast=fast)
         return request.status, int.from_bytes(request.buffer, "little")
 
+    async def control(self, code: int, data: bytes = b"", length: int = 0) -> tuple[NTSTATUS, bytes]:
+        """Send a device control (DeviceIoControl) with *data*, room for *length* bytes; the status and the output."""
+        parameters = ControlParameters(code, data, length)
+        request = await self._manager.transfer(self.file, IRP_MJ_DEVICE_CONTROL, parameters)
+        return request.status, request.buffer
+
+    async def begin_control(self, code: int, data: bytes = b"", length: int = 0) -> Pending:
+        """Issue a device control without waiting for it."""
+        return await self._begin(IRP_MJ_DEVICE_CONTROL, ControlParameters(code, data, length))
+
     async def begin_read(self, length: int, offset: int = 0) -> Pending:
         """Issue a read without waiting for it."""
         return await self._begin(IRP_MJ_READ, Parameters(Length=length, ByteOffset=offset))
@@ -121,7 +156,11 @@ class UserProcess(Actor):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world.runtime, f"user:{name}")
         self.world = world
-        self.process = Process(name)
+        self.process = create_process(name)
+
+    async def exit(self, status: int = 0) -> None:
+        """End the process on the calling thread."""
+        await exit_process(self.process, status)
 
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
         """Memory of the process with *content*: what a program passes the address of to a driver."""
@@ -135,8 +174,14 @@ class UserProcess(Actor):
         overlapped: bool = False,
         volume: Volume | None = None,
     ) -> tuple[NTSTATUS, File | None]:
-        """Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure."""
+        r"""Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure.
+
+        A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to.
+        """
         manager = self.world.system.get(IoManager)
+        if path.startswith(("\\\\.\\", "\\\\?\\")):
+            status, device_file = await open_device(manager, path, synchronous=not overlapped)
+            return status, File(manager, device_file) if device_file is not None else None
         status, file = await manager.create(volume or self.world.volume, path, disposition, synchronous=not overlapped)
         return status, File(manager, file) if file is not None else None
 
@@ -174,22 +219,11 @@ class LoadedDriver:
         return await self._world.detach(self, volume)
 
     async def unload(self, *, mandatory: bool = False) -> NTSTATUS:
-        """``fltmc unload``, or a service stop if *mandatory*."""
+        """``fltmc unload``, or a service stop if *mandatory*; for a driver that is no minifilter, a service stop."""
         return await self._world.unload(self, mandatory=mandatory)
 
 
-class Started(Generic[T]):
-    """A thread that a script has started."""
-
-    def __init__(self, thread: KThread) -> None:
-        self.thread = thread
-
-    async def join(self) -> T:
-        """Wait until it has ended; its coroutine's result."""
-        return await Join(self.thread)
-
-
-class World:
+class World(Threads):
     """One emulated machine with one volume, ``C:``."""
 
     def __init__(
@@ -200,10 +234,11 @@ class World:
         explore_setup: bool = False,
         bystanders: int = 0,
         races: bool = False,
+        settings: VerifierSettings = DEFAULT,
     ) -> None:
         self.runtime = runtime
         self._bystanders = bystanders
-        self.verifier = Verifier(runtime)
+        self.verifier = Verifier(runtime, settings)
         if races:
             detect_races(self.verifier)
         self.system = System(runtime, self.verifier, options)
@@ -212,25 +247,70 @@ class World:
         self.at_end_checks: list[tuple[Callable[[], bool], str]] = []
         self.system_process = Process("System", is_system=True)
         current_kthread().process = self.system_process
+        self.system.add(self.system_process)
+        client_ids = ClientIds()
+        self.system_process.pid = client_ids.give(current_kthread(), self.system_process, SYSTEM_PROCESS_ID)
+        self.system.add(client_ids)
+        self.system.add(ObjectManager())
+        self.system.add(CallbackObjects())
+        self.system.add(LockOrder(self.system))
+        self.system.add(Resources())
+        self.system.add(CacheAwareRundowns())
+        self.system.add(StackObjects())
+        self.system.add(Watchdog())
         self.system.add(WorkItems())
         self.system.add(Pool())
         self.system.add(Lookasides())
         self.system.add(WorkerPool(self.system, self.system_process))
+        self.system.add(KernelWorkItems())
+        self.system.add(SystemThreads())
+        self.system.add(Dpcs(self.system_process))
+        self.system.add(TargetQueues())
+        self.system.add(Timers())
         self.system.add(IoManager(self.system))
+        self.system.add(Devices())
+        self.system.add(Irps())
+        self.system.add(Loaded())
+        self.system.add(Nulls())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
         self._flt_volume = self.manager.mount(self.volume)
+        self._stack: VolumeStack | None = None
 
     # Drivers.
 
-    async def load(self, driver: Driver | type[Driver], altitude: str) -> LoadedDriver:
-        """Load a driver whose default instance has *altitude*, and attach it to the volume.
+    async def load(self, driver: Driver | type[Driver], altitude: str | None = None) -> LoadedDriver:
+        """Load a driver. Of a minifilter the default instance has *altitude*, and is attached to the volume.
+
+        A driver without an altitude is no minifilter: what it can be reached by are the devices that it creates.
 
         Loading takes no decisions as long as the scenario has started no thread, unless it is declared with
         ``explore_setup=True``. An altitude that is malformed or taken is a `ScenarioError`: the driver would run
         unattached, and the scenario would test nothing. Use `attach` to see how a filter takes a collision.
         """
+        if altitude is not None:
+            self._check_altitude(altitude)
+        quiet = not self._explore_setup and not self._started_threads
+        if quiet:
+            self._decide(False)
+        one = driver() if isinstance(driver, type) else driver
+        while self._bystanders:
+            self._bystanders -= 1
+            # Above and below in turn, so that the drivers under test stand in the middle of the stack.
+            side = 140000 if self._bystanders % 2 else 385000
+            await load_driver(self.system, PassThrough(self._bystanders), str(side + self._bystanders))
+        status, driver_object = await load_driver(self.system, one, altitude)
+        self.manager.observer.driver_entered(driver_object, self.manager.by_driver.get(driver_object), status)
+        if not NT_SUCCESS(status):
+            discard(driver_object, current_thread())
+        elif driver_object.DeviceObject is not None:
+            await self.system.get(Devices).ready(driver_object)
+        if quiet:
+            self._decide(True)
+        return LoadedDriver(self, one, driver_object, status)
+
+    def _check_altitude(self, altitude: str) -> None:
         key = altitude_key(altitude)
         if key is None:
             raise ScenarioError(
@@ -243,25 +323,15 @@ class World:
                     f"altitude {altitude!r} is taken by {instance.filter.driver.driver}",
                     remedy=f'give another one, such as "{altitude.rstrip(".")}{"" if "." in altitude else "."}5"',
                 )
-        quiet = not self._explore_setup and not self._started_threads
-        if quiet:
-            self._decide(False)
-        one = driver() if isinstance(driver, type) else driver
-        while self._bystanders:
-            self._bystanders -= 1
-            # Above and below in turn, so that the drivers under test stand in the middle of the stack.
-            side = 140000 if self._bystanders % 2 else 385000
-            await load_driver(self.system, PassThrough(self._bystanders), str(side + self._bystanders))
-        status, driver_object = await load_driver(self.system, one, altitude)
-        self.manager.observer.driver_entered(driver_object, self.manager.by_driver.get(driver_object), status)
-        if quiet:
-            self._decide(True)
-        if not NT_SUCCESS(status):
-            driver_object.loaded = False
-        return LoadedDriver(self, one, driver_object, status)
 
     async def unload(self, driver: LoadedDriver, *, mandatory: bool = False) -> NTSTATUS:
-        """``fltmc unload``, or a service stop if *mandatory*, on the calling thread."""
+        """``fltmc unload``, or a service stop if *mandatory*, on the calling thread.
+
+        A driver that is no minifilter is stopped as a service: its DriverUnload is called in a system thread, once
+        nothing refers to its devices any more, and this waits for it.
+        """
+        if driver.driver_object not in self.manager.by_driver and not driver.driver_object.altitude:
+            return await unload_driver(self.system, driver.driver_object, self.system_process)
         return await unload(self.manager, driver.filter, mandatory=mandatory)
 
     async def detach(self, driver: LoadedDriver, volume: Volume | None = None) -> NTSTATUS:
@@ -285,18 +355,46 @@ class World:
         """A user process."""
         return UserProcess(self, name)
 
+    def disk(self, name: str = r"\Device\Disk0", data: bytes = b"") -> Disk:
+        """A disk, whose device drivers get by its *name* and attach to or send IRPs to.
+
+        It completes each IRP at once, or later at PASSIVE_LEVEL or DISPATCH_LEVEL, as the file system does.
+        """
+        return Disk(self.system, name, data)
+
+    def volume_device(self, *, below: bool = False) -> DEVICE_OBJECT:
+        r"""The device object of ``C:`` that legacy filters attach to: above the filter manager, or *below* it.
+
+        Drivers that are loaded later also find them by name: ``\Device\HarddiskVolume1``, and ``\Ntfs`` for those that
+        were there before the filter manager. To be called by the script before any request is under way.
+        """
+        if self._stack is None:
+            self._stack = VolumeStack(self.system, self.volume)
+        return self._stack.base if below else self._stack.top
+
+    async def shutdown(self) -> None:
+        """Shut the system down, as far as drivers are told of it: no driver is unloaded (KE-UNLOAD-01)."""
+        await shut_down(self.system.get(IoManager))
+
     def file(self, path: str, data: bytes = b"") -> None:
         """Put a file on the volume before the run begins."""
         self.volume.filesystem.add(path, data)
 
-    def start(self, name: str, coroutine: Coroutine[Any, Any, T], process: UserProcess | None = None) -> Started[T]:
-        """Start a thread that runs *coroutine*; in *process*, or in the System process."""
+    def start(
+        self, name: str, coroutine: Coroutine[Any, Any, T], process: UserProcess | None = None, *, apcs: bool = False
+    ) -> Started[T]:
+        """Start a thread that runs *coroutine*; in *process*, or in the System process.
+
+        With *apcs* the thread takes APCs (`queue_apc`); otherwise none may be queued to it.
+        """
         self._started_threads = True
-        thread = self.runtime.spawn(name, coroutine)
+        thread = self.runtime.spawn(name, LastApcs(coroutine) if apcs else coroutine)
         assert isinstance(thread, KThread)
         thread.process = process.process if process is not None else self.system_process
         if process is not None:
             thread.actors.append(process)
+        if apcs:
+            takes_apcs(thread)
         return Started(thread)
 
     async def together(self, *coroutines: Coroutine[Any, Any, Any], process: UserProcess | None = None) -> list[Any]:

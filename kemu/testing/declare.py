@@ -54,9 +54,12 @@ def explore(
     allow_single: bool = False,
     completion: Completion = "explore",
     low_resources: LowResources = False,
+    force_pending: bool = False,
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,
+    timer_jitter: bool = False,
+    work_budget: int | None = None,
 ) -> Callable[[Test], Callable[..., None]]: ...
 def explore(function: Any = None, /, **options: Any) -> Any:
     """Let a test run under many schedules, as ``@explore`` or ``@explore(...)``.
@@ -88,7 +91,16 @@ def explore(function: Any = None, /, **options: Any) -> Any:
     return _explored(function, {})
 
 
-WORLD_OPTIONS: Final = ("completion", "low_resources", "worker_threads", "explore_setup", "max_steps")
+WORLD_OPTIONS: Final = (
+    "completion",
+    "low_resources",
+    "force_pending",
+    "worker_threads",
+    "explore_setup",
+    "max_steps",
+    "timer_jitter",
+    "work_budget",
+)
 WANTED: Final = ("schedules", "strategy", "seed", "bound")
 OPTIONS: Final = (*WANTED, "expect", "token", "allow_single", *WORLD_OPTIONS)
 

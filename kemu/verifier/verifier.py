@@ -10,14 +10,18 @@ from kemu.runtime import Runtime
 from kemu.runtime.thread import current
 from kemu.verifier.catalogue import CATALOGUE, ERROR, Rule
 from kemu.verifier.finding import Finding
+from kemu.verifier.settings import DEFAULT, VerifierSettings, goes_on
 
 
 class Verifier:
     """The sink for all reports of one run."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, settings: VerifierSettings = DEFAULT) -> None:
         self.runtime = runtime
+        self.settings = settings
         self.advisories: list[Finding] = []
+        self.went_on: str | None = None
+        """The code of the first error after which the run went on all the same."""
 
     def report(
         self,
@@ -30,14 +34,23 @@ class Verifier:
     ) -> None:
         """Note a broken rule; an error ends the run, and then this does not return."""
         finding = self.finding(code, detail, bug_check, subject, verifier=verifier)
+        rule = CATALOGUE[code]
+        action = self.settings.action(rule)
+        if action == "remove" or not self.settings.watches(rule):
+            self._go_on(finding)
+            return
         log = self.runtime.log
         if log is not None:
             log("check.violation", check=code, sev=finding.severity, detail=detail)
-        if finding.severity != ERROR:
-            if finding not in self.advisories:
-                self.advisories.append(finding)
-            return
-        self.runtime.stop(finding)
+        if not goes_on(rule, action):
+            self.runtime.stop(finding)
+        self._go_on(finding)
+        if action != "zap" and finding not in self.advisories:
+            self.advisories.append(finding)
+
+    def _go_on(self, finding: Finding) -> None:
+        if finding.severity == ERROR and self.went_on is None:
+            self.went_on = finding.code
 
     def finding(
         self,
@@ -55,18 +68,22 @@ class Verifier:
         thread = current.get(None)
         actor = thread.actor if thread is not None else None
         actor_label = actor.label if actor is not None else ""
+        stop, verified = bug_check or rule.bug_check, verifier or rule.verifier
+        if self.settings.classes is not None:
+            # It is known which system this is: it has one way to stop.
+            stop, verified = (verified or stop, None) if self.settings.is_verified(rule) else (stop, None)
         return Finding(
             code,
             rule.severity,
             rule.title,
             detail,
             rule.rules,
-            _worded(bug_check or rule.bug_check, rule),
+            _worded(stop, rule),
             thread.label if thread is not None else "",
             actor_label,
             self.runtime.clock.now,
             (code, subject or actor_label),
-            _worded(verifier or rule.verifier, rule),
+            _worded(verified, rule),
         )
 
 

@@ -1,9 +1,28 @@
-"""ntddk.h: critical and guarded regions, raising exceptions."""
+"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events, targets of DPCs, process and thread identifiers."""
 
+from kemu.io.call import (
+    IoForwardIrpSynchronously,
+)
+from kemu.nt.dpc import (
+    KeSetTargetProcessorDpc,
+)
 from kemu.nt.exception import (
     ExRaiseAccessViolation,
     ExRaiseStatus,
     StructuredException,
+)
+from kemu.nt.irql import (
+    KeRaiseIrqlToDpcLevel,
+)
+from kemu.nt.psapi import (
+    PsGetCurrentProcessId,
+    PsGetCurrentThreadId,
+    PsGetProcessId,
+    PsGetThreadId,
+    ZwOpenProcess,
+)
+from kemu.nt.pulse import (
+    KePulseEvent,
 )
 from kemu.nt.region import (
     KeAreApcsDisabled,
@@ -16,10 +35,19 @@ from kemu.nt.region import (
 __all__ = [
     "ExRaiseAccessViolation",
     "ExRaiseStatus",
+    "IoForwardIrpSynchronously",
     "KeAreApcsDisabled",
     "KeEnterCriticalRegion",
     "KeEnterGuardedRegion",
     "KeLeaveCriticalRegion",
     "KeLeaveGuardedRegion",
+    "KePulseEvent",
+    "KeRaiseIrqlToDpcLevel",
+    "KeSetTargetProcessorDpc",
+    "PsGetCurrentProcessId",
+    "PsGetCurrentThreadId",
+    "PsGetProcessId",
+    "PsGetThreadId",
     "StructuredException",
+    "ZwOpenProcess",
 ]

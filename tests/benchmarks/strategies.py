@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
@@ -182,41 +183,140 @@ def line(name: str, values: Sequence[float | None]) -> str:
 
 def page(rows: dict[str, Row], strategies: Sequence[str]) -> str:
     """The page of the documentation."""
-    lines = [
-        "# The strategies, measured",
-        "",
-        "Schedules to the first bug, the median of 20 seeds with at most 2,000 schedules each. Behind a figure of",
-        "kemu's, in brackets, is what was measured elsewhere: first an independent implementation of the same samplers",
-        "on the same programs (medians of 20 seeds; means where the threads are created one by one, *+staggered*),",
-        "then what the authors of SURW published for the original C programs (means of 20 trials, at most 10,000",
-        "schedules; Zhao, Wolff, Mathur and Roychoudhury, *Selectively uniform concurrency testing*, ASPLOS 2025).",
-        "There main creates the threads one by one, and a program has many more scheduling points: those figures say",
-        "which strategy is better where, not how many schedules kemu should need. `-` is no figure.",
-        "",
-        "The programs are those of SCTBench (Thomson, Donaldson and Betts, *Concurrency testing using controlled",
-        "schedulers*, TOPC 2016) and reductions of races that the Linux kernel and Firefox have had, re-expressed for",
-        "kemu's runtime in `tests/explore`. `python tests/benchmarks/strategies.py --write` measures again and writes",
-        "this page. What each strategy does: [Strategies](../reference/strategies.md).",
-        "",
-        "| program | bug | depth | " + " | ".join(f"`{column}`" for column in strategies) + " |",
-        "| --- | --- | --- | " + " | ".join("---" for _ in strategies) + " |",
-    ]
-    for name, row in rows.items():
-        classic = CLASSICS[name]
-        cells = [f"{shown(row[column]) if column in row else '-'}{beside(name, column)}" for column in strategies]
-        lines.append(f"| {name} | {classic.bug} | {classic.depth} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    others = [column for column in strategies if column != "portfolio"]
+    return "\n".join(
+        [
+            *INTRODUCTION,
+            "",
+            "## The default",
+            "",
+            *wrapped(verdict(rows)),
+            "",
+            *table(
+                ["program", "depth", "`portfolio`", "published POS or SURW"],
+                [
+                    [name, str(CLASSICS[name].depth), cell(row, "portfolio"), best_published(name)]
+                    for name, row in rows.items()
+                ],
+            ),
+            "",
+            "## Each strategy",
+            "",
+            *table(
+                ["program", *(f"`{column}`" for column in others)],
+                [[name, *(cell(row, column) for column in others)] for name, row in rows.items()],
+            ),
+            "",
+            "## Measured elsewhere",
+            "",
+            *ELSEWHERE,
+            "",
+            *table(
+                ["program", *(f"`{column}`" for column in COMPARED)],
+                [[name, *cells] for name in rows if (cells := elsewhere(name))],
+            ),
+            "",
+            "## The bugs",
+            "",
+            *bugs(rows),
+            "",
+        ]
+    )
 
 
-def beside(name: str, column: str) -> str:
-    """The references of one figure."""
-    if column not in COMPARED:
-        return ""
+INTRODUCTION: Final = [
+    "# The strategies, measured",
+    "",
+    "Schedules to the first bug, the median of 20 seeds with at most 2,000 schedules each. `-` is no figure, *never*",
+    "that most seeds did not find it.",
+    "",
+    "The programs are those of SCTBench (Thomson, Donaldson and Betts, *Concurrency testing using controlled",
+    "schedulers*, TOPC 2016) and reductions of races that the Linux kernel and Firefox have had, re-expressed for",
+    "kemu's runtime in `tests/explore`; in those with *+staggered* main creates the threads one by one. Depth is the",
+    "number of order constraints that make the bug. `python tests/benchmarks/strategies.py --write` measures again",
+    "and writes this page. What each strategy does: [Strategies](../reference/strategies.md).",
+]
+
+ELSEWHERE: Final = [
+    "First an independent implementation of the same samplers on the same programs (medians of 20 seeds; means where",
+    "the threads are created one by one), then what the authors of SURW published for the original C programs (means",
+    "of 20 trials, at most 10,000 schedules; Zhao, Wolff, Mathur and Roychoudhury, *Selectively uniform concurrency",
+    "testing*, ASPLOS 2025). There main creates the threads one by one, and a program has many more scheduling",
+    "points: those figures say which strategy is better where, not how many schedules kemu should need.",
+]
+
+SAMPLERS: Final = ("pos", "surw")
+"""The better of these is what the default is held against."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table, figures to the right."""
+    rule = ["---", *("---:" for _ in header[1:])]
+    return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
+
+
+def cell(row: Row, column: str) -> str:
+    """A figure of kemu's."""
+    return shown(row[column]) if column in row else "-"
+
+
+def published(name: str) -> dict[str, float | None]:
+    """What was published of the samplers that the default is held against."""
+    row = REFERENCES["published_mean"].get(name, {})
+    return {column: row[column] for column in SAMPLERS if column in row}
+
+
+def best_published(name: str) -> str:
+    """The better one of them, with its name."""
+    figures = published(name)
+    if not figures:
+        return "-"
+    best = min(figures, key=lambda column: LIMIT * 10 if figures[column] is None else figures[column] or 0)
+    return shown(figures[best]) if figures[best] is None else f"{shown(figures[best])} ({best.upper()})"
+
+
+def verdict(rows: dict[str, Row]) -> str:
+    """How the default compares."""
+    compared = [name for name in rows if published(name) and "portfolio" in rows[name]]
+    as_good = 0
+    for name in compared:
+        found = rows[name]["portfolio"]
+        best = min(value if value is not None else float("inf") for value in published(name).values())
+        as_good += found is not None and found <= best
+    return (
+        f"In {as_good} of the {len(compared)} programs for which figures of POS or SURW were published, the default"
+        " needs no more schedules than the better of the two did. The published figures are means, and of programs with"
+        " more scheduling points: see below."
+    )
+
+
+def wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)
+
+
+def elsewhere(name: str) -> list[str]:
+    """The references for each column; nothing if there are none at all."""
     own = {**REFERENCES["prototype"], **REFERENCES["staggered_mean"]}
-    cells = [rows.get(name, {}) for rows in (own, REFERENCES["published_mean"])]
-    if not any(column in cell for cell in cells):
-        return ""
-    return f" ({', '.join(shown(cell[column]) if column in cell else '-' for cell in cells)})"
+    both = [rows.get(name, {}) for rows in (own, REFERENCES["published_mean"])]
+    if not any(both):
+        return []
+    return [", ".join(shown(row[column]) if column in row else "-" for row in both) for column in COMPARED]
+
+
+def bugs(names: Iterable[str]) -> list[str]:
+    """What is wrong with the programs, those with the same bug together."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        if not name.endswith(STAGGERED_NAME):
+            alike.setdefault(CLASSICS[name].bug, []).append(name)
+    lines: list[str] = []
+    for bug, programs in alike.items():
+        first, *rest = wrapped(f"{', '.join(programs)}: {bug}")
+        lines += [f"- {first}", *(f"  {line}" for line in rest)]
+    return lines
+
+
+STAGGERED_NAME: Final = "+staggered"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -40,6 +40,7 @@ def test_what_a_failure_says(here: Path) -> None:
         "detail": "",
         "rules": (),
         "bug_check": "",
+        "verifier": "",
         "expected": False,
     }
     # The bug check's words are the title; the report does not say them twice.
@@ -52,6 +53,7 @@ def test_what_a_failure_says(here: Path) -> None:
         "rules": ("FLT-ODD-01",),
         "bug_check": "BugCheck F5, {6e, 0, 0, 0} FLTMGR_FILE_SYSTEM",
         "expected": False,
+        "verifier": "",
     }
 
 

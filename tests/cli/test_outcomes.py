@@ -61,7 +61,7 @@ def test_one_outcome_and_that_there_is_no_other(here: Path) -> None:
     assert result.code == 0
     assert without_times(result.lines) == [
         "scene.py::adds[safe]: 1 outcome; all there are",
-        "  4 schedules of portfolio, seed 0",
+        "  2 schedules of portfolio, seed 0",
         f"  {FREE}",
         f"    kemu {shlex.join(command)}",
     ]

@@ -79,12 +79,12 @@ def test_workers_of_the_default_go_on_where_the_search_ended(here: Path, monkeyp
     assert result.code == 0
     # Those made here count as well.
     assert result.lines[1].startswith("  budget: no proof: 400 schedules (")
+    # The search had two and then every fourth of the first 60 runs, and goes on with half of the others.
     assert " ".join(line.strip() for line in result.lines[2:4]).startswith(
-        "the reduced search has explored 16 classes of schedules that differ"
+        "the reduced search has explored 183 classes of schedules that differ"
     )
     (program,) = kit.kemu(*words, "-n", "400", "--json").json["programs"]
-    # The first two runs and every fourth after that were the search's, and the others drawn.
-    assert sum(one["runs"] for one in program["estimates"]) < 400 - 30
+    assert sum(one["runs"] for one in program["estimates"]) < 400 - 183
     assert program["failing_share_below"] == min(1, 3 / max(one["runs"] for one in program["estimates"]))
     assert without_times(kit.kemu(*words, "-n", "400")) == without_times(result)
     monkeypatch.setattr(parallel, "ALONE", 2)
@@ -94,6 +94,40 @@ def test_workers_of_the_default_go_on_where_the_search_ended(here: Path, monkeyp
     (origin,) = [line for line in found.lines if line.startswith("  found in schedule ")]
     (number,) = re.findall(r"schedule (\d+) of \1 ", origin)
     assert int(number) > 2
+
+
+@pytest.mark.parametrize("strategy", ["dpor", "portfolio"])
+def test_workers_prove_what_one_process_proves(here: Path, monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    scene = kit.write(here, COUNTERS)
+    words = ("explore", "--no-corpus", scene, "--strategy", strategy)
+    one = kit.kemu(*words)
+    assert one.lines[1].startswith("  proof: all 1,680 classes of schedules that differ by")
+    monkeypatch.setattr(parallel, "ALONE", 60)
+    two = kit.kemu(*words, "-j", "2")
+    assert two.code == 0
+    assert two.lines[:2] == one.lines[:2]
+    first = kit.kemu(*words, "--campaign", "kept", "-n", "500")
+    assert first.lines[1].startswith("  budget: no proof: 500 schedules")
+    kept = kit.kemu(*words, "--campaign", "kept", "-t", "60s")
+    assert kept.lines[:2] == one.lines[:2]
+    looked = kit.kemu("campaign", "merge", "kept")
+    assert without_times(looked)[1:] == without_times(kept)[1:]
+
+
+COUNTERS = """
+from kemu.scenario import World, scenario
+
+@scenario
+async def counters(world: World) -> None:
+    shared = [0]
+
+    async def thrice() -> None:
+        for _ in range(3):
+            await world.step()
+            shared[0] += 1
+
+    await world.together(thrice(), thrice(), thrice())
+"""
 
 
 def test_the_time_of_an_exploration_counts_for_the_search_and_the_workers(
@@ -231,7 +265,7 @@ def test_a_worker_that_died_does_not_take_findings_along(here: Path, monkeypatch
 
     def perform(task: Any, stop: Any) -> Any:
         result = real(task, stop)
-        if task.batch.key != (2,):
+        if task.batch.first != 32:
             return result
         from kemu.explore.campaign.batch import failed
 
@@ -341,14 +375,14 @@ def test_a_missing_shard_is_said(here: Path) -> None:
 
 def test_a_campaign_goes_on_with_the_same_command(here: Path) -> None:
     scene = kit.write(here, kit.LOST_UPDATE)
-    words = ("explore", scene, "--variant", "safe", "--campaign", "soak")
+    words = ("explore", scene, "--variant", "safe", "--strategy", "pos", "--campaign", "soak")
     # Time counts for each call, schedules for all of them.
     first = kit.kemu(*words, "-n", "160", "--json").json["programs"][0]["schedules"]
     second = kit.kemu(*words, "-t", "100ms", "--json").json["programs"][0]["schedules"]
     assert second > first == 160
     shown = kit.kemu("campaign", "show", "soak")
     assert shown.code == 0
-    assert shown.lines[0].startswith("campaign soak: portfolio, seed 0, shard 1/1; kemu ")
+    assert shown.lines[0].startswith("campaign soak: pos, seed 0, shard 1/1; kemu ")
     assert re.fullmatch(
         r"scene.py::lost_update\[safe\]: [\d,]+ schedules \(\d+ distinct\) in \d+ batches, \d+\.\d s; goes on",
         shown.lines[1],
@@ -401,7 +435,7 @@ def test_a_campaign_that_is_not_done_is_said(here: Path, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(conductor.Conductor, "_wait", wait)
-    words = ("explore", scene, "--variant", "safe", "-n", "200", "--campaign", "kept")
+    words = ("explore", scene, "--variant", "safe", "--strategy", "pos", "-n", "200", "--campaign", "kept")
     result = kit.kemu(*words)
     assert result.code == 130
     assert result.lines[-1] == "  interrupted: this is what there was until then"

@@ -138,7 +138,7 @@ def test_workers_do_not_outlive_the_command(here: Path) -> None:
 def working(here: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
     """A command with two workers that has done a batch already, and the processes that it started."""
     scene = kit.write(here, kit.LOST_UPDATE)
-    words = ["explore", scene, "--variant", "safe", "-n", "20000", "-j", "2", "--campaign", "kept"]
+    words = ["explore", scene, "--variant", "safe", "-n", "20000", "-j", "2", "--strategy", "pos", "--campaign", "kept"]
     process = subprocess.Popen(
         [*COMMAND, *words], cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

@@ -31,6 +31,13 @@ def transcripts() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def generate() -> ModuleType:
-    """docs/generate.py."""
+def conformance() -> ModuleType:
+    """docs/conformance.py."""
+    return load("conformance")
+
+
+@pytest.fixture(scope="session")
+def generate(conformance: ModuleType) -> ModuleType:
+    """docs/generate.py, which imports docs/conformance.py."""
+    sys.modules["conformance"] = conformance
     return load("generate")

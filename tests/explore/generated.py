@@ -96,6 +96,54 @@ class Consume(Wait):
         return True
 
 
+class Several(BlockingOperation[Any]):
+    """Wait for one of several flags, or for all, and clear what was waited for. Evaluates to which."""
+
+    __slots__ = ("every", "flags")
+    kind = "wait for several"
+
+    def __init__(self, flags: list[Flag], *, every: bool, timeout: int | None = None) -> None:
+        super().__init__(*flags, timeout=timeout)
+        self.flags = flags
+        self.every = every
+
+    def available(self, thread: Thread) -> bool:
+        return (all if self.every else any)(flag.is_set for flag in self.flags)
+
+    def take(self, thread: Thread) -> tuple[int, ...]:
+        taken: list[int] = []
+        for number, flag in enumerate(self.flags):
+            if flag.is_set and (self.every or not taken):
+                thread.write(flag)
+                taken.append(number)
+                flag.is_set = False
+                flag.changed()
+            else:
+                thread.read(flag)
+        return tuple(taken)
+
+    def timed_out(self, thread: Thread) -> tuple[int, ...]:
+        for flag in self.flags:
+            thread.read(flag)
+        return ()
+
+
+class Blindly(Acquire):
+    """Acquire a lock, without saying on what that depends."""
+
+    __slots__ = ()
+    kind = "acquire blindly"
+    opaque = True
+
+
+class WaitBlindly(Wait):
+    """Wait for a flag likewise."""
+
+    __slots__ = ()
+    kind = "wait blindly"
+    opaque = True
+
+
 class ReadClock(Operation[int]):
     __slots__ = ()
     kind = "read the time"
@@ -126,6 +174,8 @@ KINDS = {
     "tries": ("try",),
     "events": ("set", "reset", "wait", "consume"),
     "timed": ("timed wait",),
+    "several": ("either", "both", "timed either", "timed both"),
+    "blind": ("blind acquire", "blind wait"),
     "boxes": ("post", "fetch", "poll"),
     "joins": ("join",),
     "spawns": ("spawn",),
@@ -248,6 +298,14 @@ class GeneratedProgram(TestProgram):
                 return await Consume(self._flags[number])
             case "timed wait":
                 return await Wait(self._flags[number], timeout=10)
+            case "either" | "both" | "timed either" | "timed both":
+                flags = self._flags[::-1] if number else self._flags
+                timeout = 10 if line.what.startswith("timed") else None
+                return await Several(flags, every=line.what.endswith("both"), timeout=timeout)
+            case "blind acquire":
+                return await Blindly(self._locks[number])
+            case "blind wait":
+                return await WaitBlindly(self._flags[number])
             case "post":
                 return await Post(self._boxes[number], value)
             case "fetch":

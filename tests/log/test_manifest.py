@@ -53,7 +53,7 @@ def test_no_event_has_a_field_that_every_event_has() -> None:
 def test_what_begins_ends() -> None:
     begins = [name for name, kind in MANIFEST.items() if kind.phase == "B"]
     ends = [name for name, kind in MANIFEST.items() if kind.phase == "E"]
-    assert begins == ["flt.pre.enter", "flt.post.enter"]
+    assert begins == ["flt.pre.enter", "flt.post.enter", "apc.enter"]
     assert ends == [name.replace("enter", "return") for name in begins]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import locking
 import pytest
-from fltmgr.kit import UPPER, Lab, Run, Script, all_runs, run
+from fltmgr.kit import UPPER, Lab, Run, Script, all_runs, run, sample
 from racing import Field
 
 from kemu.explore import RandomWalk
@@ -20,37 +21,66 @@ from kemu.wdk.fltkernel import (
     FltCompletePendedPreOperation,
     FltSetCancelCompletion,
 )
+from kemu.wdk.ntddk import KeEnterCriticalRegion
 from kemu.wdk.ntstatus import STATUS_CANCELLED
 from kemu.wdk.wdm import (
     DRIVER_OBJECT,
-    FAST_MUTEX,
+    ERESOURCE,
     IRP_MJ_READ,
+    KDPC,
     KEVENT,
-    KSPIN_LOCK,
+    KMUTEX,
+    KSEMAPHORE,
+    KTIMER,
     POOL_FLAG_NON_PAGED,
+    THREAD_ALL_ACCESS,
+    WORK_QUEUE_ITEM,
     DelayedWorkQueue,
     Driver,
-    ExAcquireFastMutex,
+    ExAcquireResourceExclusiveLite,
+    ExAcquireResourceSharedLite,
     ExAllocatePool2,
+    ExAllocateTimer,
+    ExConvertExclusiveToSharedLite,
+    ExDeleteTimer,
     ExFreePoolWithTag,
-    ExInitializeFastMutex,
-    ExReleaseFastMutex,
+    ExInitializeResourceLite,
+    ExInitializeWorkItem,
+    ExQueueWorkItem,
+    ExReleaseResourceForThreadLite,
+    ExReleaseResourceLite,
+    ExSetResourceOwnerPointer,
+    ExSetTimer,
     IoAcquireCancelSpinLock,
     IoAllocateWorkItem,
     IoFreeWorkItem,
     IoQueueWorkItemEx,
     IoReleaseCancelSpinLock,
-    KeAcquireSpinLock,
+    KeCancelTimer,
     KeClearEvent,
+    KeFlushQueuedDpcs,
+    KeInitializeDpc,
     KeInitializeEvent,
-    KeInitializeSpinLock,
-    KeReleaseSpinLock,
+    KeInitializeMutex,
+    KeInitializeSemaphore,
+    KeInitializeTimer,
+    KeInsertQueueDpc,
+    KeReadStateTimer,
+    KeReleaseMutex,
+    KeReleaseSemaphore,
     KeResetEvent,
+    KernelMode,
     KeSetEvent,
+    KeSetTimer,
+    KeWaitForMultipleObjects,
     KeWaitForSingleObject,
     NotificationEvent,
+    ObReferenceObjectByHandle,
+    PsCreateSystemThread,
     Structure,
     SynchronizationEvent,
+    WaitAll,
+    WaitAny,
     sizeof,
 )
 
@@ -71,30 +101,19 @@ Locks = tuple[Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]]
 
 
 def spin_lock() -> Locks:
-    lock = KSPIN_LOCK("Lock")
-    KeInitializeSpinLock(lock)
-    return (lambda: KeAcquireSpinLock(lock)), (lambda irql: KeReleaseSpinLock(lock, irql))
+    return locking.spin("Lock").pairs[locking.X]
 
 
-def fast_mutex() -> Locks:
-    mutex = FAST_MUTEX("Mutex")
-    ExInitializeFastMutex(mutex)
-    return (lambda: ExAcquireFastMutex(mutex)), (lambda _: ExReleaseFastMutex(mutex))
-
-
-def cancel_lock() -> Locks:
-    return IoAcquireCancelSpinLock, IoReleaseCancelSpinLock
-
-
-@pytest.mark.rule("KE-INTLK-05")
-@pytest.mark.parametrize("kind", [spin_lock, fast_mutex, cancel_lock])
+@pytest.mark.rule("KE-INTLK-05", "KE-ORD-01")
+@pytest.mark.parametrize("kind", [*locking.EXCLUSIVE, *locking.SHARED])
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_lock_orders_who_holds_it(kind: Callable[[], Locks], whole: bool) -> None:
+def test_a_lock_orders_who_holds_it(kind: locking.Maker, whole: bool) -> None:
     async def script(lab: Lab) -> None:
-        acquire, release = kind()
+        acquire, release = kind("Lock").pairs[locking.X]
         field = Field()
 
         async def worker(locks: bool) -> None:
+            KeEnterCriticalRegion()
             if locks:
                 old = await acquire()
                 field.store()
@@ -109,6 +128,97 @@ def test_a_lock_orders_who_holds_it(kind: Callable[[], Locks], whole: bool) -> N
     else:
         assert plain(script).code == "ke.data-race"
         assert codes_of_all_runs(script) == {"ke.data-race"}
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("kind", locking.SHARED)
+@pytest.mark.parametrize("writes", [True, False])
+def test_who_shares_a_lock_is_ordered_with_its_owners_and_not_with_others_who_share_it(
+    kind: locking.Maker, writes: bool
+) -> None:
+    async def script(lab: Lab) -> None:
+        pairs = kind("Lock").pairs
+        field = Field()
+
+        async def reader() -> None:
+            KeEnterCriticalRegion()
+            acquire, release = pairs[locking.S]
+            old = await acquire()
+            field.load() if writes else field.store()
+            await release(old)
+
+        async def writer() -> None:
+            KeEnterCriticalRegion()
+            acquire, release = pairs[locking.X]
+            old = await acquire()
+            field.store()
+            await release(old)
+
+        await lab.together(reader(), writer() if writes else reader())
+
+    assert codes_of_all_runs(script) == ({None} if writes else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_owner_that_converts_is_ordered_before_those_it_lets_in(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        resource, field = ERESOURCE("Resource"), Field()
+        ExInitializeResourceLite(resource)
+
+        async def owner() -> None:
+            KeEnterCriticalRegion()
+            await ExAcquireResourceExclusiveLite(resource, True)
+            if whole:
+                field.store()
+            await ExConvertExclusiveToSharedLite(resource)
+            if not whole:
+                field.store()
+            await ExReleaseResourceLite(resource)
+
+        async def reader() -> None:
+            KeEnterCriticalRegion()
+            await ExAcquireResourceSharedLite(resource, True)
+            field.load()
+            await ExReleaseResourceLite(resource)
+
+        await lab.together(owner(), reader())
+
+    found = codes_of_all_runs(script)
+    assert found == {None} if whole else "ke.data-race" in found
+
+
+@pytest.mark.rule("KE-ORD-01", "KE-RES-10")
+@pytest.mark.parametrize("whole", [True, False])
+def test_who_gives_ownership_away_is_ordered_before_the_next_owner(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        resource, field = ERESOURCE("Resource"), Field()
+        ExInitializeResourceLite(resource)
+
+        async def manager() -> None:
+            KeEnterCriticalRegion()
+            await ExAcquireResourceExclusiveLite(resource, True)
+            if whole:
+                field.store()
+            ExSetResourceOwnerPointer(resource, 7)
+            if not whole:
+                field.store()
+
+        async def user() -> None:
+            KeEnterCriticalRegion()
+            await ExReleaseResourceForThreadLite(resource, 7)
+            await ExAcquireResourceExclusiveLite(resource, True)
+            field.store()
+            await ExReleaseResourceLite(resource)
+
+        thread = lab.start("manager", manager())
+        while not resource.moved:
+            await lab.step()
+        await lab.together(user())
+        await thread.join()
+
+    # The threads see each other's state behind the kernel's back, so that the reduced search has no say.
+    assert {one.code for one in sample(script, 30, races=True)} == ({None} if whole else {"ke.data-race"})
 
 
 def test_what_is_done_after_a_release_is_not_ordered_by_it_although_it_is_one_step() -> None:
@@ -512,3 +622,402 @@ def test_a_request_is_ordered_from_its_start_to_its_completion(completion: str) 
     for _ in range(30):
         walk.begin()
         assert run(script, walk, races=True, completion=completion).code is None
+
+
+# Mutexes, semaphores, waits for several, APCs.
+
+
+def mutex_object() -> Locks:
+    mutex = KMUTEX("Mutex")
+    KeInitializeMutex(mutex, 0)
+    return (lambda: KeWaitForSingleObject(mutex)), (lambda _: release_mutex(mutex))
+
+
+async def release_mutex(mutex: KMUTEX) -> None:
+    await KeReleaseMutex(mutex, False)
+
+
+@pytest.mark.rule("KE-INTLK-05", "KE-ORD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_mutex_orders_its_owners(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        acquire, release = mutex_object()
+        field = Field()
+
+        async def worker(locks: bool) -> None:
+            if locks:
+                await acquire()
+                field.store()
+                await release(None)
+            else:
+                field.store()
+
+        await lab.together(worker(True), worker(whole))
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-01")
+def test_only_the_last_release_of_a_mutex_orders() -> None:
+    async def script(lab: Lab, whole: bool) -> None:
+        acquire, release = mutex_object()
+        field = Field()
+
+        async def twice() -> None:
+            await acquire()
+            await acquire()
+            await release(None)
+            if whole:
+                field.store()
+            await release(None)
+            if not whole:
+                field.store()
+
+        async def once() -> None:
+            await acquire()
+            field.store()
+            await release(None)
+
+        await lab.together(twice(), once())
+
+    assert plain(lambda lab: script(lab, True)).code is None
+    assert plain(lambda lab: script(lab, False)).code == "ke.data-race"
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_mutant_that_is_abandoned_orders_as_one_that_is_released(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        mutant, field = lab.mutant(), Field()
+
+        async def dies() -> None:
+            if whole:
+                await KeWaitForSingleObject(mutant)
+            field.store()
+
+        async def lives() -> None:
+            await KeWaitForSingleObject(mutant)
+            field.store()
+            await KeReleaseMutex(mutant, False)
+
+        await lab.together(dies(), lives())
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_release_of_a_semaphore_is_ordered_before_the_wait_that_it_ends(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        semaphore, field = KSEMAPHORE("Semaphore"), Field()
+        KeInitializeSemaphore(semaphore, 0, 2)
+
+        async def releaser() -> None:
+            if whole:
+                field.store()
+            await KeReleaseSemaphore(semaphore, 0, 1)
+            if not whole:
+                field.store()
+
+        async def waiter() -> None:
+            await KeWaitForSingleObject(semaphore)
+            field.load()
+
+        await lab.together(releaser(), waiter())
+
+    if whole:
+        assert codes_of_all_runs(script) == {None}
+    else:
+        assert plain(script).code == "ke.data-race"
+
+
+@pytest.mark.rule("KE-ORD-01")
+def test_two_releases_of_a_semaphore_do_not_order_each_other_and_who_has_waited_for_both_is_behind_both() -> None:
+    async def script(lab: Lab, one_field: bool) -> None:
+        semaphore, fields = KSEMAPHORE("Semaphore"), (Field(), Field())
+        KeInitializeSemaphore(semaphore, 0, 2)
+
+        async def releaser(number: int) -> None:
+            fields[0 if one_field else number].store()
+            await KeReleaseSemaphore(semaphore, 0, 1)
+
+        async def waiter() -> None:
+            await KeWaitForSingleObject(semaphore)
+            await KeWaitForSingleObject(semaphore)
+            fields[0].load()
+            fields[1].load()
+
+        await lab.together(releaser(0), releaser(1), waiter())
+
+    assert codes_of_all_runs(lambda lab: script(lab, False)) == {None}
+    assert codes_of_all_runs(lambda lab: script(lab, True)) == {"ke.data-race"}
+
+
+@pytest.mark.rule("KE-ORD-01")
+@pytest.mark.parametrize("wait_type", [WaitAny, WaitAll])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_wait_for_several_is_behind_those_that_satisfied_it(wait_type: int, whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, first, second = Field(), KEVENT("first"), KEVENT("second")
+        for event in (first, second):
+            KeInitializeEvent(event, NotificationEvent, False)
+        await KeSetEvent(first)
+
+        async def setter() -> None:
+            field.store()
+            await KeSetEvent(second)
+
+        async def waiter() -> None:
+            # WaitAny is satisfied by the event that the setter has nothing to do with.
+            await KeWaitForMultipleObjects(2, [second, first] if whole else [first, second], wait_type)
+            field.load()
+
+        await lab.together(setter(), waiter())
+
+    if wait_type == WaitAll:
+        assert codes_of_all_runs(script) == {None}
+    elif whole:
+        assert plain(script).code is None
+    else:
+        assert plain(script).code == "ke.data-race"
+
+
+@pytest.mark.rule("KE-ORD-07")
+@pytest.mark.parametrize("whole", [True, False])
+def test_queueing_an_apc_is_ordered_before_its_routine(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, go = Field(), lab.event("Go")
+
+        async def apc() -> None:
+            field.load()
+
+        async def target() -> None:
+            await KeWaitForSingleObject(go)
+
+        started = lab.start("target", target(), apcs=True)
+        if whole:
+            field.store()
+        await lab.queue_apc(started, apc)
+        if not whole:
+            field.store()
+        await KeSetEvent(go)
+        await started.join()
+
+    if whole:
+        assert codes_of_all_runs(script) == {None}
+    else:
+        assert plain(script).code == "ke.data-race"
+
+
+def test_an_alert_orders_nothing() -> None:
+    async def script(lab: Lab) -> None:
+        field, never = Field(), lab.event("Never")
+
+        async def target() -> None:
+            await KeWaitForSingleObject(never, Alertable=True)
+            field.load()
+
+        started = lab.start("target", target())
+        field.store()
+        await lab.alert(started)
+        await started.join()
+
+    assert plain(script).code == "ke.data-race"
+
+
+# DPCs, timers, threads, bare work items.
+
+
+def field_dpc(access: Callable[[], object], *, waits: Callable[[], Awaitable[Any]] | None = None) -> KDPC:
+    """A DPC whose routine makes an access, after it has waited for nothing or taken a step."""
+
+    async def routine(*arguments: Any) -> None:
+        if waits is not None:
+            await waits()
+        access()
+
+    made = KDPC("Dpc")
+    KeInitializeDpc(made, routine, None)
+    return made
+
+
+@pytest.mark.rule("KE-ORD-02", "KE-INTLK-05")
+@pytest.mark.parametrize("whole", [True, False])
+def test_queueing_a_dpc_is_ordered_before_its_run(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        dpc = field_dpc(field.load)
+        if whole:
+            field.store()
+        await KeInsertQueueDpc(dpc, None, None)
+        if not whole:
+            field.store()
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-DPC-03", "KE-DPC-10", "KE-RACE-03")
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_runs_of_one_dpc_are_not_ordered(locks: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        acquire, release = spin_lock()
+
+        async def routine(*arguments: Any) -> None:
+            old = await acquire() if locks else None
+            field.store()
+            if locks:
+                await release(old)
+
+        dpc = KDPC("Dpc")
+        KeInitializeDpc(dpc, routine, None)
+        await KeInsertQueueDpc(dpc, None, None)
+        await KeInsertQueueDpc(dpc, None, None)
+
+    # Where the second insertion comes too early there is one run, and no race.
+    assert codes_of_all_runs(script) == ({None} if locks else {None, "ke.data-race"})
+
+
+@pytest.mark.rule("KE-DPC-01")
+def test_what_a_dpc_queues_to_its_own_processor_is_ordered_behind_all_of_it() -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        second = field_dpc(field.load)
+
+        async def routine(*arguments: Any) -> None:
+            await KeInsertQueueDpc(second, None, None)
+            field.store()
+
+        first = KDPC("First")
+        KeInitializeDpc(first, routine, None)
+        await KeInsertQueueDpc(first, None, None)
+
+    assert codes_of_all_runs(script) == {None}
+
+
+@pytest.mark.rule("KE-ORD-06", "KE-DPC-07")
+@pytest.mark.parametrize("flushes", [True, False])
+def test_a_flush_is_ordered_behind_the_dpcs_that_were_queued(flushes: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        await KeInsertQueueDpc(field_dpc(field.store), None, None)
+        if flushes:
+            await KeFlushQueuedDpcs()
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if flushes else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-02", "KE-TIMER-04")
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("by_dpc", [True, False])
+def test_setting_a_timer_is_ordered_before_its_expiry(whole: bool, by_dpc: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, timer = Field(), KTIMER("Timer")
+        KeInitializeTimer(timer)
+
+        async def waiter() -> None:
+            await KeWaitForSingleObject(timer)
+            field.load()
+
+        async def setter() -> None:
+            if whole:
+                field.store()
+            await KeSetTimer(timer, -10_000_000, field_dpc(field.load) if by_dpc else None)
+            if not whole:
+                field.store()
+
+        await lab.together(setter(), *([] if by_dpc else [waiter()]))
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-06", "KE-RACE-02", "KE-TIMER-06")
+@pytest.mark.parametrize("by", ["cancel", "flush"])
+def test_cancelling_a_timer_is_not_ordered_behind_its_dpc_and_a_flush_is(by: str) -> None:
+    async def script(lab: Lab) -> None:
+        field, timer = Field(), KTIMER("Timer")
+        KeInitializeTimer(timer)
+        await KeSetTimer(timer, -10_000_000, field_dpc(field.store))
+        await lab.sleep(2)
+        await KeCancelTimer(timer)
+        if by == "flush":
+            await KeFlushQueuedDpcs()
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if by == "flush" else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-06", "KE-TIMER-13")
+@pytest.mark.parametrize("waits", [True, False])
+def test_deleting_a_timer_with_wait_is_ordered_behind_its_callback(waits: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+
+        async def callback(Timer: Any, Context: Any) -> None:
+            field.store()
+
+        timer = await ExAllocateTimer(callback, None, 0)
+        assert timer is not None
+        await ExSetTimer(timer, -10_000_000, 0, None)
+        await lab.sleep(2)
+        await ExDeleteTimer(timer, True, waits, None)
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if waits else {"ke.data-race"})
+
+
+def test_reading_that_a_timer_is_signalled_is_ordered_behind_setting_it() -> None:
+    async def script(lab: Lab) -> None:
+        field, timer = Field(), KTIMER("Timer")
+        KeInitializeTimer(timer)
+
+        async def setter() -> None:
+            field.store()
+            await KeSetTimer(timer, -10_000_000, None)
+
+        async def reader() -> None:
+            if await KeReadStateTimer(timer):
+                field.load()
+
+        await lab.together(setter(), reader())
+
+    assert codes_of_all_runs(script) == {None}
+
+
+@pytest.mark.rule("KE-ORD-02", "KE-WORK-06")
+@pytest.mark.parametrize("whole", [True, False])
+def test_queueing_a_bare_work_item_is_ordered_before_its_routine(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field, item = Field(), WORK_QUEUE_ITEM("Item")
+
+        async def routine(Context: Any) -> None:
+            field.load()
+
+        ExInitializeWorkItem(item, routine, None)
+        if whole:
+            field.store()
+        await ExQueueWorkItem(item, DelayedWorkQueue)
+        if not whole:
+            field.store()
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})
+
+
+@pytest.mark.rule("KE-ORD-01", "KE-THREAD-01")
+@pytest.mark.parametrize("whole", [True, False])
+def test_creating_a_thread_is_ordered_before_it_and_the_wait_for_it_behind_it(whole: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+
+        async def routine(Context: Any) -> None:
+            field.store()
+
+        field.store()
+        _, handle, _ = await PsCreateSystemThread(THREAD_ALL_ACCESS, None, None, routine, None)
+        _, thread, _ = await ObReferenceObjectByHandle(handle, THREAD_ALL_ACCESS, None, KernelMode)
+        if whole:
+            await KeWaitForSingleObject(thread)
+        field.load()
+
+    assert codes_of_all_runs(script) == ({None} if whole else {"ke.data-race"})

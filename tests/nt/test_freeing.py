@@ -39,6 +39,7 @@ from kemu.wdk.wdm import (
     KeInitializeSpinLock,
     KeReleaseSpinLock,
     KeSetEvent,
+    KeTestSpinLock,
     KeWaitForSingleObject,
     NotificationEvent,
     PopEntryList,
@@ -203,7 +204,7 @@ USES: list[UsesOf] = [
     lambda block: lambda event=block.Event: KeInitializeEvent(event, NotificationEvent, False),
     lambda block: lambda event=block.Event: KeWaitForSingleObject(event, Timeout=0),
     lambda block: lambda lock=block.Lock: KeAcquireSpinLock(lock),
-    lambda block: lambda lock=block.Lock: KeInitializeSpinLock(lock),
+    lambda block: lambda lock=block.Lock: KeTestSpinLock(lock),
     lambda block: lambda count=block.Count: InterlockedIncrement(count),
     lambda block: lambda count=block.Count: count.value,
     lambda block: lambda entry=block.Links: InitializeListHead(entry),
@@ -317,7 +318,7 @@ def test_an_event_that_somebody_waits_for_is_not_freed(waits: bool) -> None:
     assert found == ({"ke.freed-active", "ke.use-after-free"} if waits else {None})
     if waits:
         one = next(one for one in all_runs(script) if one.code == "ke.freed-active")
-        assert "and waiter waits for BLOCK.Event in it" in one.finding.detail
+        assert "with BLOCK.Event, which waiter waits for, in it" in one.finding.detail
         assert stop(one.finding.bug_check) == (0x139, (3,))
 
 
@@ -351,9 +352,9 @@ def test_a_lock_that_is_held_is_not_freed(held: bool) -> None:
         await ExFreePool(block)
 
     one = run(script)
-    assert one.code == ("ke.freed-active" if held else None)
+    assert one.code == ("ke.lock-freed" if held else None)
     if held:
-        assert "and script holds BLOCK.Lock in it" in one.finding.detail
+        assert "with BLOCK.Lock, which script owns, in it" in one.finding.detail
         assert stop(one.finding.verifier) == (0xC4, (0x100B,))
 
 

@@ -28,61 +28,137 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
-        DbgPrint DbgPrintEx KdPrint KeInitializeEvent KeInitializeSpinLock KeGetCurrentIrql
-        FltSetCallbackDataDirty FltClearCallbackDataDirty FltIsCallbackDataDirty FltIsOperationSynchronous
-        FltIsIoCanceled FltClearCancelCompletion FltCbdqInitialize
-        InterlockedIncrement InterlockedDecrement InterlockedAdd InterlockedExchangeAdd InterlockedExchange
-        InterlockedCompareExchange InterlockedAnd InterlockedOr InterlockedXor InterlockedIncrement64
-        InterlockedDecrement64 InterlockedAdd64 InterlockedExchangeAdd64 InterlockedExchange64
-        InterlockedCompareExchange64 InterlockedAnd64 InterlockedOr64 InterlockedXor64
-        InterlockedExchangePointer InterlockedCompareExchangePointer ReadAcquire ReadNoFence WriteRelease
-        WriteNoFence ReadAcquire64 ReadNoFence64 WriteRelease64 WriteNoFence64 ReadPointerAcquire
-        ReadPointerNoFence WritePointerRelease WritePointerNoFence ExInterlockedInsertHeadList
-        ExInterlockedInsertTailList ExInterlockedRemoveHeadList ExInterlockedPopEntryList
-        ExInterlockedPopEntrySList ExInterlockedPushEntryList ExInterlockedPushEntrySList ExQueryDepthSList
-        InitializeSListHead InterlockedFlushSList InterlockedPopEntrySList InterlockedPushEntrySList
-        ExInitializeDriverRuntime RtlCompareMemory
-        RtlInitUnicodeString RtlCopyUnicodeString""",
+        DbgPrint DbgPrintEx ExGetCurrentResourceThread ExGetPreviousMode
+        ExInitializeDeleteTimerParameters ExInitializeDriverRuntime ExInitializeSetTimerParameters
+        ExInitializeWorkItem ExInterlockedInsertHeadList ExInterlockedInsertTailList
+        ExInterlockedPopEntryList ExInterlockedPopEntrySList ExInterlockedPushEntryList
+        ExInterlockedPushEntrySList ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize
+        FltClearCallbackDataDirty FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled
+        FltIsOperationSynchronous FltSetCallbackDataDirty InitializeSListHead InterlockedAdd
+        InterlockedAdd64 InterlockedAnd InterlockedAnd64 InterlockedCompareExchange
+        InterlockedCompareExchange64 InterlockedCompareExchangePointer InterlockedDecrement
+        InterlockedDecrement64 InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd
+        InterlockedExchangeAdd64 InterlockedExchangePointer InterlockedFlushSList
+        InterlockedIncrement InterlockedIncrement64 InterlockedOr InterlockedOr64
+        InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor InterlockedXor64
+        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
+        IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation IoInitializeWorkItem IoMarkIrpPending
+        IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint
+        KeGetCurrentIrql KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex
+        KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql
+        KeQueryActiveProcessorCountEx KeQueryInterruptTime KeQueryInterruptTimePrecise
+        KeQueryPerformanceCounter KeQuerySystemTime KeQuerySystemTimePrecise KeQueryTickCount
+        KeQueryTimeIncrement KeQueryUnbiasedInterruptTime KeRaiseIrql KeRaiseIrqlToDpcLevel
+        KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc
+        KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock PsGetCurrentProcess
+        PsGetCurrentProcessId PsGetCurrentThread PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart
+        PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64
+        ReadPointerAcquire ReadPointerNoFence RtlCompareMemory RtlCopyUnicodeString
+        RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
+        WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        IoAcquireCancelSpinLock KeSetEvent KeClearEvent KeResetEvent ExInitializeFastMutex KeAcquireSpinLock
-        IoAllocateWorkItem IoQueueWorkItemEx IoFreeWorkItem FltSetCancelCompletion
-        FltCbdqInsertIo FltCbdqRemoveNextIo FltCbdqRemoveIo FltCbdqDisable FltCbdqEnable
-        FltObjectReference FltObjectDereference FltCompletePendedPostOperation
-        FltAllocateDeferredIoWorkItem FltFreeDeferredIoWorkItem FltQueueDeferredIoWorkItem
-        FltAllocateGenericWorkItem FltFreeGenericWorkItem FltQueueGenericWorkItem KeAreApcsDisabled
-        ExInitializeLookasideListEx ExInitializeNPagedLookasideList ExAllocateFromNPagedLookasideList
-        ExFreeToNPagedLookasideList ExDeleteNPagedLookasideList
-        KeAreAllApcsDisabled""",
+        ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
+        ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
+        ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
+        ExAllocateTimer ExCancelTimer ExDeleteNPagedLookasideList ExFreeCacheAwareRundownProtection
+        ExFreeToNPagedLookasideList ExGetExclusiveWaiterCount ExGetSharedWaiterCount
+        ExInitializeFastMutex ExInitializeLookasideListEx ExInitializeNPagedLookasideList
+        ExInitializeResourceLite ExIsResourceAcquiredExclusiveLite ExIsResourceAcquiredLite
+        ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem ExReinitializeResourceLite
+        ExReleaseResourceForThreadLite ExReleaseResourceLite ExReleaseRundownProtection
+        ExReleaseRundownProtectionCacheAware ExReleaseRundownProtectionCacheAwareEx
+        ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
+        ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
+        FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
+        FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
+        FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
+        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
+        IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver
+        IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
+        IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoQueueWorkItem IoQueueWorkItemEx
+        IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine
+        IoSetCompletionRoutineEx IoSizeofWorkItem IofCallDriver IofCompleteRequest
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
+        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
+        KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
+        KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
+        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
+        MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
+        ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        ExAcquireFastMutex FltRegisterFilter FltStartFiltering FltUnregisterFilter
-        KeEnterCriticalRegion KeLeaveCriticalRegion KeEnterGuardedRegion KeLeaveGuardedRegion
-        ExRaiseStatus ExRaiseAccessViolation ExInitializePagedLookasideList ExAllocateFromPagedLookasideList
-        ExFreeToPagedLookasideList ExDeletePagedLookasideList ProbeForRead ProbeForWrite""",
+        ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
+        ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
+        ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
+        ExAcquireSharedWaitForExclusive ExAllocateCacheAwareRundownProtection
+        ExAllocateFromPagedLookasideList ExConvertExclusiveToSharedLite ExCreateCallback
+        ExDeletePagedLookasideList ExDeleteResourceLite
+        ExEnterCriticalRegionAndAcquireResourceExclusive
+        ExEnterCriticalRegionAndAcquireResourceShared
+        ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExFreeToPagedLookasideList
+        ExInitializePagedLookasideList ExInitializePushLock ExInitializeRundownProtection
+        ExInitializeRundownProtectionCacheAware ExRaiseAccessViolation ExRaiseStatus
+        ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware ExRegisterCallback
+        ExReleaseFastMutexUnsafe ExReleasePushLockExclusive ExReleasePushLockExclusiveEx
+        ExReleasePushLockShared ExReleasePushLockSharedEx ExReleaseResourceAndLeaveCriticalRegion
+        ExRundownCompleted ExRundownCompletedCacheAware ExSizeOfRundownProtectionCacheAware
+        ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
+        ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
+        FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
+        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
+        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
+        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
+        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
+        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
+        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
+        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
+        PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
-        RtlAppendUnicodeToString RtlAppendUnicodeStringToString RtlCompareUnicodeString RtlEqualUnicodeString
-        RtlPrefixUnicodeString""",
-    (APC_LEVEL, APC_LEVEL): "ExReleaseFastMutex",
-    (DISPATCH_LEVEL, DISPATCH_LEVEL): "KeReleaseSpinLock IoReleaseCancelSpinLock",
+        IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
+        IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
+        IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
+        IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
+        PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
+        RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
+        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
+    (APC_LEVEL, APC_LEVEL): """
+        ExReleaseFastMutex""",
+    (DISPATCH_LEVEL, DISPATCH_LEVEL): """
+        ExAcquireSpinLockExclusiveAtDpcLevel ExAcquireSpinLockSharedAtDpcLevel
+        ExReleaseSpinLockExclusive ExReleaseSpinLockExclusiveFromDpcLevel ExReleaseSpinLockShared
+        ExReleaseSpinLockSharedFromDpcLevel ExTryAcquireSpinLockExclusiveAtDpcLevel
+        ExTryAcquireSpinLockSharedAtDpcLevel ExTryConvertSharedSpinLockExclusive
+        IoReleaseCancelSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel KeAcquireSpinLockAtDpcLevel
+        KeReleaseInStackQueuedSpinLock KeReleaseInStackQueuedSpinLockForDpc
+        KeReleaseInStackQueuedSpinLockFromDpcLevel KeReleaseSpinLock KeReleaseSpinLockForDpc
+        KeReleaseSpinLockFromDpcLevel KeTryToAcquireSpinLockAtDpcLevel""",
 }
 """What the requirement line of each routine's page says."""
 
 DEPENDS = (
-    "KeWaitForSingleObject",
-    "ExAllocatePool2",
-    "ExFreePoolWithTag",
-    "ExFreePool",
-    "ExFreePool2",
     "ExAllocateFromLookasideListEx",
-    "ExFreeToLookasideListEx",
-    "ExDeleteLookasideListEx",
     "ExAllocatePool",
+    "ExAllocatePool2",
     "ExAllocatePoolQuotaUninitialized",
     "ExAllocatePoolQuotaZero",
     "ExAllocatePoolUninitialized",
     "ExAllocatePoolWithQuotaTag",
     "ExAllocatePoolWithTag",
     "ExAllocatePoolZero",
+    "ExDeleteLookasideListEx",
+    "ExDeleteTimer",
+    "ExFreePool",
+    "ExFreePool2",
+    "ExFreePoolWithTag",
+    "ExFreeToLookasideListEx",
     "FltCompletePendedPreOperation",
+    "KeFlushQueuedDpcs",
+    "KePulseEvent",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
+    "KeSetEvent",
+    "KeWaitForMultipleObjects",
+    "KeWaitForSingleObject",
 )
 """Routines whose range depends on their arguments."""
 
@@ -131,7 +207,7 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         assert at(highest + 1) == "ke.irql"
 
 
-@pytest.mark.rule("KE-WAIT-04", "KE-POOL-01", "FLT-PEND-06", "FLT-IRQL-02", "FLT-IRQL-03")
+@pytest.mark.rule("KE-WAIT-04", "KE-EVENT-03", "KE-SEM-04", "KE-POOL-01", "FLT-PEND-06", "FLT-IRQL-02", "FLT-IRQL-03")
 @pytest.mark.parametrize(
     ("name", "args", "highest"),
     [
@@ -139,6 +215,21 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("KeWaitForSingleObject", [None, 0, 0, False, -1], APC_LEVEL),
         ("KeWaitForSingleObject", [None], APC_LEVEL),
         ("KeWaitForSingleObject", [None, 0, 0, False, 0], DISPATCH_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, None, None], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, -1], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1], APC_LEVEL),
+        ("KeWaitForMultipleObjects", [1, [None], 1, 0, 0, False, 0, None], DISPATCH_LEVEL),
+        ("KeSetEvent", [None, 0, False], DISPATCH_LEVEL),
+        ("KeSetEvent", [None, 0, True], APC_LEVEL),
+        ("KePulseEvent", [None, 0, False], DISPATCH_LEVEL),
+        ("KePulseEvent", [None, 0, True], APC_LEVEL),
+        ("KeReleaseMutex", [None, False], DISPATCH_LEVEL),
+        ("KeReleaseMutex", [None, True], APC_LEVEL),
+        ("KeReleaseSemaphore", [None, 0, 1, False], DISPATCH_LEVEL),
+        ("KeReleaseSemaphore", [None, 0, 1, True], PASSIVE_LEVEL),
+        ("KeFlushQueuedDpcs", [], PASSIVE_LEVEL),
+        ("ExDeleteTimer", [None, True, False, None], DISPATCH_LEVEL),
+        ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),

@@ -445,7 +445,7 @@ def test_a_list_is_deleted_before_its_memory_is_freed(how: str) -> None:
     one = run(script)
     assert one.code == ("ke.freed-active" if how == "active" else None)
     if one.code:
-        assert "OWNER.List in it was not deleted" in one.finding.detail
+        assert "with OWNER.List, which was not deleted, in it" in one.finding.detail
         assert stop(one.finding.verifier) == (0xC4, (0xCC,))
 
 

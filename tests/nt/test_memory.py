@@ -18,6 +18,7 @@ from kemu.wdk.ntddk import StructuredException
 from kemu.wdk.ntstatus import STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER, STATUS_QUOTA_EXCEEDED
 from kemu.wdk.wdm import (
     IRP_MJ_READ,
+    KDPC,
     KSPIN_LOCK,
     LIST_ENTRY,
     PAGE_SIZE,
@@ -45,7 +46,9 @@ from kemu.wdk.wdm import (
     ExFreePoolWithTag,
     ExInitializeDriverRuntime,
     KeAcquireSpinLock,
+    KeInitializeDpc,
     KeInitializeSpinLock,
+    KeInsertQueueDpc,
     KeReleaseSpinLock,
     NonPagedPool,
     NonPagedPoolMustSucceed,
@@ -517,7 +520,13 @@ def test_quota_is_charged_to_the_requester_alone(routine: str, where: str) -> No
         if where == "requester":
             await lab.together(lab.at_dispatch(allocate()), process=lab.app)
         elif where == "dpc":
-            await lab.at_dispatch(allocate())
+
+            async def routine(*arguments: object) -> None:
+                await allocate()
+
+            dpc = KDPC()
+            KeInitializeDpc(dpc, routine, None)
+            await KeInsertQueueDpc(dpc, None, None)
         else:
             lock = KSPIN_LOCK()
             KeInitializeSpinLock(lock)

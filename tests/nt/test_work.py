@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from fltmgr.kit import Lab, Run, Script, all_runs, codes, run
 
-from kemu.errors import UsageError
+from kemu.nt.bugcheck import WORKER_INVALID
 from kemu.nt.kthread import PASSIVE_LEVEL, current_kthread
 from kemu.scenario.world import LoadedDriver
 from kemu.wdk.wdm import (
     DRIVER_OBJECT,
     IO_WORKITEM,
     KEVENT,
+    BackgroundWorkQueue,
     CriticalWorkQueue,
+    CustomPriorityWorkQueue,
     DelayedWorkQueue,
     HyperCriticalWorkQueue,
     IoAllocateWorkItem,
@@ -22,6 +24,10 @@ from kemu.wdk.wdm import (
     IoQueueWorkItemEx,
     KeSetEvent,
     KeWaitForSingleObject,
+    MaximumWorkQueue,
+    NormalWorkQueue,
+    RealTimeWorkQueue,
+    SuperCriticalWorkQueue,
 )
 
 
@@ -270,9 +276,10 @@ def test_an_allocation_may_fail_where_low_resources_are_explored() -> None:
     assert {one.result for one in all_runs(script)} == {False}
 
 
-@pytest.mark.rule("KE-WORK-02", "FLT-WORK-12")
+@pytest.mark.rule("KE-WORK-01", "KE-WORK-02")
 def test_queue_types_are_those_of_the_header_and_the_systems_own_is_reserved() -> None:
-    assert (CriticalWorkQueue, DelayedWorkQueue, HyperCriticalWorkQueue) == (0, 1, 2)
+    kinds = (CriticalWorkQueue, DelayedWorkQueue, HyperCriticalWorkQueue, NormalWorkQueue, BackgroundWorkQueue)
+    assert (*kinds, RealTimeWorkQueue, SuperCriticalWorkQueue, MaximumWorkQueue) == tuple(range(8))
 
     def script_of(kind: int) -> Script:
         async def script(lab: Lab) -> None:
@@ -280,11 +287,19 @@ def test_queue_types_are_those_of_the_header_and_the_systems_own_is_reserved() -
 
         return script
 
-    assert run(script_of(CriticalWorkQueue)).code is None
-    assert run(script_of(HyperCriticalWorkQueue)).code == "queue-type-reserved"
-    for kind in (-1, 3, 7):
-        with pytest.raises(UsageError, match=f"IoQueueWorkItemEx with queue type {kind}"):
-            run(script_of(kind))
+    def seen(kind: int) -> tuple[str | None, tuple[str, ...]]:
+        one = run(script_of(kind))
+        return one.code, one.warnings
+
+    for kind in (DelayedWorkQueue, CustomPriorityWorkQueue, CustomPriorityWorkQueue + 16):
+        assert seen(kind) == (None, ())
+    for kind in (CriticalWorkQueue, HyperCriticalWorkQueue, SuperCriticalWorkQueue, CustomPriorityWorkQueue + 17):
+        assert seen(kind) == (None, ("ke.work-queue-type",))
+    for kind in (-1, MaximumWorkQueue, 31, 64):
+        assert seen(kind)[0] == "ke.work-queue-invalid"
+    stop = run(script_of(MaximumWorkQueue)).finding.bug_check
+    assert stop is not None
+    assert (stop.code, stop.parameters) == (WORKER_INVALID, (6,))
 
 
 @pytest.mark.rule("FLT-UNLOAD-17", "FLT-RACE-32")

@@ -10,7 +10,7 @@ from kemu.scenario.check_names import SourceFile
 
 HEAD = """\
 from kemu.wdk.fltkernel import FltObjectReference, FltRegisterFilter
-from kemu.wdk.wdm import KeSetEvent, KeWaitForSingleObject, NT_SUCCESS
+from kemu.wdk.wdm import KeSetEvent, KeWaitForSingleObject, KeWaitForMutexObject, KeDelayExecutionThread, NT_SUCCESS
 async def go(self, flt, event, x):
 """
 
@@ -19,7 +19,8 @@ def warned(body: str) -> list[tuple[int, str]]:
     """The lines of *body* (from 1) with a warning, and its text."""
     tree = ast.parse(HEAD + textwrap.indent(textwrap.dedent(body).strip(), "    "))
     warnings = check_source(SourceFile("driver.py", "driver", tree))
-    assert all("FltObjectReference" in one.remedy or "Wait" in one.remedy or "Reg" in one.remedy for one in warnings)
+    known = ("FltObjectReference", "Wait", "Reg", "KeDelay")
+    assert all(any(name in one.remedy for name in known) for one in warnings)
     return [(one.line - 3, one.text) for one in warnings]
 
 
@@ -49,6 +50,21 @@ def test_a_dropped_status() -> None:
 def test_a_wait_has_one_result_unless_it_is_limited_or_alertable(call: str, is_warned: bool) -> None:
     assert bool(warned(f"await KeWaitForSingleObject({call})")) is is_warned
     assert bool(warned(f"status = await KeWaitForSingleObject({call})")) is is_warned
+
+
+@pytest.mark.parametrize(
+    ("call", "is_warned"),
+    [
+        ("KeWaitForMutexObject(event)", False),
+        ("KeWaitForMutexObject(event, 0, 0, False, x)", True),
+        ("KeDelayExecutionThread(0, False, x)", False),
+        ("KeDelayExecutionThread(0, True, x)", True),
+        ("KeDelayExecutionThread(0, Alertable=x, Interval=x)", True),
+        ("x.y(event)", False),
+    ],
+)
+def test_other_waits_that_have_one_result(call: str, is_warned: bool) -> None:
+    assert bool(warned(f"await {call}")) is is_warned
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def test_bare_decorator_gives_one_default_variant() -> None:
     assert what.expects == {}
     assert not what.takes_variant
     assert (what.completion, what.low_resources, what.worker_threads) == ("explore", False, 3)
-    assert (what.explore_setup, what.max_steps) == (False, None)
+    assert (what.explore_setup, what.max_steps, what.force_pending) == (False, None, False)
+    assert (what.timer_jitter, what.work_budget) == (False, None)
     assert what.file == __file__
     assert inspect.getsourcelines(one)[1] == what.line
 
@@ -59,9 +60,12 @@ def test_options_are_kept_and_the_first_variant_is_the_default() -> None:
         expects={"buggy": "pend-double-complete"},
         completion="later",
         low_resources=True,
+        force_pending=True,
         worker_threads=1,
         explore_setup=True,
         max_steps=500,
+        timer_jitter=True,
+        work_budget=2,
     )
     what = declared(mark(two))
     assert list(what.variants.items()) == [("buggy", Buggy), ("fixed", Fixed)]
@@ -70,7 +74,8 @@ def test_options_are_kept_and_the_first_variant_is_the_default() -> None:
     assert (what.completion, what.low_resources, what.worker_threads) == ("later", True, 1)
     once: Any = scenario(low_resources="once")(one)
     assert once.__kemu_scenario__.low_resources == "once"
-    assert (what.explore_setup, what.max_steps) == (True, 500)
+    assert (what.explore_setup, what.max_steps, what.force_pending) == (True, 500, True)
+    assert (what.timer_jitter, what.work_budget) == (True, 2)
     assert what.doc == "Two threads, one driver.\n\nMore about it."
     assert what.takes_variant
 
@@ -161,6 +166,8 @@ async def yields(world: World) -> Any:
         (lambda: scenario(explore_setup=cast("Any", "no"))(one), "explore_setup is 'no'", "True or False"),
         (lambda: scenario(worker_threads=0)(one), "worker_threads is 0", "a whole number above 0"),
         (lambda: scenario(worker_threads=True)(one), "worker_threads is True", "a whole number above 0"),
+        (lambda: scenario(timer_jitter=cast("Any", "yes"))(one), "timer_jitter is 'yes'", "write True or False"),
+        (lambda: scenario(work_budget=0)(one), "work_budget is 0", "a whole number above 0"),
         (lambda: scenario(max_steps=-1)(one), "max_steps is -1", "a whole number above 0"),
     ],
 )

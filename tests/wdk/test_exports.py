@@ -14,35 +14,42 @@ import pytest
 import kemu
 from kemu.nt.routine import REGISTRY, Routine, parse_prototype
 from kemu.nt.status import NTSTATUS
-from kemu.wdk import fltkernel, ntddk, ntstatus, wdm
+from kemu.wdk import fltkernel, ntddk, ntifs, ntstatus, wdm
 
 for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
     # What is declared somewhere must not depend on what somebody has imported before.
     if found.name.startswith(("kemu.nt.", "kemu.io.", "kemu.fltmgr.")):
         importlib.import_module(found.name)
 
-HEADERS: dict[str, ModuleType] = {"wdm": wdm, "ntddk": ntddk, "fltkernel": fltkernel}
+HEADERS: dict[str, ModuleType] = {"wdm": wdm, "ntddk": ntddk, "ntifs": ntifs, "fltkernel": fltkernel}
 
 # Functions that are macros or inline code in C: they have no prototype and no IRQL of their own.
 MACROS: dict[str, set[str]] = {
     "wdm": {
         "AppendTailList",
         "CONTAINING_RECORD",
+        "CTL_CODE",
         "ExInitializeSListHead",
         "InitializeListHead",
+        "InitializeObjectAttributes",
         "InsertHeadList",
         "InsertTailList",
         "IsListEmpty",
+        "IoGetCurrentProcess",
+        "KeWaitForMutexObject",
         "KeMemoryBarrier",
         "NT_ERROR",
         "NT_INFORMATION",
         "NT_SUCCESS",
         "NT_WARNING",
+        "NtCurrentProcess",
+        "NtCurrentThread",
         "PAGED_CODE",
         "PopEntryList",
         "PushEntryList",
         "RemoveEntryList",
         "RemoveHeadList",
+        "on_stack",
         "RemoveTailList",
         "RtlCopyMemory",
         "RtlEqualMemory",
@@ -54,6 +61,7 @@ MACROS: dict[str, set[str]] = {
         "sizeof",
     },
     "ntddk": set(),
+    "ntifs": set(),
     "fltkernel": {"FLT_IS_FASTIO_OPERATION", "FLT_IS_FS_FILTER_OPERATION", "FLT_IS_IRP_OPERATION"},
 }
 
@@ -85,7 +93,7 @@ def test_what_is_exported_is_what_is_declared(header: str) -> None:
         assert inspect.unwrap(getattr(HEADERS[header], name)) is REGISTRY[name].function
 
 
-@pytest.mark.parametrize("module", [wdm, fltkernel, ntstatus], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [wdm, ntddk, ntifs, fltkernel, ntstatus], ids=lambda module: module.__name__)
 def test_the_list_of_exports_is_everything_public_and_names_nothing_twice(module: ModuleType) -> None:
     public = {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert set(exports(module)) == public - {"annotations"}
@@ -93,7 +101,7 @@ def test_the_list_of_exports_is_everything_public_and_names_nothing_twice(module
 
 
 def test_no_name_is_exported_by_two_headers() -> None:
-    names = [name for module in (wdm, fltkernel, ntstatus) for name in exports(module)]
+    names = [name for module in (wdm, ntddk, ntifs, fltkernel, ntstatus) for name in exports(module)]
     assert sorted(names) == sorted(set(names))
 
 

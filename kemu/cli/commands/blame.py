@@ -19,7 +19,10 @@ from kemu.errors import EXIT_FINDING, UsageError
 @click.option("--seed", type=opt.seed, default="0", metavar="SEED", help="A number, in hexadecimal too, or random.")
 @click.option("--full", is_flag=True, help="Measure after every decision, not only where the chances change most.")
 @opt.variant_option
+@opt.preempt_option
 @opt.max_steps_option
+@opt.races_option
+@opt.verifier_options
 @opt.json_option
 @opt.output_options
 def command(
@@ -29,7 +32,10 @@ def command(
     seed: int,
     full: bool,
     variant: str | None,
+    preempt: str | None,
     max_steps: int | None,
+    races: bool,
+    verifier: str | None,
     as_json: bool,
     **printing: Any,
 ) -> int:
@@ -41,15 +47,14 @@ def command(
     from kemu.cli.blaming import blame_lines, blame_object
     from kemu.cli.hunt import trace_of
     from kemu.cli.jsonout import dump
-    from kemu.cli.targets import select_one
+    from kemu.cli.targets import choices_of, select_one
     from kemu.explore.blame import RUNS, blame
     from kemu.explore.strategies.replay import replay
-    from kemu.explore.token import decode
     from kemu.log.render import render
 
     console = Console(as_json=as_json, **printing)
-    program = select_one(target, variant, max_steps)
-    choices = replay(program, decode(token, program.identity)).choices
+    program = select_one(target, variant, max_steps, preempt, races=races, verifier=verifier)
+    choices = replay(program, choices_of(token, program)).choices
     console.note(f"kemu: {runs or RUNS} runs for each point, seed {seed}")
 
     def show(done: int, total: int) -> None:

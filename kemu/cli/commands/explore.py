@@ -40,6 +40,7 @@ from kemu.errors import EXIT_FINDING, EXIT_OK, KemuError, UsageError
 @opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
+@opt.verifier_options
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -63,6 +64,7 @@ def command(
     preempt: str | None,
     max_steps: int | None,
     races: bool,
+    verifier: str | None,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -97,7 +99,7 @@ def command(
     plan = Plan(name, values, seed, Budget(schedules, seconds), keep_going, output_directory(output), corpus=kept)
     # Whatever is wrong with what was typed has to come out before anything is explored.
     made = plan.make_strategy()
-    programs = select(targets, variant, max_steps, preempt, races=races)
+    programs = select(targets, variant, max_steps, preempt, races=races, verifier=verifier)
     drawn = "" if made.seed is None else f", seed {made.seed}"
     console.note(
         f"kemu: {len(programs)} program{'s' * (len(programs) != 1)}, strategy {made.name}{drawn}{division or ''}"

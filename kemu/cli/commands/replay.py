@@ -16,6 +16,7 @@ from kemu.cli import options as opt
 @opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
+@opt.verifier_options
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -26,6 +27,7 @@ def command(
     preempt: str | None,
     max_steps: int | None,
     races: bool,
+    verifier: str | None,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -41,5 +43,5 @@ def command(
 
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps, preempt, races=races)
+    program = select_one(target, variant, max_steps, preempt, races=races, verifier=verifier)
     return report_one(console, "replay", program, *replayed(program, token, directory))

@@ -21,6 +21,7 @@ from kemu.errors import UsageError
 @opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
+@opt.verifier_options
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -35,6 +36,7 @@ def command(
     preempt: str | None,
     max_steps: int | None,
     races: bool,
+    verifier: str | None,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -68,7 +70,7 @@ def command(
         )
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps, preempt, races=races)
+    program = select_one(target, variant, max_steps, preempt, races=races, verifier=verifier)
     single = Single(program)
     if live:
         single.live(backend or "trio")

@@ -18,6 +18,7 @@ from kemu.errors import UsageError
 @opt.preempt_option
 @opt.max_steps_option
 @opt.races_option
+@opt.verifier_options
 @opt.directory_option
 @opt.json_option
 @opt.output_options
@@ -29,6 +30,7 @@ def command(
     preempt: str | None,
     max_steps: int | None,
     races: bool,
+    verifier: str | None,
     output: str | None,
     as_json: bool,
     **printing: Any,
@@ -42,7 +44,7 @@ def command(
 
     console = Console(as_json=as_json, **printing)
     directory = output_directory(output)
-    program = select_one(target, variant, max_steps, preempt, races=races)
+    program = select_one(target, variant, max_steps, preempt, races=races, verifier=verifier)
     outcome = replay(program, choices_of(token, program))
     if outcome.failure is None:
         raise UsageError(f"the run of this token passes in {program.name}", remedy="give the token of a failing run")

@@ -2,6 +2,7 @@
 
 - ``batch``      runs as data, and what comes of them as data: `run_batch` is all that a worker does
 - ``source``     which batches there are: numbers of runs, or pieces of a search
+- ``tree``       those of a reduced search, with samplers besides; ``frontier`` is what is left of the search
 - ``crew``       who makes them: this process; ``processes`` of this machine; a ``cluster``
 - ``total``      results added up
 - ``conductor``  batches out, results in: `explore_in_batches`

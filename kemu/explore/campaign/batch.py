@@ -13,7 +13,7 @@ from kemu.explore.distinct import DistinctCounter
 from kemu.explore.estimate import SampleCounter
 from kemu.explore.explorer import Budget, Collector, Finding, explore
 from kemu.explore.strategies import strategy_from_name
-from kemu.explore.strategies.base import Divisible, Reducing, Remainder, Strategy
+from kemu.explore.strategies.base import Divisible, Reducing, Reduction, Remainder, Strategy
 
 if TYPE_CHECKING:
     from kemu.explore.program import Program
@@ -47,6 +47,10 @@ class Batch:
     """The most runs to make."""
     first: int = 0
     piece: Remainder | None = None
+    digest: str = ""
+    """What tells it from another one with the same key; "" if the key alone does."""
+    is_among_others: bool = False
+    """Whether there are batches of a search besides, so that the numbers of its runs are not those of all runs."""
 
     def describe(self) -> str:
         """Which runs these are."""
@@ -90,6 +94,10 @@ class BatchResult:
     """Whether it was told to stop."""
     samples: Mapping[str, SampleCounter] = field(default_factory=dict[str, SampleCounter])
     """What came up how often, by sampler."""
+    watched: bool = False
+    """Whether what is `distinct` was watched, so that it cannot be compared with runs that were not."""
+    reduction: Reduction | None = None
+    """How far a reduced search came with its piece."""
 
 
 NOTHING: Final = BatchResult(0, 0, 0, 0, DistinctCounter(), (), 0.0, whole=True)
@@ -137,10 +145,19 @@ def run_batch(
         collected,
         seconds=took,
         whole=error is None and not interrupted and not out_of_time,
-        remainder=strategy.split() if isinstance(strategy, Divisible) else None,
+        **what_is_left(strategy, batch),
         error=error,
         interrupted=interrupted,
     )
+
+
+def what_is_left(strategy: Strategy, batch: Batch) -> dict[str, Any]:
+    """What a result says of the piece in *batch*."""
+    if batch.piece is None:
+        return {}
+    assert isinstance(strategy, Divisible)
+    reduction = strategy.reduction if isinstance(strategy, Reducing) else None
+    return {"remainder": strategy.split(), "reduction": reduction}
 
 
 def result_of(collected: Collector, *, seconds: float, whole: bool = True, **rest: Any) -> BatchResult:
@@ -155,6 +172,7 @@ def result_of(collected: Collector, *, seconds: float, whole: bool = True, **res
         seconds=seconds,
         whole=whole,
         samples=collected.samples,
+        watched=bool(collected.classes.count and not collected.drawn.count),
         **rest,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from kemu.explore.campaign.crew import Crew
 from kemu.explore.campaign.journal import Journal
 from kemu.explore.campaign.source import WHOLE, Numbers, Pieces, Shard, Source, runs_a_batch
 from kemu.explore.campaign.total import Total
+from kemu.explore.campaign.tree import PART, DivisibleSearch, Mixed, Tree
 from kemu.explore.explorer import Budget, Exploration, Progress
 from kemu.explore.strategies import STRATEGIES
 from kemu.explore.strategies.base import Divisible, Strategy
@@ -40,14 +42,36 @@ def source_of(
 
     Raises `UsageError` if it cannot be done in batches.
     """
-    if isinstance(strategy, Divisible):
+    is_numbered = "start" in parameters_of(recipe.name)
+    left = None if schedules is None else max(0, schedules - start)
+    if isinstance(strategy, DivisibleSearch):
+        if shard.count == 1:
+            return tree_of(strategy, size, start, left, is_numbered=is_numbered)
+        if not is_numbered:
+            raise UsageError(
+                f"the strategy {recipe.name!r} cannot be divided among shards: its pieces have to do with each other",
+                remedy="leave out --shard, or choose another strategy; -j and --cluster divide this one, too",
+            )
+    elif isinstance(strategy, Divisible):
         return Pieces(strategy, size, shard)
-    if "start" not in parameters_of(recipe.name):
+    if not is_numbered:
         raise UsageError(
             f"the strategy {recipe.name!r} cannot be divided among workers or shards",
             remedy="leave out -j, --shard, --cluster and --campaign, or choose another strategy",
         )
     return Numbers(size, schedules, shard, start)
+
+
+def tree_of(
+    search: DivisibleSearch, size: int, start: int, schedules: int | None, *, is_numbered: bool
+) -> Tree | Mixed:
+    """The batches of a reduced search; with those of samplers, whose runs have numbers, if it is part of a strategy."""
+    runs = max(1, size // PART)
+    if not is_numbered:
+        return Tree(search, runs, schedules)
+    limits = [limit for limit in (search.left, None if schedules is None else schedules // 2) if limit is not None]
+    share = min(limits, default=None)
+    return Mixed(Tree(search, runs, share, only_proof=True), size, start, schedules, share or 0)
 
 
 def explore_in_batches(
@@ -92,7 +116,7 @@ def explore_in_batches(
         program,
         strategy,
         seconds=conductor.seconds,
-        exhausted=source.finished and not conductor.over and shard.count == 1,
+        exhausted=source.finished and not conductor.ended and shard.count == 1,
         interrupted=conductor.interrupted,
         shard=str(shard) if shard.count > 1 else "",
     )
@@ -130,6 +154,7 @@ def exploration_of(
         error=total.error,
         shard=shard,
         samples=total.samples,
+        reduction=None if total.reduction is None else replace(total.reduction, exhausted=exhausted),
     )
 
 
@@ -150,6 +175,8 @@ class Adding:
         self.total = Total()
         self.over = False
         """Whether the batch that ends the exploration has been added."""
+        self.ended = False
+        """Whether it was ended by a finding or an error, and not by a proof."""
         self._source = source
         self._keep_going = keep_going
         self._arrived: dict[Key, tuple[Batch, BatchResult]] = {}
@@ -160,18 +187,25 @@ class Adding:
         """Take in what counts of *batch*. Returns whether it tells of an end of the exploration, or an earlier one."""
         key = batch.key
         self._arrived[key] = (batch, result)
-        ends = result.error is not None or (bool(result.sightings) and not self._keep_going)
-        is_new = ends and (self._end is None or key < self._end)
+        is_new = self._ends(result) and (self._end is None or key < self._end)
         if is_new:
             self._end = key
+        proved = self._source.end
+        if proved is not None and (self._end is None or proved < self._end):
+            self._end = proved
+            is_new = True
         while self._arrived and not self.over:
             key = min(self._arrived)
             lowest = self._source.lowest()
             if lowest is not None and lowest < key:
                 break
-            self._add(key)
             self.over = key == self._end
+            self.ended = self.over and self._ends(self._arrived[key][1])
+            self._add(key)
         return is_new
+
+    def _ends(self, result: BatchResult) -> bool:
+        return result.error is not None or (bool(result.sightings) and not self._keep_going)
 
     def add_rest(self) -> None:
         """Add what is left out of order when it did not end with a finding: nothing that was made is lost."""
@@ -181,7 +215,10 @@ class Adding:
 
     def _add(self, key: Key) -> None:
         batch, result = self._arrived.pop(key)
-        self.total.add(result, first=0 if batch.piece is None else self.total.schedules)
+        first = 0
+        if batch.piece is not None or batch.is_among_others:
+            first = self.total.schedules - batch.first
+        self.total.add(result, first=first)
 
     def conclude(self, strategy: Strategy) -> None:
         """Tell *strategy* what was completed."""

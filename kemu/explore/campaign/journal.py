@@ -2,7 +2,7 @@
 
 ``batches.jsonl`` is only ever added to, so that what was done is there whatever happens. A last line that was cut off
 is as good as none. A line leaves out the fingerprints that a line before it has, of a batch with a smaller key: the
-batches up to any key still have all of theirs together.
+batches up to any key still have all of theirs together. (A reduced search has none twice, and leaves none out.)
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from sys import byteorder
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from kemu.errors import UsageError
 from kemu.explore.campaign.batch import Batch, BatchResult, Key, Recipe, Sighting
 from kemu.explore.campaign.source import Shard
 from kemu.explore.distinct import DistinctCounter
 from kemu.explore.estimate import SampleCounter
-from kemu.explore.strategies.base import Remainder
+from kemu.explore.strategies.base import Reduction, Remainder
 from kemu.explore.token import decode, encode
 
-FORMAT: Final = "kemu.campaign/1"
+FORMAT: Final = "kemu.campaign/2"
 MANIFEST: Final = "campaign.json"
 BATCHES: Final = "batches.jsonl"
 
@@ -84,12 +84,20 @@ class Manifest:
         return Shard(int(index), int(count))
 
 
+class _Record(NamedTuple):
+    """A batch that was done."""
+
+    runs: int
+    """How many it was to make."""
+    digest: str
+    result: BatchResult
+
+
 @dataclass(slots=True)
 class _Written:
     """What is in the file of one program."""
 
-    records: dict[Key, tuple[int, BatchResult]] = field(default_factory=dict[Key, tuple[int, BatchResult]])
-    """For each batch how many runs it was to make, and its result."""
+    records: dict[Key, _Record] = field(default_factory=dict[Key, "_Record"])
     distinct: DistinctCounter = field(default_factory=DistinctCounter)
     lowest: dict[int, Key] = field(default_factory=dict[int, Key])
     """For each fingerprint that counts the smallest key of a batch that has it."""
@@ -155,8 +163,9 @@ class Campaign:
         number: int = value["program"]
         entry = self.manifest.programs[number]
         result = _result(value, entry.identity)
-        self._written[number].records[tuple(value["key"])] = (value["runs"], result)
-        note(self._written[number], tuple(value["key"]), result.distinct)
+        self._written[number].records[tuple(value["key"])] = _Record(value["runs"], value["digest"], result)
+        if not result.watched:
+            note(self._written[number], tuple(value["key"]), result.distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +178,15 @@ class Journal:
 
     def known(self, batch: Batch) -> BatchResult | None:
         """What came of *batch*, if it was done."""
-        runs, result = self._written.records.get(batch.key, (0, None))
-        if result is None or batch.piece is not None:
+        record = self._written.records.get(batch.key)
+        if record is None or record.digest != batch.digest:
+            return None
+        result = record.result
+        if batch.piece is not None:
             return result
         ended = bool(result.sightings) and not self.campaign.manifest.keep_going
         # It may have been a shorter one, the last of a smaller budget.
-        return result if runs == batch.runs or (ended and result.schedules <= batch.runs) else None
+        return result if record.runs == batch.runs or (ended and result.schedules <= batch.runs) else None
 
     def keys(self) -> list[Key]:
         """The batches that were done, in order."""
@@ -183,15 +195,18 @@ class Journal:
     def write(self, batch: Batch, result: BatchResult) -> None:
         """Take note of what came of *batch*."""
         key = batch.key
-        if self._written.records.get(key, (0,))[0] > batch.runs:
+        record = self._written.records.get(key)
+        if record is not None and record.runs > batch.runs and record.digest == batch.digest:
             # The last batch of a smaller budget than before: what is there is more.
             return
-        note(self._written, key, result.distinct)
-        shift, lowest = self._written.distinct.shift, self._written.lowest
-        new = sorted(one for one in result.distinct.sample if lowest.get(one) == key)
-        self._written.records[key] = (batch.runs, result)
+        distinct, new = result.distinct, sorted(result.distinct.sample)
+        if not result.watched:
+            note(self._written, key, distinct)
+            distinct, lowest = self._written.distinct, self._written.lowest
+            new = [one for one in new if lowest.get(one) == key]
+        self._written.records[key] = _Record(batch.runs, batch.digest, result)
         identity = self.campaign.manifest.programs[self.number].identity
-        self.campaign.append(_line(self.number, batch, result, shift, new, identity))
+        self.campaign.append(_line(self.number, batch, result, distinct.shift, new, identity))
 
 
 def note(written: _Written, key: Key, distinct: DistinctCounter) -> None:
@@ -215,12 +230,15 @@ def _line(number: int, batch: Batch, result: BatchResult, shift: int, new: list[
         "program": number,
         "key": batch.key,
         "runs": batch.runs,
+        "digest": batch.digest,
         "schedules": result.schedules,
         "steps": result.steps,
         "shortest": result.shortest,
         "longest": result.longest,
         "seconds": round(result.seconds, 6),
         "whole": result.whole,
+        "watched": result.watched,
+        "reduction": None if result.reduction is None else asdict(result.reduction),
         "distinct": {"shift": shift, "new": _packed("Q", new)},
         "samples": {
             sampler: {
@@ -255,6 +273,8 @@ def _result(value: dict[str, Any], identity: str) -> BatchResult:
         sightings=tuple(_sighting(one, identity) for one in value["findings"]),
         seconds=value["seconds"],
         whole=value["whole"],
+        watched=value["watched"],
+        reduction=None if value["reduction"] is None else Reduction(**value["reduction"]),
         remainder=None
         if left is None
         else Remainder(left["level"], tuple(left["now"]), tuple(left["later"]), left["pruned"]),

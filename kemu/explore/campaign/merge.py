@@ -44,7 +44,7 @@ def part_of(campaign: Campaign, number: int) -> Part:
     recount.conduct()
     recount.conclude(strategy)
     done = recount.over or source.lowest() is None
-    return Part(manifest.shard, recount.total, strategy, done, recount.over, len(journal.keys()))
+    return Part(manifest.shard, recount.total, strategy, done, recount.ended, len(journal.keys()))
 
 
 def check_parts(campaigns: Sequence[Campaign]) -> tuple[str, ...]:

@@ -63,8 +63,15 @@ WHOLE: Final = Shard()
 class Source(Protocol):
     """Gives out batches in the order of their keys, as far as they are known."""
 
-    finished: bool
-    """Whether there is nothing left to be made."""
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to be made."""
+        ...
+
+    @property
+    def end(self) -> Key | None:
+        """The batch that proved that there is nothing left to be found, if there was one: no later one counts."""
+        ...
 
     def take(self, *, before: Key | None, most: int | None) -> Batch | None:
         """The next batch, of at most *most* runs; None if there is none now, or none *before* that key."""
@@ -85,6 +92,8 @@ class Source(Protocol):
 
 class Numbers:
     """Batches of consecutive run numbers from *start* on, in turn to each shard."""
+
+    end: None = None
 
     def __init__(self, size: int, schedules: int | None, shard: Shard = WHOLE, start: int = 0) -> None:
         self._start = start
@@ -127,6 +136,8 @@ class Pieces:
     The first piece is the beginning of the search. What it leaves is dealt to the shards, item by item; its own runs
     count for the first shard alone.
     """
+
+    end: None = None
 
     def __init__(self, search: Divisible, size: int, shard: Shard = WHOLE) -> None:
         start = search.split()

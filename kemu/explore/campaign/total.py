@@ -12,6 +12,7 @@ from kemu.explore.distinct import DistinctCounter
 from kemu.explore.estimate import SampleCounter
 from kemu.explore.explorer import Finding
 from kemu.explore.program import Failure
+from kemu.explore.strategies.base import Reduction
 from kemu.explore.strategies.replay import replay
 from kemu.explore.token import trim
 
@@ -38,20 +39,31 @@ class Total:
         self.longest = 0
         self.seconds = 0.0
         """Those of all workers together."""
-        self.distinct = DistinctCounter()
+        self.drawn = DistinctCounter()
+        self.classes = DistinctCounter()
+        self.reduction: Reduction | None = None
+        """How far a reduced search has come, in all its pieces."""
         self.samples: dict[str, SampleCounter] = {}
         self.sightings: dict[tuple[str, ...], Sighting] = {}
         self.error: KemuError | None = None
 
+    @property
+    def distinct(self) -> DistinctCounter:
+        """The runs that differ: see `Collector.distinct`."""
+        return self.drawn if self.drawn.count else self.classes
+
     def add(self, result: BatchResult, *, first: int = 0) -> None:
         """Add *result*, whose runs are counted from *first* on."""
         self._count(result)
+        (self.classes if result.watched else self.drawn).merge(result.distinct)
         for one in result.sightings:
             self._see(replace(one, run=first + one.run))
 
     def merge(self, other: Total) -> None:
         """Add what *other* has added up."""
         self._count(other)
+        self.drawn.merge(other.drawn)
+        self.classes.merge(other.classes)
         for one in other.sightings.values():
             self._see(one)
 
@@ -62,7 +74,7 @@ class Total:
         self.schedules += other.schedules
         self.steps += other.steps
         self.seconds += other.seconds
-        self.distinct.merge(other.distinct)
+        self.reduction = together(self.reduction, other.reduction)
         for sampler, counter in other.samples.items():
             self.samples.setdefault(sampler, SampleCounter()).merge(counter)
         self.error = self.error or other.error
@@ -83,6 +95,13 @@ class Total:
         found, errors = confirm(program, ordered)
         self.error = self.error or errors
         return found
+
+
+def together(one: Reduction | None, other: Reduction | None) -> Reduction | None:
+    """How far both have come. That they have explored everything is not for them to say."""
+    if one is None or other is None:
+        return one or other
+    return Reduction(one.traces + other.traces, one.blocked + other.blocked, False, one.doubt or other.doubt)
 
 
 def confirm(program: Program, sightings: Iterable[Sighting]) -> tuple[tuple[Finding, ...], KemuError | None]:

@@ -38,6 +38,7 @@ from kemu.explore.strategies.dfs import BoundedDFS
 from kemu.explore.strategies.dpor import DPOR
 from kemu.explore.strategies.follow import Follow, Plan, Slice
 from kemu.explore.strategies.pct import PCT
+from kemu.explore.strategies.pieces import DivisibleDPOR
 from kemu.explore.strategies.portfolio import Portfolio
 from kemu.explore.strategies.pos import POS
 from kemu.explore.strategies.random_walk import RandomWalk
@@ -60,7 +61,7 @@ STRATEGIES: Final[Mapping[str, Factory]] = {
     "surw": SURW,
     "delay": RandomDelay,
     "dfs": BoundedDFS,
-    "dpor": DPOR,
+    "dpor": DivisibleDPOR,
     "portfolio": Portfolio,
     # As the literature calls the iterative searches by number of preemptions and of delays.
     "ipb": BoundedDFS,
@@ -122,6 +123,7 @@ __all__ = [
     "BoundedDFS",
     "BoundedDelays",
     "Constrain",
+    "DivisibleDPOR",
     "Follow",
     "Moment",
     "Plan",

@@ -8,11 +8,15 @@ wait, and that may ask questions on their way:
 - a step that had to wait is reversed with the newest event before which it would have been possible, and so is, at the
   end of a run, whatever a thread still waits for;
 - a step with questions is several steps, one for each *vector* of answers, of which each sleeps and wakes for itself.
+
+Where too many runs are given up, the search changes over to wakeup trees, of the same paper (`kemu.explore.wakeup`). It
+does so only below states in which nothing sleeps: what is to be explored there does not depend on what the search did
+elsewhere, nor on how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -21,6 +25,7 @@ from kemu.explore.dependence import THREADS, CellNumbers, Dependence, Footprint,
 from kemu.explore.frames import Frame
 from kemu.explore.guards import Guards, Wait, declared
 from kemu.explore.strategies.base import CLOCK, Path, Reduction, check_number, steps_before
+from kemu.explore.wakeup import Planned
 from kemu.runtime import READ, WRITE, ControlledRuntime
 
 if TYPE_CHECKING:
@@ -31,6 +36,12 @@ THE_CLOCK: Final = 0
 
 ANY_STATE: Final = -1
 """The number of a cell that stands for all that invariants look at."""
+
+MANY_CHANGES: Final = 8
+"""So many independent steps may change the objects of one wait for several before nothing is proved any more."""
+
+ENOUGH_RUNS: Final = 50
+"""After how many runs the share of those that were given up says something."""
 
 
 class DPOR:
@@ -48,9 +59,15 @@ class DPOR:
     seed: None = None
     completed: None = None
 
-    def __init__(self, depth: int = 2_000) -> None:
+    def __init__(self, depth: int = 2_000, wakeup: float | None = 0.1) -> None:
         check_number("depth", depth, least=1)
+        if wakeup is not None and not 0 <= wakeup <= 1:
+            raise UsageError(f"wakeup is {wakeup!r}", remedy="give a share of the runs from 0 to 1, or none")
         self.depth = depth
+        self.wakeup = wakeup
+        """The share of runs given up from which on there are wakeup trees: 0 for always, None for never."""
+        self._has_trees = wakeup == 0
+        """Whether there are, where nothing sleeps from outside."""
         self.exhausted = False
         """Whether every class has been explored."""
         self.traces = 0
@@ -80,6 +97,10 @@ class DPOR:
         self._answered = 0
         self._open: tuple[int, list[tuple[Cell, int]]] | None = None
         """The party whose new step is being made, and what that has touched so far."""
+        self._late: int | None = None
+        """The event that is being reversed; None for a step that was never made."""
+        self._reversals: list[tuple[int, int, int, int | None]] = []
+        """With wakeup trees, what is planned at the end of each run that begins like this."""
 
     @property
     def observer(self) -> DPOR:
@@ -100,25 +121,45 @@ class DPOR:
     def begin(self) -> bool:
         if self.exhausted:
             return False
-        if self.traces or self.blocked:
-            frames, events = self._frames, self._events
-            while frames:
-                frame = frames[-1]
-                frame.explored[tuple(frame.vector)] = events.footprints[-1]
-                events.truncate(len(frames) - 1)
-                self._guards.truncate(len(frames) - 1)
-                if frame.advance():
-                    break
-                frames.pop()
-            else:
-                self.exhausted = True
-                return False
+        if not self._go_on():
+            self.exhausted = True
+            return False
         self._runtime = None
         self._at = 0
         self._known = len(self._events)
         self._born = []
         self._waits.clear()
         return True
+
+    def _go_on(self) -> bool:
+        """Move on to the next run; whether there is one."""
+        return not (self.traces or self.blocked) or self._advance()
+
+    def _advance(self) -> bool:
+        """Take the last run back as far as there is nothing left to explore; whether there is something then."""
+        self._watch_share()
+        frames = self._frames
+        while frames:
+            frame = frames[-1]
+            frame.explored[tuple(frame.vector)] = self._events.footprints[-1]
+            self._forget(len(frames) - 1)
+            if frame.advance():
+                return True
+            frames.pop()
+        return False
+
+    def _forget(self, length: int) -> None:
+        """Forget all events of the last run from number *length* on."""
+        self._events.truncate(length)
+        self._guards.truncate(length)
+        while self._reversals and (self._reversals[-1][3] or 0) >= length:
+            self._reversals.pop()
+
+    def _watch_share(self) -> None:
+        """Change over to wakeup trees if they are worth what they cost."""
+        runs = self.traces + self.blocked
+        if not self._has_trees and self.wakeup is not None and runs >= ENOUGH_RUNS:
+            self._has_trees = self.blocked > self.wakeup * runs
 
     def end(self, outcome: Outcome) -> None:
         if self._open is not None:
@@ -134,6 +175,8 @@ class DPOR:
             if outcome.end in ("stopped", "step-limit"):
                 self.distrust("a run was cut short")
         self._race_with_those_who_wait()
+        if self._reversals:
+            self._plan()
 
     # Decisions.
 
@@ -189,6 +232,18 @@ class DPOR:
             assert runtime is not None
             runtime.abandon()
         frame = Frame(enabled, sleep, party, [party])
+        above = self._frames[-1] if self._frames else None
+        if above is not None and above.sequences is not None:
+            frame.sequences = {}
+            for sequence in above.left_over(self._events.footprints[-1]):
+                if sequence[0].party in enabled:
+                    frame.plan(sequence)
+            if frame.sequences:
+                frame.backtrack.clear()
+                frame.take_first()
+        elif self._has_trees and not sleep:
+            # Whatever can come after this state is explored below it, so that it does not matter how.
+            frame.sequences = {}
         self._frames.append(frame)
         return frame
 
@@ -296,6 +351,9 @@ class DPOR:
         for thread in runtime.threads[self._threads :]:
             events.spawned(self._number(thread.path), at)
         self._threads = len(runtime.threads)
+        wait = self._waits.get(party)
+        if wait is not None and wait.several and not self._guard_cells(party, wait) <= footprint.keys():
+            self.distrust(f"{wait.op.kind!r} does not touch all that it waits for")
         sleeper = frame.sleep.get(party)
         if sleeper is not None and tuple(frame.vector) in sleeper.vectors:
             return True
@@ -314,13 +372,14 @@ class DPOR:
 
     def _race(self, party: int, at: int, past: int, candidates: int) -> None:
         """Plan the reversal of event *at* with each of the *candidates*, or with one that let it wait."""
+        self._late = at
         wait = self._waits.get(party)
         guards = self._guard_cells(party, wait)
-        waited = False
+        waited = wait is not None and wait.several
         for event in members(candidates):
             others = self._events.not_after(event, at)
             if guards and not guards.isdisjoint(self._events.footprints[event]):
-                possible = self._possible(party, wait, event, others)
+                possible = self._possible(party, wait, event, others, past)
                 if not possible:
                     waited = True
                     if possible is False:
@@ -332,19 +391,42 @@ class DPOR:
     def _race_for_turn(self, party: int, wait: Wait | None, guards: set[int], at: int, past: int) -> None:
         """Plan the reversal of event *at* with the newest one before which it was possible."""
         made = at < len(self._events)
+        several = wait is not None and wait.several
         for event in self._events.touching(guards, past, reads=party == THE_CLOCK):
             if event >= at:
                 continue
             others = self._events.not_after(event, at)
-            possible = self._possible(party, wait, event, others)
-            if possible is False:
-                continue
-            self._reverse(event, others | 1 << at if made else others, party)
-            if possible:
+            possible = self._possible(party, wait, event, others, past)
+            if possible is not False:
+                self._reverse(event, others | 1 << at if made else others, party)
+            if several:
+                # Objects change independently of each other: what one of them allows, another may prevent.
+                for fewer in self._without_some(others, guards, past):
+                    if self._possible(party, wait, event, fewer, past) is not False:
+                        self._reverse(event, fewer | 1 << at if made else fewer, party)
+            elif possible:
                 return
+
+    def _without_some(self, others: int, guards: set[int], past: int) -> Iterator[int]:
+        """What is left of the *others*, of which some change the *guards*, if those do not all happen: every set there
+        is that has all of *past*.
+        """
+        events = self._events
+        changes = [one for one in members(others) if events.changes(one, guards)]
+        if len(changes) > MANY_CHANGES:
+            self.distrust(f"a thread waits for several objects, of which {len(changes)} steps change some at a time")
+            return
+        seen = {others}
+        for number in range(1, 1 << len(changes)):
+            gone = sum(1 << changes[one] for one in members(number))
+            left = sum(1 << one for one in members(others) if not events.past[one] & gone)
+            if left not in seen and not past & others & ~left:
+                seen.add(left)
+                yield left
 
     def _race_with_those_who_wait(self) -> None:
         """The run is over: race what each thread still waits for with what made it wait."""
+        self._late = None
         at = len(self._events)
         for party, wait in sorted(self._waiting(), key=itemgetter(0)):
             self._race_for_turn(party, wait, self._guard_cells(party, wait), at, self._events.past_of(party))
@@ -367,8 +449,10 @@ class DPOR:
     def _clock_cell(self) -> int | None:
         return self._cells.known((THREADS, *CLOCK))
 
-    def _possible(self, party: int, wait: Wait | None, event: int, others: int) -> bool | None:
-        """Whether *party* could have gone on before *event*, with the *others* done as well; None if it may be."""
+    def _possible(self, party: int, wait: Wait | None, event: int, others: int, past: int) -> bool | None:
+        """Whether *party*, whose next step has that *past*, could have gone on before *event*, with the *others* done
+        as well; None if it may be.
+        """
         frame = self._frames[event]
         if party == THE_CLOCK:
             if party in frame.enabled:
@@ -379,9 +463,14 @@ class DPOR:
             return None if any(clock in footprints[other] for other in members(others)) else False
         assert wait is not None
         allowed = self._guards.allowed(wait, event, others)
-        if allowed is None and not others and event > self._last_of(party):
-            return party in frame.enabled
-        return allowed
+        if allowed is not None or past >> event:
+            return allowed
+        # The run itself has shown whether it could go on before the event. Afterwards only a change of what it waits
+        # for can have let it.
+        if party in frame.enabled:
+            return None if others else True
+        cells = self._guard_cells(party, wait)
+        return None if any(self._events.changes(other, cells) for other in members(others)) else False
 
     def _last_of(self, party: int) -> int:
         return max(members(self._events.past_of(party)), default=-1)
@@ -396,6 +485,9 @@ class DPOR:
         if event < self._setup:
             return
         frame = self._frames[event]
+        if frame.sequences is not None:
+            self._reversals.append((event, reversal, party, self._late))
+            return
         first = self._events.initials(reversal) or [party]
         initials = [one for one in first if one in frame.enabled]
         if any(one in frame.backtrack or frame.sleeps(one) for one in initials):
@@ -404,3 +496,61 @@ class DPOR:
             frame.backtrack.append(party if party in initials else min(initials, key=frame.enabled.index))
         else:
             frame.backtrack.extend(one for one in frame.enabled if one not in frame.backtrack)
+
+    def _plan(self) -> None:
+        """The run is over: plan the reversals that it has shown, each as a sequence of steps.
+
+        The events that do not happen after the one that is reversed belong to it, up to the end of the run. So the
+        reversals that an earlier run has shown are planned again: how it goes on differs.
+        """
+        events, frames = self._events, self._frames
+        end = len(events)
+        concurrent: dict[int, int] = {}
+        made: dict[int, int] = {}
+        for one in range(self._setup, end):
+            thread = events.threads[one]
+            made[thread] = made.get(thread, 0) | 1 << one
+        for event, reversal, party, late in self._reversals:
+            frame = frames[event]
+            last: list[Planned] = []
+            if late is None:
+                first = reversal
+                last.append(Planned(party, None, None, 0, 0))
+            else:
+                first = concurrent.get(event) or concurrent.setdefault(event, events.not_after(event, end))
+                gone = first & ~reversal & ((1 << late) - 1)
+                if gone:
+                    first = sum(1 << one for one in members(first) if not events.past[one] & gone)
+                if events.past[late] >> event & 1:
+                    last.append(Planned(party, None, events.footprints[late], 0, 0))
+            if self._begins_asleep(frame, first, made):
+                continue
+            steps = [
+                Planned(
+                    events.threads[one], tuple(frames[one].vector), events.footprints[one], 1 << one, events.past[one]
+                )
+                for one in members(first)
+            ]
+            sequence = (*steps, *last)
+            if sequence[0].party in frame.enabled:
+                frame.plan(sequence)
+                continue
+            # Nobody knows how to come there.
+            possible = [one for one in events.initials(first) if one in frame.enabled]
+            for one in possible or frame.enabled:
+                frame.plan((Planned(one, None, None, 0, 0),))
+        while self._reversals and self._reversals[-1][3] is None:
+            self._reversals.pop()
+
+    def _begins_asleep(self, frame: Frame, first: int, made: Mapping[int, int]) -> bool:
+        """Whether one of the events *first*, of those that each party has *made*, can come first and sleeps: most plans
+        end here, before there is a sequence.
+        """
+        past = self._events.past
+        for party, sleeper in frame.sleep.items():
+            own = first & made.get(party, 0)
+            if own and not sleeper.awake:
+                low = own & -own
+                if past[low.bit_length() - 1] & first == low:
+                    return True
+        return False

@@ -69,15 +69,27 @@ class SURW(Sampler):
 
     def begin_run(self, run: int) -> None:
         super().begin_run(run)
-        self._seen.clear()
-        self._pending.clear()
-        self._keys.clear()
-        self._threads.clear()
-        self._intended = None
+        self.listen()
         self._count = 0
         shared = [key for key, counts in self._counts.items() if len(counts) > 1 and key in self._changing]
         self._cell = shared[self.below(len(shared))] if shared else None
         self._left = self._counts[self._cell].copy() if self._cell is not None else {}
+
+    def listen(self) -> None:
+        """Get ready for a run that somebody else decides, and that is to be learnt from: see `hear`."""
+        self._seen.clear()
+        self._pending.clear()
+        self._keys.clear()
+        self._threads.clear()
+        self._cell = None
+        self._intended = None
+
+    def hear(self, point: DecisionPoint) -> None:
+        """Take note of a decision of somebody else's."""
+        for thread in point.ready:
+            known = self._pending.get(thread.path)
+            if known is None or known[0] != thread.steps:
+                self._note(thread, known)
 
     def pick(self, n: int, point: DecisionPoint) -> int:
         ready = point.ready

@@ -104,7 +104,7 @@ declare("wrong-resume-routine", "an operation was resumed with the other phase's
 declare("drain-more-processing", "FLT_POSTOP_MORE_PROCESSING_REQUIRED for a draining operation", "FLT-POST-12")
 
 # Work items, cancellation, queues.
-declare("queue-type-reserved", "HyperCriticalWorkQueue is reserved for the system", "FLT-WORK-13", "KE-WORK-02")
+declare("queue-type-reserved", "HyperCriticalWorkQueue is reserved for the system", "FLT-WORK-13")
 declare("workitem-leak", "a work item was never freed", "FLT-WORK-08")
 declare("workitem-double-free", "a work item was freed twice", "FLT-WORK-08")
 declare("workitem-kind-mismatch", "a work item was freed with the other kind's routine", "FLT-WORK-08")

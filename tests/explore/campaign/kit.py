@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from explore import programs
+from runtime import kit as objects
 
 from kemu.errors import UsageError
 from kemu.explore import Budget, Exploration, Strategy, explore
@@ -51,6 +52,22 @@ def many_bugs() -> programs.TestProgram:
             programs.spawn(f"t{number}", worker(number))
 
     return named("many_bugs", main)
+
+
+def increments(threads: int, each: int) -> programs.TestProgram:
+    """Every order of the increments is a class of its own."""
+
+    async def main() -> None:
+        counter = objects.Variable("counter")
+
+        async def count() -> None:
+            for _ in range(each):
+                await objects.Increment(counter)
+
+        for number in range(threads):
+            programs.spawn(f"t{number}", count())
+
+    return named("increments", main)
 
 
 def rare() -> programs.TestProgram:

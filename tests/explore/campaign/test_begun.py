@@ -51,9 +51,9 @@ def test_the_search_of_a_portfolio_is_no_part_of_a_batch() -> None:
     program = load()
     # By itself it has explored everything long before.
     program.stops = False
-    assert explore(program, Portfolio(3), Budget(16), keep_going=True).schedules < 16
-    result = run_batch(program, Recipe("portfolio", {}, 3), Batch((0,), 16), keep_going=True)
-    assert (result.schedules, result.whole) == (16, True)
+    assert explore(program, Portfolio(3), Budget(30), keep_going=True).schedules < 30
+    result = run_batch(program, Recipe("portfolio", {}, 3), Batch((0,), 30), keep_going=True)
+    assert (result.schedules, result.whole) == (30, True)
     assert result.distinct.count > 1
 
 

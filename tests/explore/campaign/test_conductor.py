@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from explore.campaign import kit
@@ -34,8 +34,8 @@ STATELESS: list[tuple[str, dict[str, Any]]] = [
     ("pct", {"horizon": 64}),
     ("delay", {"horizon": 16}),
 ]
-UNDIVIDED = ("dpor",)
-"""It needs what all runs before have shown. (So does a part of the portfolio, which is left out of batches.)"""
+WITHOUT_SHARDS = ("dpor", "portfolio")
+"""The pieces of a reduced search have to do with each other; a shard of the portfolio has none."""
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -146,7 +146,7 @@ def test_strategies_that_learn_do_so_within_a_batch(name: str) -> None:
     assert results[0].schedules == 90
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in UNDIVIDED])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in WITHOUT_SHARDS])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_shards_add_up_to_the_whole(name: str, count: int) -> None:
     load = kit.Load("many_bugs")
@@ -464,10 +464,16 @@ def test_a_budget_of_steps_is_refused() -> None:
         kit.both(kit.Load("abba"), "random", Budget(steps=10), Alone())
 
 
-@pytest.mark.parametrize("name", UNDIVIDED)
-def test_a_strategy_that_cannot_be_divided_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"'{name}' cannot be divided among workers or shards; leave out -j"):
-        kit.both(kit.Load("abba"), name, Budget(schedules=3), Alone())
+def _of_seed(seed: int) -> RandomWalk:
+    return RandomWalk(seed)
+
+
+def test_a_strategy_that_cannot_be_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast("dict[str, Any]", STRATEGIES), "mine", _of_seed)
+    with pytest.raises(UsageError, match="'mine' cannot be divided among workers or shards; leave out -j"):
+        kit.both(kit.Load("abba"), "mine", Budget(schedules=3), Alone())
+    with pytest.raises(UsageError, match=r"'dpor' cannot be divided among shards: .*; leave out --shard"):
+        kit.both(kit.Load("abba"), "dpor", Budget(schedules=3), Alone(), shard=Shard(1, 2))
 
 
 def test_size_of_batches() -> None:

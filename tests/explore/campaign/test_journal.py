@@ -180,7 +180,7 @@ def test_fingerprints_are_written_once(tmp_path: Path) -> None:
     result, _ = go(tmp_path, load, manifest(load), kit.Disorderly(3, lambda n: 0))
     campaign = read_campaign(tmp_path)
     keys = campaign.journal(0).keys()
-    sizes = [len(campaign.journal(0)._written.records[key][1].distinct.sample) for key in keys]
+    sizes = [len(campaign.journal(0)._written.records[key].result.distinct.sample) for key in keys]
     assert sum(sizes) == result.distinct
     assert sizes[0] > sizes[-1]
 
@@ -201,7 +201,7 @@ def test_many_fingerprints_are_sampled(tmp_path: Path) -> None:
     assert not total.exact
     again = DistinctCounter(capacity=8)
     for line in read_campaign(tmp_path).journal(0)._written.records.values():
-        again.merge(line[1].distinct)
+        again.merge(line.result.distinct)
     assert (again.shift, again.sample) == (total.shift, total.sample)
 
 
@@ -252,7 +252,7 @@ def test_a_python_of_another_version_is_welcome(tmp_path: Path) -> None:
         (None, "there is no campaign in"),
         ("{", "campaign.json is damaged"),
         ("[]", "campaign.json is damaged"),
-        ('{"format": "kemu.campaign/1"}', "campaign.json is damaged"),
+        ('{"format": "kemu.campaign/2"}', "campaign.json is damaged"),
         ('{"format": "kemu.campaign/9"}', "is of the format 'kemu.campaign/9'"),
     ],
 )

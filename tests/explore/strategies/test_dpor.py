@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import permutations, product
 from typing import Any
 
 import pytest
 from explore import classics
 from explore.catalogue import CLASSICS
-from explore.generated import EVERYTHING, Code, GeneratedProgram, generate
+from explore.generated import EVERYTHING, Blindly, Code, GeneratedProgram, Several, generate
 from explore.programs import (
     Flag,
     Load,
@@ -36,6 +38,7 @@ from runtime import kit
 from kemu.errors import ScenarioNotDeterministic, UsageError
 from kemu.explore import Budget, explore
 from kemu.explore.dependence import Footprint
+from kemu.explore.frames import Frame
 from kemu.explore.guards import Wait
 from kemu.explore.strategies import DPOR
 from kemu.runtime import Cell, ControlledRuntime, Outcome, Point, Thread, current_thread
@@ -44,11 +47,12 @@ CLASSES: dict[str, int] = {name: one.traces for name, one in CLASSICS.items() if
 """How many classes of runs a program has, failures not cutting them short."""
 
 
+@pytest.mark.parametrize("wakeup", [0, 0.1], ids=["wakeup trees", "source sets"])
 @pytest.mark.parametrize("name", [*CLASSES, "reorder_3"])
-def test_one_run_for_each_class_of_the_classic_programs(name: str) -> None:
+def test_one_run_for_each_class_of_the_classic_programs(name: str, wakeup: float) -> None:
     program = CLASSICS[name].make()
     program.stops = False
-    runs = reduced(program)
+    runs = reduced(program, lambda: DPOR(wakeup=wakeup))
     assert runs.made == len(runs.distinct) == CLASSES.get(name, 56)
     assert not runs.doubt
     everything = brute_force(program, limit=5_000)
@@ -97,20 +101,202 @@ def test_updates_whose_result_nobody_uses_commute() -> None:
     assert reduced(three_threads(kit.Bump)).made == 1
 
 
+# Wakeup trees.
+
+
+def trees() -> DPOR:
+    return DPOR(wakeup=0)
+
+
+BOTH = (DPOR, trees)
+
+
+def dead_ends(others: int = 0) -> TestProgram:
+    """Where source sets give up nearly every other run, after the paper: r and s look before they write."""
+
+    async def main() -> None:
+        x, y, z, counter = Variable("x"), Variable("y"), Variable("z"), kit.Variable("counter")
+
+        async def p() -> None:
+            await Store(x, 1)
+
+        async def q() -> None:
+            await Store(y, 1)
+
+        async def r() -> None:
+            if await Load(y) == 0:
+                await Store(z, 1)
+
+        async def s() -> None:
+            before, now = await Load(z), await Load(y)
+            if before == 1 and now == 0:
+                await Store(x, 2)
+
+        async def other() -> None:
+            await kit.Increment(counter)
+
+        for _ in range(others):
+            spawn("other", other())
+        for body in (p, q, r, s):
+            spawn(body.__name__, body())
+
+    return TestProgram(main)
+
+
+def test_wakeup_trees_give_up_no_run() -> None:
+    assert (reduced(dead_ends()).made, reduced(dead_ends()).blocked) == (7, 6)
+    for program, classes in ((dead_ends(), 7), (classics.wronglock(3), 360), (classics.reorder(4), 1_248)):
+        program.stops = False
+        runs = reduced(program, trees)
+        assert runs.made == len(runs.distinct) == classes
+        assert not runs.blocked
+
+
+def test_the_search_changes_over_when_a_tenth_is_given_up() -> None:
+    never, later = (reduced(dead_ends(4), make) for make in (lambda: DPOR(wakeup=None), DPOR))
+    assert later.distinct == never.distinct
+    assert later.made == never.made == 24 * 7
+    assert never.blocked == 24 * 6
+    assert later.blocked < 50
+
+
+def after(runs: int) -> Callable[[], DPOR]:
+    """A search that changes over after so many runs."""
+
+    class Sooner(DPOR):
+        def _watch_share(self) -> None:
+            self._has_trees = self.traces + self.blocked >= runs
+
+    return Sooner
+
+
+@pytest.mark.parametrize("families", [("cells", "local"), ("tries", "locks", "local")], ids="+".join)
+def test_it_does_not_matter_when_it_changes_over(families: tuple[str, ...]) -> None:
+    makes = tuple(after(runs) for runs in (1, 2, 4, 8))
+    for seed in range(15):
+        check(generate(random.Random(seed).randrange, families), limit=400, makes=makes)
+
+
+def test_a_share_that_is_none() -> None:
+    with pytest.raises(UsageError, match="wakeup is 2"):
+        DPOR(wakeup=2)
+
+
 # Generated programs.
 
 
-def check(code: Code, *, limit: int = 1_500, make: Callable[[], DPOR] = DPOR) -> bool:
-    """Compare the search with brute force; False if there are too many runs for that."""
+def check(code: Code, *, limit: int = 1_500, makes: tuple[Callable[[], DPOR], ...] = (DPOR,)) -> bool:
+    """Compare searches with brute force; False if there are too many runs for that."""
     program = GeneratedProgram(code)
     everything = brute_force(program, limit=limit)
     if everything is None:
         return False
-    runs = reduced(program, make)
-    assert runs.states == everything.states, str(program)
-    assert runs.distinct == everything.distinct, str(program)
-    assert runs.made == len(runs.distinct), str(program)
+    for make in makes:
+        runs = reduced(program, make)
+        assert runs.states == everything.states, str(program)
+        assert runs.distinct == everything.distinct, str(program)
+        assert runs.made == len(runs.distinct), str(program)
     return True
+
+
+SEVERAL = [
+    (every, was, puts, order)
+    for every in (True, False)
+    for was in product((False, True), repeat=2)
+    for puts in product(((0, False), (0, True)), ((1, False), (1, True)))
+    for order in permutations(range(3))
+]
+"""Whether all of two flags are waited for, what they are in the beginning, what is put into them, and who is first."""
+
+
+def test_a_wait_for_several_objects_is_raced_with_every_set_of_changes() -> None:
+    # Two threads that each put something into a flag, beside one that waits. Either may prevent what the other allows.
+    for every, was, puts, order in SEVERAL:
+
+        async def main(
+            every: bool = every,
+            was: tuple[bool, ...] = was,
+            puts: tuple[tuple[int, bool], ...] = puts,
+            order: tuple[int, ...] = order,
+        ) -> None:
+            flags = [kit.Flag(f"E{number}") for number in range(2)]
+            for flag, value in zip(flags, was, strict=True):
+                flag.is_set = value
+
+            async def wait() -> None:
+                await Several(flags, every=every)
+
+            async def put(number: int, value: bool) -> None:
+                await kit.Put(flags[number], value)
+
+            for which in order:
+                spawn(f"t{which}", put(*puts[which]) if which < 2 else wait())
+
+        program = TestProgram(main)
+        everything = brute_force(program)
+        assert everything is not None
+        runs = reduced(program)
+        assert runs.distinct == everything.distinct, (every, was, puts, order)
+        assert runs.made == len(runs.distinct)
+        assert not runs.doubt
+
+
+def test_what_an_operation_does_not_say_is_seen_in_the_run() -> None:
+    # That nobody could acquire the lock before it was given back shows in the runs, where the thread was there by then.
+    async def main() -> None:
+        lock, x = kit.Mutex("lock"), Variable("x")
+
+        async def locked() -> None:
+            await Blindly(lock)
+            await Load(x)
+            await kit.Release(lock)
+
+        async def other() -> None:
+            await Store(x, 1)
+
+        for body in (locked, locked, locked, other):
+            spawn(body.__name__, body())
+
+    runs = reduced(TestProgram(main))
+    # Who comes in which turn, and between which of them x is written.
+    assert runs.made == len(runs.distinct) == 6 * 4
+    assert runs.blocked == 10  # 16 if what it does not say is always taken to be possible
+
+
+class Partial(Several):
+    """Looks no further than the first flag that is set."""
+
+    __slots__ = ()
+    kind = "wait and look away"
+
+    def take(self, thread: Thread) -> tuple[int, ...]:
+        thread.read(self.flags[0])
+        return (0,)
+
+
+def test_a_wait_for_several_objects_has_to_touch_them_all() -> None:
+    async def main() -> None:
+        flags = [kit.Flag(f"E{number}") for number in range(2)]
+        flags[0].is_set = True
+        await Partial(flags, every=False)
+
+    assert reduced(TestProgram(main)).doubt == "'wait and look away' does not touch all that it waits for"
+
+
+def test_too_many_changes_for_a_wait_for_several_objects() -> None:
+    async def main() -> None:
+        flags = [kit.Flag(f"E{number}") for number in range(11)]
+
+        async def put(flag: kit.Flag) -> None:
+            await kit.Put(flag)
+
+        for number, flag in enumerate(flags):
+            spawn(f"t{number}", put(flag))
+        await Several(flags, every=True)
+
+    search = DPOR()
+    explore(TestProgram(main), search, Budget(schedules=2))
+    assert search.doubt == "a thread waits for several objects, of which 9 steps change some at a time"
 
 
 @st.composite
@@ -121,7 +307,7 @@ def codes(draw: st.DrawFn) -> Code:
 @given(codes())
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_generated_programs_of_everything(code: Code) -> None:
-    check(code)
+    check(code, makes=BOTH)
 
 
 FAMILIES = [
@@ -134,12 +320,17 @@ FAMILIES = [
     ("choices", "cells", "local"),
     ("spawns", "joins", "cells"),
     ("timed", "clock", "local"),
+    ("several", "events", "local"),
+    ("several", "timed", "events"),
+    ("blind", "events", "locks"),
 ]
 
 
 @pytest.mark.parametrize("families", FAMILIES, ids="+".join)
 def test_generated_programs_of_a_family(families: tuple[str, ...]) -> None:
-    assert sum(check(generate(random.Random(seed).randrange, families), limit=400) for seed in range(20)) >= 7
+    assert (
+        sum(check(generate(random.Random(seed).randrange, families), limit=400, makes=BOTH) for seed in range(20)) >= 7
+    )
 
 
 @pytest.mark.nightly
@@ -147,7 +338,7 @@ def test_generated_programs_of_a_family(families: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("families", [*FAMILIES, EVERYTHING], ids="+".join)
 def test_many_generated_programs(families: tuple[str, ...]) -> None:
     for seed in range(2_000):
-        check(generate(random.Random(seed).randrange, families), limit=5_000)
+        check(generate(random.Random(seed).randrange, families), limit=5_000, makes=BOTH)
 
 
 # What goes wrong without each part of the algorithm. A search that leaves it out must be caught by the comparison.
@@ -191,6 +382,32 @@ class DeclaredOperationOnly(DPOR):
         return super()._footprint(party, [one for one in touched if one[0] is self._target], runtime)
 
 
+class PlannedOnce(DPOR):
+    """With wakeup trees, a race is planned as the first run that shows it goes on, and not as later ones do."""
+
+    def __init__(self) -> None:
+        super().__init__(wakeup=0)
+
+    def _plan(self) -> None:
+        super()._plan()
+        self._reversals.clear()
+
+
+class DroppedOnTheWay(DPOR):
+    """With wakeup trees, what begins with the step that is made is not handed on to the next state."""
+
+    def __init__(self) -> None:
+        super().__init__(wakeup=0)
+
+    def _new_frame(self, enabled: tuple[int, ...]) -> Frame:
+        frames, self._frames = self._frames, [*self._frames]
+        if frames and frames[-1].sequences:
+            self._frames[-1] = replace(frames[-1], sequences={})
+        frame = super()._new_frame(enabled)
+        self._frames = [*frames, frame]
+        return frame
+
+
 class WaitersComeFirst(DPOR):
     """What a thread waits for at the end is taken for something that could come before everything else."""
 
@@ -212,6 +429,8 @@ class WaitersComeFirst(DPOR):
         (NothingAtTheEndOfBlockedRuns, ("tries", "locks", "local"), [1_198]),
         (DeclaredOperationOnly, ("cells", "local"), [4]),
         (WaitersComeFirst, ("tries", "locks", "local"), [11]),
+        (PlannedOnce, ("tries", "locks", "local"), [96]),
+        (DroppedOnTheWay, ("locks", "cells", "local"), [48]),
     ],
 )
 def test_every_part_of_the_algorithm_is_needed(make: type[DPOR], families: tuple[str, ...], seeds: list[int]) -> None:
@@ -219,7 +438,7 @@ def test_every_part_of_the_algorithm_is_needed(make: type[DPOR], families: tuple
         code = generate(random.Random(seed).randrange, families)
         assert check(code)
         with pytest.raises(AssertionError):
-            check(code, make=make)
+            check(code, makes=(make,))
 
 
 # What equivalent runs do not share, and what has to be said.

@@ -30,9 +30,29 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(strategies, "PAGE", page)
     assert strategies.main(["--write", "--seeds", "1", "-p", "phase01", "-p", "queue", "-s", "pos"]) == 0
     text = page.read_text(encoding="utf-8")
-    assert "| phase01 | a lock is never given back | 1 | 1 (1, -) |" in text
-    assert "(-, 1) |" in text
+    default, each, elsewhere, bugs = text.split("\n## ")[1:]
+    assert "In 0 of the 0 programs" in default
+    assert "| queue | 2 | - | 1 (POS) |" in default
+    assert "| phase01 | 1 | - | - |" in default
+    assert "| phase01 | 1 |" in each
+    assert "| phase01 | 1, - | 1, - | 1, - | 1, - | 1, - | 1, - |" in elsewhere
+    assert "| queue | -, 1 | -, 3 | -, 2 | -, 1 | -, 2 | -, 2 |" in elsewhere
+    assert "- phase01: a lock is never given back" in bugs.splitlines()
     assert "phase01" in capsys.readouterr().err
+
+
+def test_the_default_is_held_against_what_was_published() -> None:
+    rows: dict[str, strategies.Row] = {
+        "account": {"portfolio": 4},
+        "queue": {"portfolio": 2},
+        "CVE-2017-15265": {"portfolio": 2_000},
+        "reorder_20": {"portfolio": None},
+        "phase01": {"portfolio": 1},
+    }
+    assert "In 2 of the 4 programs" in strategies.page(rows, strategies.columns()).replace("\n", " ")
+    assert strategies.best_published("account") == "4 (POS)"
+    assert strategies.best_published("reorder_20") == "6 (SURW)"
+    assert strategies.best_published("CVE-2017-15265") == "never"
 
 
 def test_a_median_of_failures_is_none() -> None:
@@ -42,8 +62,15 @@ def test_a_median_of_failures_is_none() -> None:
 
 def test_the_page_that_is_there_has_every_program_and_strategy() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert strategies.page({}, strategies.columns()).splitlines()[:16] == text.splitlines()[:16]
-    header = next(line for line in text.splitlines() if line.startswith("| program"))
-    assert all(f"| `{column}` |" in header for column in strategies.COMPARED)
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [line for line in strategies.page({}, strategies.columns()).splitlines() if line.startswith("#")]
+    assert "\n".join(strategies.INTRODUCTION) in text
+    assert "\n".join(strategies.bugs(CLASSICS)) in text
+    _, default, each, elsewhere, _ = text.split("\n## ")
+    columns = [column for column in strategies.columns() if column != "portfolio"]
+    assert f"| program | {' | '.join(f'`{column}`' for column in columns)} |" in each
     for name, classic in CLASSICS.items():
-        assert f"| {name} | {classic.bug} | {classic.depth} |" in text
+        assert f"\n| {name} | {classic.depth} | " in default
+        assert f"\n| {name} | " in each
+        cells = strategies.elsewhere(name)
+        assert (f"| {name} | {' | '.join(cells)} |" in elsewhere) == bool(cells)

@@ -10,7 +10,7 @@ from explore.searching import reduced
 from kemu.errors import UsageError
 from kemu.explore import Budget, Exploration, explore
 from kemu.explore.strategies import DPOR, Portfolio
-from kemu.explore.strategies.portfolio import WINDOW, Member
+from kemu.explore.strategies.portfolio import WARM, WINDOW, Member
 from kemu.explore.strategies.random_walk import RandomWalk
 from kemu.runtime import Outcome
 
@@ -23,11 +23,11 @@ def test_some_of_the_runs_are_the_reduced_search_s() -> None:
     portfolio = Portfolio(1)
     watched: list[bool] = []
     program = steps_program(9, 9, 9)
-    for _ in range(10):
+    for _ in range(24):
         assert portfolio.begin()
         watched.append(portfolio.observer is not None)
         portfolio.end(program.run(portfolio, portfolio.observer))
-    assert watched == [True, True, False, False, True, False, False, False, True, False]
+    assert [run for run, is_watched in enumerate(watched) if is_watched] == [0, 1, 16, 20]
     assert portfolio.reduction.traces == 4
 
 
@@ -40,7 +40,8 @@ def test_it_proves_what_the_reduced_search_does() -> None:
     assert portfolio.exhausted
     assert found.reduction is not None
     assert found.reduction.traces == reduced(program).made == 3
-    assert found.schedules < 10
+    # Two classes, the samplers' runs, and the third class, with which it ends.
+    assert found.schedules == WARM + 1
 
 
 def test_the_search_is_given_up_after_so_many_runs() -> None:
@@ -83,6 +84,19 @@ def test_who_finds_new_runs_gets_more_turns() -> None:
         member.note(new=member is busy)
     assert turns[busy] > 5 * turns[idle]
     assert turns[idle] >= WINDOW
+
+
+def test_surw_learns_from_the_first_runs_of_the_search() -> None:
+    """Otherwise its first run would be a plain random walk, for want of anything to go by."""
+    program = classics.reorder(5)
+    program.stops = False
+    deaf, portfolio = Portfolio(1, reduced=0), Portfolio(1)
+    for one, runs in ((deaf, 1), (portfolio, 3)):
+        explored(program, one, runs)
+    # Both have made the first run of SURW, and only one knew what cells there are.
+    known = [one._learner._cell for one in (deaf, portfolio)]
+    assert known[0] is None
+    assert known[1] is not None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -130,7 +144,7 @@ def test_a_run_0_that_is_made_once_more_is_no_sample() -> None:
     """Each batch begins with it, where a batch is made without those before it."""
     portfolio = Portfolio(1, start=16)
     samplers: list[str | None] = []
-    for run in range(12):
+    for run in range(100):
         portfolio.begin()
         samplers.append(portfolio.sampler)
         portfolio.end(Outcome(fingerprint=run))
