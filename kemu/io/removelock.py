@@ -35,24 +35,7 @@ class IO_REMOVE_LOCK(RundownProtection):
         found = self.find(tag, thread)
         if found is None:
             thread.write(self)
-            if thread in self.refused:
-                report(
-                    "ke.remlock-ignored",
-                    f"{name}: {thread.label} releases {self.label} with tag {_shown(tag)}, whose acquisition failed",
-                    verifier=violation(what),
-                )
-            if not self.tags:
-                report(
-                    "ke.remlock-underflow",
-                    f"{name}: {thread.label} releases {self.label}, which nobody has acquired",
-                    verifier=violation(what),
-                )
-            held = ", ".join(_shown(one[0]) for one in self.tags)
-            report(
-                "ke.remlock-tag",
-                f"{name}: {thread.label} releases {self.label} with tag {_shown(tag)}; it is acquired with {held}",
-                verifier=violation(what),
-            )
+            what_is_wrong(self, thread, tag, name, what)
             return
         if found[1] is thread and self.state == LIVE:
             thread.update(self)
@@ -64,6 +47,20 @@ class IO_REMOVE_LOCK(RundownProtection):
         self.holds.remove(found[1])
         self.count -= 1
         self.changed()
+
+
+def what_is_wrong(lock: IO_REMOVE_LOCK, thread: KThread, tag: object, name: str, what: int) -> None:
+    """Report a release by *thread* with a tag that *lock* is not acquired with."""
+    release = f"{name}: {thread.label} releases {lock.label}"
+    if thread in lock.refused:
+        detail = f"{release} with tag {_shown(tag)}, whose acquisition failed"
+        report("ke.remlock-ignored", detail, verifier=violation(what))
+    elif not lock.tags:
+        report("ke.remlock-underflow", f"{release}, which nobody has acquired", verifier=violation(what))
+    else:
+        held = ", ".join(_shown(one[0]) for one in lock.tags)
+        detail = f"{release} with tag {_shown(tag)}; it is acquired with {held}"
+        report("ke.remlock-tag", detail, verifier=violation(what))
 
 
 def _same(one: object, other: object) -> bool:

@@ -73,8 +73,7 @@ class DispatcherObject(Waitable):
             return None
         stop = BugCheck(KERNEL_SECURITY_CHECK_FAILURE, (3,))
         who = " and ".join(waiting)
-        verb = "wait" if waiting[1:] else "waits"
-        return Leftover("ke.freed-active", f"{self.label}, which {who} {verb} for", stop)
+        return Leftover("ke.freed-active", f"{self.label}, which {who} {'wait' if waiting[1:] else 'waits'} for", stop)
 
     def satisfy(self, thread: Thread) -> NTSTATUS:
         """Satisfy a wait by *thread*, inside its step: the side effects (KE-WAIT-13), and what the wait returns.

@@ -149,7 +149,7 @@ async def ExReleaseFastMutex(FastMutex: FAST_MUTEX) -> None:
     check_release(FastMutex, thread, "ExReleaseFastMutex")
     if FastMutex.unsafe:
         check_pair(FastMutex, False, "ExReleaseFastMutex")
-    if thread.locks[-1] is not FastMutex:
+    if thread.locks[-1:] != [FastMutex]:
         check_order(FastMutex, thread, "ExReleaseFastMutex")
     old_irql = FastMutex.old_irql
     await ReleaseLock(FastMutex)

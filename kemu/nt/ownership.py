@@ -14,6 +14,7 @@ from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import SELF_DEADLOCK, active, not_owned, violation
 from kemu.nt.lockorder import LockOrder, SharedHold
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
@@ -45,7 +46,7 @@ class Waiter(Waitable):
         self.granted = False
 
 
-class ERESOURCE(Waitable):
+class ERESOURCE(Waitable, Storage):
     """Storage for an executive resource."""
 
     __slots__ = (
@@ -287,6 +288,7 @@ class ReleaseResource(Operation[None]):
         if not resource.count_of(owner):
             thread.read(resource)
             not_owned(resource, thread, self.name, resource.holders(), BugCheck(RESOURCE_NOT_OWNED))
+            return
         if isinstance(owner, KThread) and owner is not thread:
             report(
                 "ke.lock-not-owned",

@@ -13,6 +13,7 @@ from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, KThread
 from kemu.nt.lock import apcs_are_disabled, uninitialised
 from kemu.nt.routine import routine
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, current_system, refuse, report, resources_fail
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
@@ -25,7 +26,7 @@ COMPLETED: Final = 2
 CACHE_AWARE_SIZE: Final = 64
 
 
-class RundownProtection(Waitable):
+class RundownProtection(Waitable, Storage):
     """A count of holders that can be run down."""
 
     __slots__ = ("count", "exposed", "holds", "initialised", "over", "refused", "state")
@@ -76,6 +77,7 @@ class RundownProtection(Waitable):
             self.over = thread
         if self.count < count:
             self._underflow(thread, name)
+            return
         self.count -= count
         for _ in range(count):
             whose = thread if thread in self.holds else self.holds[0]

@@ -8,11 +8,12 @@ from __future__ import annotations
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import active
 from kemu.nt.lockorder import LockOrder, SharedHold
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
 
-class SharedLock(Waitable):
+class SharedLock(Waitable, Storage):
     """A lock with one owner, or any number of sharers."""
 
     __slots__ = ("owner", "shared", "sharers", "waiting", "was_owned")
@@ -240,8 +241,10 @@ class ReleaseShared(Operation[None]):
         else:
             thread.update(lock)
         thread.release_to_waiter(lock)
-        lock.sharers.remove(thread)
-        thread.locks.remove(lock.shared)
+        # Not if it does not share it, which settings of the verifier may let pass.
+        if thread in lock.sharers:
+            lock.sharers.remove(thread)
+            thread.locks.remove(lock.shared)
         log = thread.runtime.log
         if log is not None:
             log("sync.release", obj=lock)
@@ -266,7 +269,8 @@ class ReleaseExclusive(Operation[None]):
         thread.write(lock)
         thread.release(lock)
         lock.owner = None
-        thread.locks.remove(lock)
+        if lock in thread.locks:
+            thread.locks.remove(lock)
         log = thread.runtime.log
         if log is not None:
             log("sync.release", obj=lock)

@@ -49,6 +49,13 @@ class Options:
     """Whether every allocation may fail, each a choice, or ``once`` at most one of them, whichever (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
+    io_faults: bool = False
+    """Whether every transfer may fail, with STATUS_IO_DEVICE_ERROR or for want of space (a choice)."""
+    file_times: bool = False
+    """Whether files are stamped with virtual time; otherwise their times stay 0 until somebody sets them."""
+    cached_io: bool = False
+    """Whether reads and writes without IRP_NOCACHE go through a cache, which is filled and written back by paging I/O
+    that goes down the volume's stack; otherwise they reach the file at once."""
     timer_jitter: bool = False
     """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
     work_budget: int = 0

@@ -53,7 +53,7 @@ declare("ke.resource-not-deleted", "a resource was not deleted before its memory
 # Push locks.
 declare("ke.pushlock-apc", "a push lock is acquired or released with normal kernel APCs enabled",
       "KE-PUSH-02", "KE-APC-11")  # fmt: skip
-declare("ke.push-shared-recursion", "a thread shares a push lock that it shares already", "KE-PUSH-03", "FLT-IRQL-09")
+declare("ke.push-shared-recursion", "a thread shares a push lock that it shares already", "KE-PUSH-03")
 declare("ke.push-flags", "a push lock routine gets flags that there are not", "KE-PUSH-05",
       stop=(INVALID_PUSH_LOCK_FLAGS, 0))  # fmt: skip
 declare("ke.push-mix", "a push lock is acquired with an Ex routine and released with a Flt routine, or the reverse",
