@@ -7,6 +7,7 @@ from kemu.nt.lock import uninitialised, violation
 from kemu.nt.routine import routine
 from kemu.nt.rundown import LIVE, RUNNING_DOWN, AwaitRundown, RundownProtection
 from kemu.nt.status import NTSTATUS, STATUS_DELETE_PENDING, STATUS_SUCCESS
+from kemu.nt.storage import Storage
 from kemu.nt.system import report
 from kemu.runtime import Cell, Operation, Thread, current_thread
 
@@ -15,10 +16,12 @@ WAIT_TAG = 0xD6
 REINITIALISED = 0xD7
 
 
-class IO_REMOVE_LOCK(RundownProtection):
+class IO_REMOVE_LOCK(RundownProtection, Storage):
     """Storage for a remove lock; lives in the device extension."""
 
     __slots__ = ("tags",)
+
+    storage_size = 32
 
     def __init__(self, label: str = "remove lock") -> None:
         super().__init__(label)

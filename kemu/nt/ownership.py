@@ -14,6 +14,7 @@ from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import SELF_DEADLOCK, active, not_owned, violation
 from kemu.nt.lockorder import LockOrder, SharedHold
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
@@ -45,7 +46,7 @@ class Waiter(Waitable):
         self.granted = False
 
 
-class ERESOURCE(Waitable):
+class ERESOURCE(Waitable, Storage):
     """Storage for an executive resource."""
 
     __slots__ = (
@@ -63,6 +64,7 @@ class ERESOURCE(Waitable):
 
     guards = ()
     spins: bool = False
+    storage_size = 104
 
     def __init__(self, label: str = "resource") -> None:
         super().__init__(current_thread(), label)

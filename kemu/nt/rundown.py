@@ -13,6 +13,7 @@ from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, KThread
 from kemu.nt.lock import apcs_are_disabled, uninitialised
 from kemu.nt.routine import routine
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, current_system, refuse, report, resources_fail
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
@@ -52,6 +53,15 @@ class RundownProtection(Waitable):
 
     def holders(self) -> tuple[Thread, ...]:
         return tuple(dict.fromkeys(self.holds))
+
+    def still_active(self) -> Leftover | None:
+        """What is wrong with its memory being freed now (KE-RUNDOWN-05): somebody is to release it yet, or waits."""
+        current_thread().read(self)
+        if not self.holds and not self.watchers:
+            return None
+        names = [thread.label for thread in self.holders()]
+        who = f"{' and '.join(names)} holds" if names else f"{self.watchers[0].label} waits for"
+        return Leftover("ke.freed-active", f"{self.label}, which {who}")
 
     def take_hold(self, thread: KThread, count: int) -> None:
         """Add *count* holds of *thread*, inside its step."""
@@ -93,13 +103,12 @@ class RundownProtection(Waitable):
         report("ke.rundown-underflow", f"{name}: {thread.label} releases {self.label}, which nobody holds")
 
 
-class EX_RUNDOWN_REF(RundownProtection):
-    """Storage for run-down protection."""
+class EX_RUNDOWN_REF(RundownProtection, Storage):
+    """Storage for run-down protection. In paged memory it is used at APC_LEVEL or below only (KE-RUNDOWN-08)."""
 
     __slots__ = ()
 
     pageable: ClassVar[bool] = True
-    """Whether it may be in paged memory; then it may be used at APC_LEVEL or below only (KE-RUNDOWN-08)."""
 
     def __init__(self, label: str = "run-down protection") -> None:
         super().__init__(label)
