@@ -159,7 +159,7 @@ class Pipeline:
                 operation.up = frame.index
                 return True
         operation.up = len(frames)
-        return await operation.request.volume.filesystem.dispatch(operation.request)
+        return await operation.request.volume.bottom.dispatch(operation.request)
 
     def after_pre(self, thread: Thread, frame: Frame, status: int, context: Any, drive: Drive) -> bool:
         """Act on the result of a preoperation callback; return whether the operation goes on downward."""
@@ -222,8 +222,12 @@ class Pipeline:
                 # A teardown was faster.
                 thread.read(frame)
             operation.up -= 1
-        operation.request.finish(thread)
+        request = operation.request
+        request.finish(thread)
         operation.changed()
+        if request.beyond is not None:
+            # It came in an IRP, from a device above.
+            await request.go_on()
 
     async def call_post(self, thread: Thread, frame: Frame, *, draining: bool) -> bool:
         """Run one postoperation callback; return whether the frame is done."""

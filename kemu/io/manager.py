@@ -15,6 +15,7 @@ from kemu.io.request import (
     IRP_OPERATION,
     CancelRoutine,
     FileObject,
+    HeldCancelRoutine,
     Parameters,
     Request,
     WaitDone,
@@ -92,6 +93,13 @@ class IoManager:
             told += await self.cancel(request)
         return told
 
+    async def cancel_thread(self, thread: Thread) -> int:
+        """Cancel what *thread*, which is about to exit, has issued (KE-CANCEL-10); how many had a cancel routine."""
+        told = 0
+        for request in await ListRequestsOf(self, thread):
+            told += await self.cancel(request)
+        return told
+
     async def cancel(self, request: Request) -> bool:
         """IoCancelIrp: set the cancel bit and run the cancel routine, if there is one, on the calling thread."""
         routine_to_run = await SetCancelBit(request, self.cancel_lock)
@@ -120,6 +128,26 @@ class ListRequests(Operation[list[Request]]):
 
     def target(self) -> FileObject:
         return self.file
+
+
+class ListRequestsOf(Operation[list[Request]]):
+    """The requests of a thread that are outstanding."""
+
+    __slots__ = ("manager", "thread")
+    kind = "list the requests of"
+
+    def __init__(self, manager: IoManager, thread: Thread) -> None:
+        self.manager = manager
+        self.thread = thread
+
+    def perform(self, thread: Thread) -> list[Request]:
+        requests = [request for request in self.manager.outstanding if request.thread is self.thread]
+        for request in requests:
+            thread.read(request)
+        return [request for request in requests if not request.done]
+
+    def target(self) -> Thread:
+        return self.thread
 
 
 class SetCancelBit(BlockingOperation[CancelRoutine | None]):
@@ -155,6 +183,8 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
             return None
         cancel.requested = True
         taken, cancel.routine = cancel.routine, None
+        if isinstance(taken, HeldCancelRoutine):
+            taken.hold(thread, lock)
         return taken
 
     def describe(self) -> str:

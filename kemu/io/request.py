@@ -22,13 +22,16 @@ CLASS_NAMES: Final = {IRP_OPERATION: "IRP", FAST_IO_OPERATION: "fast I/O", FS_FI
 class FileObject(Cell):
     """FILE_OBJECT: one open instance of a file."""
 
-    __slots__ = ("FileName", "Flags", "fs_context", "volume")
+    __slots__ = ("FileName", "Flags", "FsContext", "FsContext2", "fs_context", "volume")
 
     def __init__(self, volume: Volume, name: str, flags: int = FO_SYNCHRONOUS_IO) -> None:
         super().__init__(current_thread(), name)
         self.volume = volume
         self.FileName = name
         self.Flags = flags
+        self.FsContext: Any = None
+        """The driver's whose device the file is open on, as is FsContext2."""
+        self.FsContext2: Any = None
         self.fs_context: Any = None
         """The file system's own record of the open file; None until the create succeeded."""
 
@@ -71,6 +74,18 @@ class Parameters:
 
 
 CancelRoutine = Callable[[], Awaitable[None]]
+
+
+class HeldCancelRoutine:
+    """A cancel routine that is called with the cancel spin lock held, as those of IoSetCancelRoutine are."""
+
+    def hold(self, thread: Thread, lock: Cell) -> None:
+        """Take *lock* for *thread*, inside the step that sets the cancel bit."""
+        raise NotImplementedError
+
+    async def __call__(self) -> None:
+        """Call the driver's routine, which releases the lock."""
+        raise NotImplementedError
 
 
 class CancelState(Cell):
@@ -142,6 +157,14 @@ class Request(Waitable):
         self.filter_context: object = None
         """The filter manager's record of the request."""
         self._cancel: CancelState | None = None
+
+    @property
+    def beyond(self) -> object:
+        """The IRP that the request came in, to be completed when the request is; None for that of a program."""
+        return None
+
+    async def go_on(self) -> None:
+        """Complete that IRP, in the calling thread."""
 
     @property
     def cancel(self) -> CancelState:

@@ -11,7 +11,7 @@ from kemu.runtime import Cell, current_thread
 class Volume(Cell):
     """A mounted volume."""
 
-    __slots__ = ("dos_name", "filesystem", "top")
+    __slots__ = ("bottom", "dos_name", "filesystem", "top")
 
     def __init__(self, system: System, name: str) -> None:
         super().__init__(current_thread(), name)
@@ -20,6 +20,8 @@ class Volume(Cell):
         self.filesystem = FileSystem(system.runtime, system, name)
         self.filesystem.completer = self
         self.top: IoTarget = self.filesystem
+        self.bottom: IoTarget = self.filesystem
+        """What is below whoever filters it."""
 
     async def completed(self, request: Request) -> None:
         """Without a filter above, what the file system completed later is done."""

@@ -13,6 +13,9 @@ Scope = Literal["irp", "frame", "obj"]
 CAUSES: Final[Mapping[str, tuple[Scope, tuple[str, ...]]]] = {
     "irp.cancel": ("irp", ("irp.create",)),
     "irp.complete": ("irp", ()),
+    "irp.call": ("irp", ()),
+    "irp.return": ("irp", ("irp.call",)),
+    "irp.up": ("irp", ()),
     "fs.call": ("irp", ()),
     "fs.return": ("irp", ("fs.call",)),
     "flt.pre.enter": ("irp", ()),

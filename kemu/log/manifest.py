@@ -67,6 +67,9 @@ MANIFEST: Final[Mapping[str, EventKind]] = MappingProxyType(
         "msg.recv": _kind("an actor takes a message from its mailbox", "message", category="message"),
         "irp.create": _kind("a request starts down the stack", "op", "path", "kind", category="io"),
         "irp.complete": _kind("a request is complete", "op", "status", "info", category="io"),
+        "irp.call": _kind("an IRP is passed to a device", "op", "dev", category="io"),
+        "irp.return": _kind("a dispatch routine returned", "op", "dev", "status", category="io"),
+        "irp.up": _kind("a driver completes an IRP: it goes up the stack", "op", "status", category="io"),
         "irp.cancel": _kind("a request is cancelled", "op", category="io"),
         "fs.call": _kind("the file system gets a request", "op", "path", category="io"),
         "fs.return": _kind(

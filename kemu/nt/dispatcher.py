@@ -200,11 +200,12 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
         return interruptions is not None and (interruptions.status() is not None or interruptions.kernel_apc())
 
     def take(self, thread: Thread) -> NTSTATUS | None:
+        # Which of them it is, and whether one that wakes the thread is still missing, each of them has a say in.
+        for source in self.sources:
+            thread.read(source)
         index = self.satisfied_by(thread)
         if index is not None:
             return self._satisfy(thread, index)
-        for one in self.objects:
-            thread.read(one)
         assert self.interruptions is not None
         status = self.interruptions.take()
         if status is not None:
@@ -218,9 +219,6 @@ class WaitForObjects(BlockingOperation["NTSTATUS | None"]):
                 abandoned |= one.satisfy(thread) != STATUS_SUCCESS
             status = STATUS_ABANDONED_WAIT_0 if abandoned else STATUS_SUCCESS
         else:
-            for one in self.objects[:index]:
-                # That these were not signalled has decided which one it is.
-                thread.read(one)
             status = NTSTATUS(self.objects[index].satisfy(thread) + index)
         self._log(thread, status)
         return status

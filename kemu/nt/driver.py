@@ -24,10 +24,17 @@ from kemu.nt.bugcheck import (
 from kemu.nt.callout import CALLOUT, WORKER_ROUTINE, Callout, apcs_changed, irql_changed, kind_of
 from kemu.nt.exception import StructuredException
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, OwnerAware, current_kthread
+from kemu.nt.routine import KernelObject
 from kemu.nt.status import NTSTATUS, STATUS_ACCESS_VIOLATION, is_known
 from kemu.nt.system import System, report
-from kemu.runtime import Actor, Runtime, current_thread
+from kemu.runtime import Actor, Runtime, Thread, Waitable, current_thread
 from kemu.runtime.core import foreign_call, is_library_file
+
+IRP_MJ_MAXIMUM_FUNCTION: Final = 0x1B
+"""The highest major function code that a driver has a dispatch routine for."""
+
+DispatchRoutine = Callable[[Any, Any], Awaitable[int]]
+"""``async def Dispatch(self, DeviceObject, Irp)``, which returns a status."""
 
 DEEPEST: Final = 16
 """How many callbacks may be inside of each other before the kernel stack of a thread is full (KE-CTX-07; a choice of
@@ -55,8 +62,8 @@ class DriverActor(Actor):
 
     kind = "driver"
 
-    def __init__(self, runtime: Runtime, driver: Driver) -> None:
-        super().__init__(runtime, f"flt:{driver}")
+    def __init__(self, runtime: Runtime, driver: Driver, kind: str = "flt") -> None:
+        super().__init__(runtime, f"{kind}:{driver}")
         self.driver = driver
         self.object: DRIVER_OBJECT | None = None
         """What DriverEntry was given."""
@@ -72,17 +79,75 @@ class DriverActor(Actor):
         return self.object is None or self.object.loaded
 
 
-class DRIVER_OBJECT:
-    """What Windows hands to DriverEntry: opaque to the driver."""
+class DriverImage(Waitable):
+    """What keeps a driver in memory: how many references there are to its device objects (KE-UNLOAD-07)."""
 
-    __slots__ = ("actor", "altitude", "loaded", "name")
+    __slots__ = ("references", "unload_pending")
+
+    guards = ("references",)
+
+    def __init__(self, label: str) -> None:
+        super().__init__(current_thread(), label)
+        self.references = 0
+        """Open files, attachments and requests of its devices."""
+        self.unload_pending = False
+        """Whether an unload has begun: from then on nobody gets a new reference (KE-UNLOAD-05)."""
+
+    # In a step of the thread's.
+
+    def reference(self, thread: Thread) -> None:
+        """Keep the driver loaded. Whether an unload has begun is the caller's question."""
+        thread.read(self)
+        self.references += 1
+
+    def dereference(self, thread: Thread) -> None:
+        """The reverse. References commute until somebody waits for the last of them."""
+        self.references -= 1
+        thread.release_to_waiter(self)
+        if self.unload_pending:
+            thread.write(self)
+            self.changed()
+        else:
+            thread.read(self)
+
+
+class DRIVER_OBJECT(KernelObject):
+    """What Windows hands to DriverEntry.
+
+    A driver with devices fills `MajorFunction` and `DriverUnload` in; a minifilter leaves them alone.
+    """
+
+    __slots__ = (
+        "DeviceObject",
+        "DriverUnload",
+        "MajorFunction",
+        "actor",
+        "altitude",
+        "image",
+        "loaded",
+        "name",
+    )
 
     def __init__(self, actor: DriverActor, name: str, altitude: str) -> None:
         self.actor = actor
         self.name = name
         self.altitude = altitude
-        """The altitude of the default instance, from the service's registry key."""
+        """The altitude of the default instance, from the service's registry key; empty if that names none."""
         self.loaded = True
+        self.image = DriverImage(f"driver {name}")
+        self.MajorFunction: list[DispatchRoutine | None] = [None] * (IRP_MJ_MAXIMUM_FUNCTION + 1)
+        """The dispatch routines by major function code; None is completed with STATUS_INVALID_DEVICE_REQUEST."""
+        self.DriverUnload: Callable[[Any], Awaitable[None]] | None = None
+        self.DeviceObject: Any = None
+        """The device object that was created last; the others follow by NextDevice."""
+
+    def reference(self, thread: Thread) -> None:
+        """Keep the driver loaded, inside the step of *thread*."""
+        self.image.reference(thread)
+
+    def dereference(self, thread: Thread) -> None:
+        """The reverse."""
+        self.image.dereference(thread)
 
 
 def current_driver() -> DriverActor | None:
@@ -163,6 +228,8 @@ async def in_driver(
         left_dirty(f"{name} of {actor.driver}", irql, locks, combined(*apc), kind)
     thread.arbitrary = arbitrary
     thread.actors.pop()
+    # An unload that comes before this finds the thread in the driver's code.
+    thread.read(actor.presence)
     return result
 
 
@@ -223,11 +290,14 @@ def status_of(actor: DriverActor, name: str, routine: Callable[..., Any], value:
     return NTSTATUS(value)
 
 
-async def load_driver(system: System, driver: Driver, altitude: str) -> tuple[NTSTATUS, DRIVER_OBJECT]:
-    """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL."""
-    actor = DriverActor(system.runtime, driver)
+async def load_driver(system: System, driver: Driver, altitude: str | None) -> tuple[NTSTATUS, DRIVER_OBJECT]:
+    """Run DriverEntry of *driver* on the calling thread, which must be a system thread at PASSIVE_LEVEL.
+
+    A driver without an *altitude* is no minifilter.
+    """
+    actor = DriverActor(system.runtime, driver, "drv" if altitude is None else "flt")
     name = driver.name or type(driver).__name__
-    actor.object = driver_object = DRIVER_OBJECT(actor, name, altitude)
+    actor.object = driver_object = DRIVER_OBJECT(actor, name, altitude or "")
     path = rf"\REGISTRY\MACHINE\SYSTEM\CurrentControlSet\Services\{name}"
     status = await in_driver(actor, "DriverEntry", driver.DriverEntry, driver_object, path)
     return status_of(actor, "DriverEntry", driver.DriverEntry, status), driver_object

@@ -30,6 +30,13 @@ from kemu.runtime import Cell
 if TYPE_CHECKING:
     from kemu.nt.apc import ApcQueue
 
+
+class KernelObject:
+    """A kernel object that is no cell of its own; a routine that takes one looks at what it is given, as for cells."""
+
+    __slots__ = ()
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -187,7 +194,7 @@ def _object_parameters(function: Callable[..., Any]) -> Checks:
         # Of a list of objects the routine itself looks at the members.
         is_union = get_origin(hint) in {Union, UnionType}
         kinds = [kind for kind in (get_args(hint) if is_union else (hint,)) if kind is not type(None)]
-        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell):
+        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Cell | KernelObject):
             checks.append((position, name, kinds[0], is_union))
     return tuple(checks)
 
@@ -232,7 +239,7 @@ def _checked(
                 continue
             if not isinstance(value, kind):
                 if value is not None or not may_be_null:
-                    _bad_pointer(name, parameter, kind, value)
+                    bad_pointer(name, parameter, kind, value)
             elif value in (system := current_system()).freed:
                 report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
             elif value in system.paged:
@@ -265,7 +272,7 @@ def _announced(thread: KThread, name: str, waits: bool) -> None:
         report("ke.wait-true", f"{name} was called after {announcing} with Wait = TRUE, which a wait must follow")
 
 
-def _bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
+def bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     """Report a pointer to nothing, or to something else than the routine takes. C would follow it."""
     thread = current_kthread()
     what = "NULL" if value is None else f"a {type(value).__name__}"

@@ -53,6 +53,9 @@ class Options:
     """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
     work_budget: int = 0
     """How long a work item may take, in seconds of virtual time (KE-WORK-13); 0 for as long as it likes."""
+    force_pending: bool = False
+    """Whether each IRP that is completed inside a dispatch routine may be completed later, in a thread of its own,
+    after IoCallDriver has returned STATUS_PENDING (a choice)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ class Scenario:
     line: int
     takes_variant: bool
     """Whether the script has a second parameter, for the variant."""
+    force_pending: bool = False
+    """Whether an IRP may be completed later, after STATUS_PENDING, although its driver completes it at once."""
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
     timer_jitter: bool = False
@@ -107,6 +109,7 @@ def scenario(
     expects: Mapping[str, str] | str | None = None,
     completion: Completion = "explore",
     low_resources: LowResources = False,
+    force_pending: bool = False,
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,
@@ -121,11 +124,12 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     names, each with the value to pass, usually a driver's class. The first is the default. *expects* says
     which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
 
-    *completion* is how the file system completes requests: ``"explore"`` (inline, or later in another
+    *completion* is how the file system and disks complete requests: ``"explore"`` (inline, or later in another
     thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` one of
-    each run. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver race
-    with everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
-    between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
+    each run. With *force_pending* an IRP that a driver completes at once may reach the one above later, after
+    STATUS_PENDING. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver
+    race with everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come
+    in between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
     state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
     expire a clock tick early or late. A work item that takes longer than *work_budget* seconds of virtual time is a
     warning.
@@ -153,6 +157,7 @@ _OPTIONS: Final = (
     "expects",
     "completion",
     "low_resources",
+    "force_pending",
     "worker_threads",
     "explore_setup",
     "max_steps",
@@ -188,6 +193,7 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         expects=_checked_expects(options.get("expects"), variants, wrong),
         completion=_checked_completion(options.get("completion", "explore"), wrong),
         low_resources=_checked_low_resources(options.get("low_resources", False), wrong),
+        force_pending=_checked_flag("force_pending", options.get("force_pending", False), wrong),
         worker_threads=_checked_number("worker_threads", options.get("worker_threads", 3), wrong),
         explore_setup=_checked_flag("explore_setup", options.get("explore_setup", False), wrong),
         max_steps=_checked_limit("max_steps", options.get("max_steps"), wrong),

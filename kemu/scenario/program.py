@@ -63,6 +63,7 @@ class ScenarioProgram:
             scenario.worker_threads,
             timer_jitter=scenario.timer_jitter,
             work_budget=scenario.work_budget or 0,
+            force_pending=scenario.force_pending,
         )
         self.given_preempt: Preemption | None = preempt
         """The preemption that was asked for, if it was not left to the scenario."""

@@ -16,16 +16,26 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
+from kemu.io.completion import Nulls
 from kemu.io.constants import (
     FILE_OPEN_IF,
+    IRP_MJ_DEVICE_CONTROL,
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
     FileStandardInformation,
 )
+from kemu.io.control import ControlParameters, open_device
+from kemu.io.device import DEVICE_OBJECT, Devices
+from kemu.io.disk import Disk
+from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
+from kemu.io.routines import Loaded
+from kemu.io.shutdown import shut_down
+from kemu.io.unload import discard, unload_driver
 from kemu.io.volume import Volume
+from kemu.io.volume_stack import VolumeStack
 from kemu.nt.apc import LastApcs, takes_apcs
 from kemu.nt.callback import CallbackObjects
 from kemu.nt.dispatcher import WaitForObject
@@ -106,6 +116,16 @@ class File:
         request = await self._manager.transfer(self.file, IRP_MJ_QUERY_INFORMATION, parameters, fast=fast)
         return request.status, int.from_bytes(request.buffer, "little")
 
+    async def control(self, code: int, data: bytes = b"", length: int = 0) -> tuple[NTSTATUS, bytes]:
+        """Send a device control (DeviceIoControl) with *data*, room for *length* bytes; the status and the output."""
+        parameters = ControlParameters(code, data, length)
+        request = await self._manager.transfer(self.file, IRP_MJ_DEVICE_CONTROL, parameters)
+        return request.status, request.buffer
+
+    async def begin_control(self, code: int, data: bytes = b"", length: int = 0) -> Pending:
+        """Issue a device control without waiting for it."""
+        return await self._begin(IRP_MJ_DEVICE_CONTROL, ControlParameters(code, data, length))
+
     async def begin_read(self, length: int, offset: int = 0) -> Pending:
         """Issue a read without waiting for it."""
         return await self._begin(IRP_MJ_READ, Parameters(Length=length, ByteOffset=offset))
@@ -154,8 +174,14 @@ class UserProcess(Actor):
         overlapped: bool = False,
         volume: Volume | None = None,
     ) -> tuple[NTSTATUS, File | None]:
-        """Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure."""
+        r"""Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure.
+
+        A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to.
+        """
         manager = self.world.system.get(IoManager)
+        if path.startswith(("\\\\.\\", "\\\\?\\")):
+            status, device_file = await open_device(manager, path, synchronous=not overlapped)
+            return status, File(manager, device_file) if device_file is not None else None
         status, file = await manager.create(volume or self.world.volume, path, disposition, synchronous=not overlapped)
         return status, File(manager, file) if file is not None else None
 
@@ -193,7 +219,7 @@ class LoadedDriver:
         return await self._world.detach(self, volume)
 
     async def unload(self, *, mandatory: bool = False) -> NTSTATUS:
-        """``fltmc unload``, or a service stop if *mandatory*."""
+        """``fltmc unload``, or a service stop if *mandatory*; for a driver that is no minifilter, a service stop."""
         return await self._world.unload(self, mandatory=mandatory)
 
 
@@ -242,20 +268,49 @@ class World(Threads):
         self.system.add(TargetQueues())
         self.system.add(Timers())
         self.system.add(IoManager(self.system))
+        self.system.add(Devices())
+        self.system.add(Irps())
+        self.system.add(Loaded())
+        self.system.add(Nulls())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
         self._flt_volume = self.manager.mount(self.volume)
+        self._stack: VolumeStack | None = None
 
     # Drivers.
 
-    async def load(self, driver: Driver | type[Driver], altitude: str) -> LoadedDriver:
-        """Load a driver whose default instance has *altitude*, and attach it to the volume.
+    async def load(self, driver: Driver | type[Driver], altitude: str | None = None) -> LoadedDriver:
+        """Load a driver. Of a minifilter the default instance has *altitude*, and is attached to the volume.
+
+        A driver without an altitude is no minifilter: what it can be reached by are the devices that it creates.
 
         Loading takes no decisions as long as the scenario has started no thread, unless it is declared with
         ``explore_setup=True``. An altitude that is malformed or taken is a `ScenarioError`: the driver would run
         unattached, and the scenario would test nothing. Use `attach` to see how a filter takes a collision.
         """
+        if altitude is not None:
+            self._check_altitude(altitude)
+        quiet = not self._explore_setup and not self._started_threads
+        if quiet:
+            self._decide(False)
+        one = driver() if isinstance(driver, type) else driver
+        while self._bystanders:
+            self._bystanders -= 1
+            # Above and below in turn, so that the drivers under test stand in the middle of the stack.
+            side = 140000 if self._bystanders % 2 else 385000
+            await load_driver(self.system, PassThrough(self._bystanders), str(side + self._bystanders))
+        status, driver_object = await load_driver(self.system, one, altitude)
+        self.manager.observer.driver_entered(driver_object, self.manager.by_driver.get(driver_object), status)
+        if not NT_SUCCESS(status):
+            discard(driver_object, current_thread())
+        elif driver_object.DeviceObject is not None:
+            await self.system.get(Devices).ready(driver_object)
+        if quiet:
+            self._decide(True)
+        return LoadedDriver(self, one, driver_object, status)
+
+    def _check_altitude(self, altitude: str) -> None:
         key = altitude_key(altitude)
         if key is None:
             raise ScenarioError(
@@ -268,25 +323,15 @@ class World(Threads):
                     f"altitude {altitude!r} is taken by {instance.filter.driver.driver}",
                     remedy=f'give another one, such as "{altitude.rstrip(".")}{"" if "." in altitude else "."}5"',
                 )
-        quiet = not self._explore_setup and not self._started_threads
-        if quiet:
-            self._decide(False)
-        one = driver() if isinstance(driver, type) else driver
-        while self._bystanders:
-            self._bystanders -= 1
-            # Above and below in turn, so that the drivers under test stand in the middle of the stack.
-            side = 140000 if self._bystanders % 2 else 385000
-            await load_driver(self.system, PassThrough(self._bystanders), str(side + self._bystanders))
-        status, driver_object = await load_driver(self.system, one, altitude)
-        self.manager.observer.driver_entered(driver_object, self.manager.by_driver.get(driver_object), status)
-        if quiet:
-            self._decide(True)
-        if not NT_SUCCESS(status):
-            driver_object.loaded = False
-        return LoadedDriver(self, one, driver_object, status)
 
     async def unload(self, driver: LoadedDriver, *, mandatory: bool = False) -> NTSTATUS:
-        """``fltmc unload``, or a service stop if *mandatory*, on the calling thread."""
+        """``fltmc unload``, or a service stop if *mandatory*, on the calling thread.
+
+        A driver that is no minifilter is stopped as a service: its DriverUnload is called in a system thread, once
+        nothing refers to its devices any more, and this waits for it.
+        """
+        if driver.driver_object not in self.manager.by_driver and not driver.driver_object.altitude:
+            return await unload_driver(self.system, driver.driver_object, self.system_process)
         return await unload(self.manager, driver.filter, mandatory=mandatory)
 
     async def detach(self, driver: LoadedDriver, volume: Volume | None = None) -> NTSTATUS:
@@ -309,6 +354,27 @@ class World(Threads):
     def process(self, name: str) -> UserProcess:
         """A user process."""
         return UserProcess(self, name)
+
+    def disk(self, name: str = r"\Device\Disk0", data: bytes = b"") -> Disk:
+        """A disk, whose device drivers get by its *name* and attach to or send IRPs to.
+
+        It completes each IRP at once, or later at PASSIVE_LEVEL or DISPATCH_LEVEL, as the file system does.
+        """
+        return Disk(self.system, name, data)
+
+    def volume_device(self, *, below: bool = False) -> DEVICE_OBJECT:
+        r"""The device object of ``C:`` that legacy filters attach to: above the filter manager, or *below* it.
+
+        Drivers that are loaded later also find them by name: ``\Device\HarddiskVolume1``, and ``\Ntfs`` for those that
+        were there before the filter manager. To be called by the script before any request is under way.
+        """
+        if self._stack is None:
+            self._stack = VolumeStack(self.system, self.volume)
+        return self._stack.base if below else self._stack.top
+
+    async def shutdown(self) -> None:
+        """Shut the system down, as far as drivers are told of it: no driver is unloaded (KE-UNLOAD-01)."""
+        await shut_down(self.system.get(IoManager))
 
     def file(self, path: str, data: bytes = b"") -> None:
         """Put a file on the volume before the run begins."""

@@ -54,6 +54,7 @@ def explore(
     allow_single: bool = False,
     completion: Completion = "explore",
     low_resources: LowResources = False,
+    force_pending: bool = False,
     worker_threads: int = 3,
     explore_setup: bool = False,
     max_steps: int | None = None,
@@ -93,6 +94,7 @@ def explore(function: Any = None, /, **options: Any) -> Any:
 WORLD_OPTIONS: Final = (
     "completion",
     "low_resources",
+    "force_pending",
     "worker_threads",
     "explore_setup",
     "max_steps",

@@ -6,7 +6,9 @@ from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
 from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
+from kemu.io.irp import IRP, IrpCancel
 from kemu.io.manager import IoManager
+from kemu.io.request import Request
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import leak_of
 from kemu.nt.system import System
@@ -27,7 +29,7 @@ def judge(system: System, verifier: Verifier, outcome: Outcome) -> Finding | Non
     if leak is not None:
         return leak
     # Everything came to rest; is an operation left?
-    return pended_operation(system, verifier, "")
+    return pended_operation(system, verifier, "") or pended_irp(system, verifier, "")
 
 
 def step_limit(system: System, verifier: Verifier, outcome: Outcome) -> Finding:
@@ -74,7 +76,7 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
                 return verifier.finding("unload-hang", detail, subject=waited.label)
             if isinstance(waited, Instance) and waited.references:
                 return verifier.finding("ref-leak", detail, subject=waited.label)
-    pended = pended_operation(system, verifier, detail)
+    pended = pended_operation(system, verifier, detail) or pended_irp(system, verifier, detail)
     if pended is not None:
         return pended
     return verifier.finding("ke.hang", detail, subject=report.blocked[0].waits_for)
@@ -121,6 +123,9 @@ def unfinished(system: System) -> list[Frame]:
     frames: list[Frame] = []
     for request in system.get(IoManager).outstanding:
         operation = request.filter_context
+        if isinstance(operation, Request):
+            # It has come to the filter manager in an IRP.
+            operation = operation.filter_context
         if not request.done and isinstance(operation, IrpCtrl):
             frames += [frame for frame in operation.frames if frame.state in {PENDED, POST_PENDED}]
     return frames
@@ -137,4 +142,44 @@ def pended_operation(system: System, verifier: Verifier, detail: str) -> Finding
             code = "cancel-lost"
         what = f"{frame.operation.label} is {frame.state_name} by {frame.label}"
         return verifier.finding(code, f"{what}: {detail}" if detail else what, subject=frame.label)
+    return None
+
+
+def irps_outstanding(system: System) -> list[IRP]:
+    """The IRPs of requests that are not complete, in the order in which the requests were issued."""
+    found: list[IRP] = []
+    for request in system.get(IoManager).outstanding:
+        cancel = request.cancel
+        if not request.done and isinstance(cancel, IrpCancel):
+            found.append(cancel.irp)
+    return found
+
+
+def pended_irp(system: System, verifier: Verifier, detail: str) -> Finding | None:
+    """An IRP that a driver holds and nobody will complete: say which of its obligations was not met."""
+    for irp in irps_outstanding(system):
+        cancel = irp.cancel
+        holder = irp.holder
+        if holder is None:
+            continue
+        how = f"{holder.driver} holds {irp.label}"
+        if irp.kept_by:
+            code = "ke.irp-orphan"
+            how += f" since {irp.kept_by}"
+        elif cancel.requested and cancel.routine is not None:
+            code = "ke.cancel-lost"
+            how += ", which was cancelled before its cancel routine was set"
+        elif cancel.taken:
+            code = "ke.cancel-not-completed"
+            how += ", whose cancel routine was called"
+        elif cancel.taken_back:
+            code = "ke.cancel-flag-decision"
+            how += ", whose cancel routine it took back after the cancellation"
+        elif cancel.routine is None:
+            code = "ke.irp-not-cancelable"
+            how += " without a cancel routine"
+        else:
+            # It can be cancelled, and nobody has: that is no fault of the driver's.
+            continue
+        return verifier.finding(code, f"{how}: {detail}" if detail else how, subject=holder.label)
     return None

@@ -6,13 +6,19 @@ from pathlib import PurePath
 from typing import Final
 
 from kemu.fltmgr.frame import Frame
+from kemu.io.irp import IRP
 from kemu.nt.allocation import Allocation
 from kemu.nt.work import WorkItem
 from kemu.runtime import Access, Cell, Race, RaceDetector
 from kemu.runtime.races import ATOMIC, END
 from kemu.verifier.verifier import Verifier
 
-ENDS: Final = ((Frame, "gives {} back"), (WorkItem, "frees {}"), (Allocation, "frees {}"))
+ENDS: Final = (
+    (Frame, "gives {} back"),
+    (IRP, "ends {}"),
+    (WorkItem, "frees {}"),
+    (Allocation, "frees {}"),
+)
 """What the end of an object is to a driver."""
 
 
@@ -21,7 +27,7 @@ def detect_races(verifier: Verifier) -> None:
 
     def report(race: Race) -> None:
         # What a driver is handed, or hands over, has one owner at a time. Everything else is plain memory.
-        code = "hand-off-race" if isinstance(race.cell, Frame | WorkItem) else "ke.data-race"
+        code = "hand-off-race" if isinstance(race.cell, Frame | WorkItem | IRP) else "ke.data-race"
         whats = {race.first.what, race.second.what}
         if ATOMIC in whats and END not in whats:
             code = "ke.mixed-atomic"
@@ -51,7 +57,7 @@ def name_of(cell: Cell) -> str:
     """What a driver author calls what *cell* stands for."""
     if isinstance(cell, Frame):
         return f"the callback data of {cell.operation.label}"
-    return f"the {cell.label}" if isinstance(cell, WorkItem | Allocation) else cell.label
+    return f"the {cell.label}" if isinstance(cell, WorkItem | Allocation | IRP) else cell.label
 
 
 def subject(race: Race) -> str:

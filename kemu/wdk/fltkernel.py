@@ -99,7 +99,6 @@ from kemu.fltmgr.structures import (
     FLT_OPERATION_REGISTRATION,
     FLT_REGISTRATION,
     FLT_RELATED_OBJECTS,
-    IO_STATUS_BLOCK,
 )
 from kemu.fltmgr.workitem import (
     FLT_DEFERRED_IO_WORKITEM,
@@ -196,7 +195,6 @@ __all__ = [
     "FltSetCancelCompletion",
     "FltStartFiltering",
     "FltUnregisterFilter",
-    "IO_STATUS_BLOCK",
     "PFLT_FILTER",
     "PFLT_INSTANCE",
     "PFLT_VOLUME",

@@ -1,5 +1,8 @@
-"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events, process and thread identifiers."""
+"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events, targets of DPCs, process and thread identifiers."""
 
+from kemu.io.call import (
+    IoForwardIrpSynchronously,
+)
 from kemu.nt.dpc import (
     KeSetTargetProcessorDpc,
 )
@@ -32,6 +35,7 @@ from kemu.nt.region import (
 __all__ = [
     "ExRaiseAccessViolation",
     "ExRaiseStatus",
+    "IoForwardIrpSynchronously",
     "KeAreApcsDisabled",
     "KeEnterCriticalRegion",
     "KeEnterGuardedRegion",

@@ -43,7 +43,6 @@ from kemu.wdk.fltkernel import (
     FLTFL_CALLBACK_DATA_IRP_OPERATION,
     FLTFL_CALLBACK_DATA_POST_OPERATION,
     FLTFL_CALLBACK_DATA_SYSTEM_BUFFER,
-    IO_STATUS_BLOCK,
     FltClearCallbackDataDirty,
     FltCompletePendedPreOperation,
     FltIsCallbackDataDirty,
@@ -52,6 +51,7 @@ from kemu.wdk.fltkernel import (
 )
 from kemu.wdk.ntstatus import STATUS_ACCESS_DENIED, STATUS_END_OF_FILE, STATUS_SUCCESS
 from kemu.wdk.wdm import (
+    IO_STATUS_BLOCK,
     IRP_MJ_CREATE,
     IRP_MJ_QUERY_OPEN,
     IRP_MJ_READ,

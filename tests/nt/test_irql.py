@@ -28,33 +28,35 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
-        KeRaiseIrql KeRaiseIrqlToDpcLevel KeLowerIrql KeStallExecutionProcessor KeInitializeMutex
-        KeReadStateSemaphore ExGetPreviousMode KeGetCurrentThread
-        DbgPrint DbgPrintEx ExGetCurrentResourceThread ExInitializeDeleteTimerParameters
-        ExInitializeDriverRuntime ExInitializeSetTimerParameters ExInitializeWorkItem
-        ExInterlockedInsertHeadList ExInterlockedInsertTailList ExInterlockedPopEntryList
-        ExInterlockedPopEntrySList ExInterlockedPushEntryList ExInterlockedPushEntrySList
-        ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize FltClearCallbackDataDirty
-        FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled FltIsOperationSynchronous
-        FltSetCallbackDataDirty InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd
-        InterlockedAnd64 InterlockedCompareExchange InterlockedCompareExchange64
-        InterlockedCompareExchangePointer InterlockedDecrement InterlockedDecrement64
-        InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd InterlockedExchangeAdd64
-        InterlockedExchangePointer InterlockedFlushSList InterlockedIncrement InterlockedIncrement64
-        InterlockedOr InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList
-        InterlockedXor InterlockedXor64 IoInitializeWorkItem IoUninitializeWorkItem KdPrint
-        KeGetCurrentIrql KeInitializeDpc KeInitializeEvent KeInitializeSpinLock
-        KeInitializeThreadedDpc KeInsertQueueDpc KeQueryActiveProcessorCountEx KeQueryInterruptTime
-        KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
-        KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
-        KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx
-        KeTestSpinLock PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
-        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
-        ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
-        RtlCompareMemory RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64
-        WritePointerNoFence WritePointerRelease WriteRelease WriteRelease64""",
+        DbgPrint DbgPrintEx ExGetCurrentResourceThread ExGetPreviousMode
+        ExInitializeDeleteTimerParameters ExInitializeDriverRuntime ExInitializeSetTimerParameters
+        ExInitializeWorkItem ExInterlockedInsertHeadList ExInterlockedInsertTailList
+        ExInterlockedPopEntryList ExInterlockedPopEntrySList ExInterlockedPushEntryList
+        ExInterlockedPushEntrySList ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize
+        FltClearCallbackDataDirty FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled
+        FltIsOperationSynchronous FltSetCallbackDataDirty InitializeSListHead InterlockedAdd
+        InterlockedAdd64 InterlockedAnd InterlockedAnd64 InterlockedCompareExchange
+        InterlockedCompareExchange64 InterlockedCompareExchangePointer InterlockedDecrement
+        InterlockedDecrement64 InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd
+        InterlockedExchangeAdd64 InterlockedExchangePointer InterlockedFlushSList
+        InterlockedIncrement InterlockedIncrement64 InterlockedOr InterlockedOr64
+        InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor InterlockedXor64
+        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
+        IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation IoInitializeWorkItem IoMarkIrpPending
+        IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint
+        KeGetCurrentIrql KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex
+        KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql
+        KeQueryActiveProcessorCountEx KeQueryInterruptTime KeQueryInterruptTimePrecise
+        KeQueryPerformanceCounter KeQuerySystemTime KeQuerySystemTimePrecise KeQueryTickCount
+        KeQueryTimeIncrement KeQueryUnbiasedInterruptTime KeRaiseIrql KeRaiseIrqlToDpcLevel
+        KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc
+        KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock PsGetCurrentProcess
+        PsGetCurrentProcessId PsGetCurrentThread PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart
+        PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64
+        ReadPointerAcquire ReadPointerNoFence RtlCompareMemory RtlCopyUnicodeString
+        RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
+        WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        KeReadStateEvent KeReadStateMutex KeInitializeSemaphore
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
         ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
@@ -70,17 +72,21 @@ RANGES: dict[tuple[int, int], str] = {
         FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
         FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
         FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
-        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateWorkItem
-        IoFreeWorkItem IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoSizeofWorkItem
+        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
+        IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver
+        IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
+        IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoQueueWorkItem IoQueueWorkItemEx
+        IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine
+        IoSetCompletionRoutineEx IoSizeofWorkItem IofCallDriver IofCompleteRequest
         KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
         KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
-        KeCancelTimer KeClearEvent KeInitializeTimer KeInitializeTimerEx KeQueryPriorityThread
-        KeReadStateTimer KeResetEvent KeSetCoalescableTimer KeSetPriorityThread
-        KeSetTimer KeSetTimerEx ObDereferenceObject ObDereferenceObjectDeferDelete
+        KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
+        KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
+        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
+        MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        KeDelayExecutionThread KeStackAttachProcess KeUnstackDetachProcess
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
         ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
@@ -100,16 +106,21 @@ RANGES: dict[tuple[int, int], str] = {
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
         FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
-        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter KeAcquireGuardedMutex
-        KeAcquireGuardedMutexUnsafe KeEnterCriticalRegion KeEnterGuardedRegion
-        KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex
-        KeReleaseGuardedMutexUnsafe KeTryToAcquireGuardedMutex ObOpenObjectByPointer ProbeForRead
-        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
+        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
+        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
+        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
+        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
+        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
+        PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
-        IoCreateSystemThread IoInitializeRemoveLock IoReleaseRemoveLockAndWait ObCloseHandle
-        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread
-        RtlAppendUnicodeStringToString RtlAppendUnicodeToString RtlCompareUnicodeString
-        RtlEqualUnicodeString RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
+        IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
+        IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
+        IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
+        IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
+        PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
+        RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
+        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
@@ -125,11 +136,6 @@ RANGES: dict[tuple[int, int], str] = {
 """What the requirement line of each routine's page says."""
 
 DEPENDS = (
-    "KePulseEvent",
-    "KeReleaseMutex",
-    "KeReleaseSemaphore",
-    "KeSetEvent",
-    "KeWaitForMultipleObjects",
     "ExAllocateFromLookasideListEx",
     "ExAllocatePool",
     "ExAllocatePool2",
@@ -147,6 +153,11 @@ DEPENDS = (
     "ExFreeToLookasideListEx",
     "FltCompletePendedPreOperation",
     "KeFlushQueuedDpcs",
+    "KePulseEvent",
+    "KeReleaseMutex",
+    "KeReleaseSemaphore",
+    "KeSetEvent",
+    "KeWaitForMultipleObjects",
     "KeWaitForSingleObject",
 )
 """Routines whose range depends on their arguments."""

@@ -48,7 +48,7 @@ def test_bare_decorator_gives_one_default_variant() -> None:
     assert what.expects == {}
     assert not what.takes_variant
     assert (what.completion, what.low_resources, what.worker_threads) == ("explore", False, 3)
-    assert (what.explore_setup, what.max_steps) == (False, None)
+    assert (what.explore_setup, what.max_steps, what.force_pending) == (False, None, False)
     assert (what.timer_jitter, what.work_budget) == (False, None)
     assert what.file == __file__
     assert inspect.getsourcelines(one)[1] == what.line
@@ -60,6 +60,7 @@ def test_options_are_kept_and_the_first_variant_is_the_default() -> None:
         expects={"buggy": "pend-double-complete"},
         completion="later",
         low_resources=True,
+        force_pending=True,
         worker_threads=1,
         explore_setup=True,
         max_steps=500,
@@ -73,7 +74,7 @@ def test_options_are_kept_and_the_first_variant_is_the_default() -> None:
     assert (what.completion, what.low_resources, what.worker_threads) == ("later", True, 1)
     once: Any = scenario(low_resources="once")(one)
     assert once.__kemu_scenario__.low_resources == "once"
-    assert (what.explore_setup, what.max_steps) == (True, 500)
+    assert (what.explore_setup, what.max_steps, what.force_pending) == (True, 500, True)
     assert (what.timer_jitter, what.work_budget) == (True, 2)
     assert what.doc == "Two threads, one driver.\n\nMore about it."
     assert what.takes_variant

@@ -28,6 +28,7 @@ MACROS: dict[str, set[str]] = {
     "wdm": {
         "AppendTailList",
         "CONTAINING_RECORD",
+        "CTL_CODE",
         "ExInitializeSListHead",
         "InitializeListHead",
         "InitializeObjectAttributes",

@@ -33,6 +33,6 @@ declare("ke.thread-left", "a thread runs in the code of a driver that is unloade
 declare("ke.thread-unload-race", "a driver is unloaded while one of its threads, which has said that it is done, is at "
         "its last instructions", "KE-THREAD-04", "KE-RACE-16",
         stop=(DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, 0))  # fmt: skip
-declare("ke.unload-running", "a deferred routine or thread of a driver runs after the driver was unloaded",
-        "KE-UNLOAD-03", "KE-WORK-07", "KE-TIMER-11", "KE-DPC-08",
+declare("ke.unload-running", "a routine or thread of a driver runs after the driver was unloaded",
+        "KE-UNLOAD-03", "KE-WORK-07", "KE-TIMER-11", "KE-DPC-08", "KE-IRP-11", "KE-RACE-16",
         stop=(DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, 0))  # fmt: skip
