@@ -68,8 +68,8 @@ _CODES: Final = {"ke.pool-leak": POOL_TRACKING, "ob.ref-leak": POOL_TRACKING}
 ALWAYS: Final = frozenset(
     {
         "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.deadlock", "ke.hang", "ke.lost-wakeup",
-        "ke.self-deadlock", "ke.step-limit", "ke.unhandled-exception", "ke.uninitialised", "ke.use-after-free",
-        "ke.worker-starvation", "ke.bad-pointer", "ke.list-corruption",
+        "ke.self-deadlock", "ke.step-limit", "ke.unhandled-exception", "ke.uninitialised", "ke.unload-hang",
+        "ke.use-after-free", "ke.worker-starvation", "ke.bad-pointer", "ke.list-corruption",
     }
 )  # fmt: skip
 """What is no matter of settings: what a scenario states, and what goes wrong on any system."""
