@@ -225,8 +225,7 @@ class Pipeline:
         request = operation.request
         request.finish(thread)
         operation.changed()
-        if request.beyond is not None:
-            # It came in an IRP, from a device above.
+        if request.is_inner:
             await request.go_on()
 
     async def call_post(self, thread: Thread, frame: Frame, *, draining: bool) -> bool:

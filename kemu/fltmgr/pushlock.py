@@ -1,4 +1,4 @@
-"""The filter manager's push locks (KE-PUSH, FLT-IRQL-09): those of the kernel, in a critical region of their own."""
+"""The filter manager's push locks (KE-PUSH): those of the kernel, in a critical region of their own."""
 
 from __future__ import annotations
 

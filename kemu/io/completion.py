@@ -19,6 +19,7 @@ from kemu.io.irp import (
     CompletionRoutine,
     address,
 )
+from kemu.io.irp_made import Irps
 from kemu.io.irp_messages import Completed
 from kemu.io.manager import IoManager
 from kemu.io.routines import COMPLETION, call_routine, spin_lock_held
@@ -49,13 +50,6 @@ IO_DISK_INCREMENT: Final = 1
 STATUS_CONTINUE_COMPLETION: Final = STATUS_SUCCESS
 
 _MINUS_ONE: Final = 0xFFFFFFFF
-
-
-class Nulls:
-    """The threads to which a cancel-safe queue has returned NULL. Asked, never listed."""
-
-    def __init__(self) -> None:
-        self.threads: set[Thread] = set()
 
 
 class MarkPending(Operation[None]):
@@ -175,7 +169,7 @@ class CompleteIrp(Operation[None]):
 async def complete_by_driver(irp: IRP | None) -> None:
     """Complete *irp* for a driver, which goes on while those who have the IRP now go on as well."""
     thread = current_kthread()
-    if irp is None and thread in current_system().get(Nulls).threads:
+    if irp is None and thread in current_system().get(Irps).nulls:
         report("ke.csq-null", f"{thread.label} completes NULL, which a cancel-safe queue has returned")
     if not isinstance(irp, IRP):
         bad_pointer("IoCompleteRequest", "Irp", IRP, irp)

@@ -63,9 +63,6 @@ IRP_SYNCHRONOUS_PAGING_IO: Final = 0x40
 
 FO_SYNCHRONOUS_IO: Final = 0x2
 
-FileBasicInformation: Final = 4
-FileStandardInformation: Final = 5
-
 
 def major_name(major: int) -> str:
     """``IRP_MJ_READ`` for 3, and so on."""

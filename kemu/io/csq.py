@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kemu.io.cancel import ExchangeCancelRoutine
-from kemu.io.completion import MarkPending, Nulls
+from kemu.io.completion import MarkPending
 from kemu.io.irp import IRP
+from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
 from kemu.io.routines import check_loaded
 from kemu.nt.driver import DriverActor, crashed, current_driver, routine_name, status_of
@@ -337,7 +338,7 @@ async def IoCsqRemoveIrp(Csq: IO_CSQ, Context: IO_CSQ_IRP_CONTEXT) -> IRP | None
     irp = Context.irp
     if irp is None or not await _take_back(irp):
         await _unlock(Csq, irql)
-        current_system().get(Nulls).threads.add(current_thread())
+        current_system().get(Irps).nulls.add(current_thread())
         return None
     await _call(Csq, Csq.remove, irp)
     _leave(Csq, irp)
@@ -368,5 +369,5 @@ async def IoCsqRemoveNextIrp(Csq: IO_CSQ, PeekContext: Any) -> IRP | None:
         irp.last_call.pop(current_thread(), None)
     await _unlock(Csq, irql)
     if irp is None:
-        current_system().get(Nulls).threads.add(current_thread())
+        current_system().get(Irps).nulls.add(current_thread())
     return irp

@@ -58,6 +58,8 @@ class Irps:
 
     def __init__(self) -> None:
         self.made: dict[IRP, None] = {}
+        self.nulls: set[Thread] = set()
+        """The threads to which a cancel-safe queue has returned NULL. Asked, never listed."""
 
     def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
         """The IRPs that *driver* has not freed (KE-UNLOAD-03)."""

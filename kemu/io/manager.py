@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Unpack
+
 from kemu.io.constants import (
     FILE_OPEN_IF,
     FO_SYNCHRONOUS_IO,
@@ -9,6 +12,7 @@ from kemu.io.constants import (
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
 )
+from kemu.io.parameters import Members, Parameters
 from kemu.io.request import (
     CLASS_NAMES,
     FAST_IO_OPERATION,
@@ -16,7 +20,6 @@ from kemu.io.request import (
     CancelRoutine,
     FileObject,
     HeldCancelRoutine,
-    Parameters,
     Request,
     WaitDone,
 )
@@ -24,11 +27,12 @@ from kemu.io.volume import Volume
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_lowered, check_release
 from kemu.nt.lockorder import LockOrder
+from kemu.nt.process import Process
 from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK, RAISED, check_level
-from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO
+from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO, STATUS_SUCCESS
 from kemu.nt.system import System, current_system
-from kemu.runtime import BlockingOperation, Operation, Thread, current_thread
+from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 
 class IoManager:
@@ -39,6 +43,13 @@ class IoManager:
         self.cancel_lock = KSPIN_LOCK("cancel spin lock")
         self.cancel_lock.initialised = True
         self.outstanding: list[Request] = []
+        self.volumes: list[Volume] = []
+        """The mounted volumes, oldest first."""
+
+    def mount(self, volume: Volume) -> None:
+        """Take *volume* up, whose file system sends its paging I/O from the top of the stack."""
+        self.volumes.append(volume)
+        volume.filesystem.sender = self.call
 
     async def start(self, request: Request) -> None:
         """Send *request* down the calling thread; returns when the stack returns, complete or not."""
@@ -47,7 +58,9 @@ class IoManager:
         if log is not None:
             log("irp.create", about=request, path=request.file.FileName, kind=CLASS_NAMES[request.kind])
         # Starting commutes with starting; only who lists the requests of a file sees the order.
-        thread.update(request.file)
+        file = request.file
+        thread.update(file)
+        file.pending += 1
         self.outstanding.append(request)
         if await request.volume.top.dispatch(request) and not request.done:
             request.finish(thread)
@@ -60,18 +73,44 @@ class IoManager:
         return status
 
     async def create(
-        self, volume: Volume, path: str, disposition: int = FILE_OPEN_IF, *, synchronous: bool = True
+        self,
+        volume: Volume,
+        path: str,
+        disposition: int = FILE_OPEN_IF,
+        *,
+        synchronous: bool = True,
+        **members: Unpack[Members],
     ) -> tuple[NTSTATUS, FileObject | None]:
-        """Open a file: its status, and the file object if that is a success."""
+        """Open a file: its status, and the file object if that is a success. *members* are more of the parameters."""
         file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
-        status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition)))
+        status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
         return status, file if NT_SUCCESS(status) else None
 
     async def close(self, file: FileObject) -> NTSTATUS:
-        """Close the only handle: a cleanup request, then a close request."""
+        """Close a handle. The last one's end sends a cleanup request, and a close request when nothing else refers
+        to the file object: requests under way and sections do.
+        """
+        thread = current_thread()
+        thread.write(file)
+        file.handles -= 1
+        if file.handles:
+            return STATUS_SUCCESS
         status = await self.call(Request(file.volume, file, IRP_MJ_CLEANUP, Parameters()))
-        await self.call(Request(file.volume, file, IRP_MJ_CLOSE, Parameters()))
+        thread.read(file)
+        if file.pending:
+            thread.write(file)
+            file.closer = lambda: self._close_later(file)
+        else:
+            await self.call(Request(file.volume, file, IRP_MJ_CLOSE, Parameters()))
         return status
+
+    async def send_close(self, file: FileObject) -> None:
+        """Send the close request."""
+        await self.call(Request(file.volume, file, IRP_MJ_CLOSE, Parameters()))
+
+    def _close_later(self, file: FileObject) -> None:
+        """Send the close request from a thread of its own: the last reference went at any IRQL, in any thread."""
+        self.system.runtime.spawn(f"close:{file.FileName}", self.send_close(file))
 
     async def transfer(
         self, file: FileObject, major: int, parameters: Parameters, *, fast: bool = False, flags: int = 0
@@ -96,7 +135,18 @@ class IoManager:
     async def cancel_thread(self, thread: Thread) -> int:
         """Cancel what *thread*, which is about to exit, has issued (KE-CANCEL-10); how many had a cancel routine."""
         told = 0
-        for request in await ListRequestsOf(self, thread):
+        for request in await ListRequestsOf(self, thread, lambda issuer: issuer is thread):
+            told += await self.cancel(request)
+        return told
+
+    async def cancel_process(self, process: Process) -> int:
+        """Cancel what the threads of *process*, which is about to exit, have issued (KE-CANCEL-10)."""
+        told = 0
+
+        def is_of_process(issuer: Thread) -> bool:
+            return isinstance(issuer, KThread) and issuer.process is process
+
+        for request in await ListRequestsOf(self, process, is_of_process):
             told += await self.cancel(request)
         return told
 
@@ -131,23 +181,24 @@ class ListRequests(Operation[list[Request]]):
 
 
 class ListRequestsOf(Operation[list[Request]]):
-    """The requests of a thread that are outstanding."""
+    """The requests of a thread, or of all threads of a process, that are outstanding."""
 
-    __slots__ = ("manager", "thread")
+    __slots__ = ("issued", "manager", "owner")
     kind = "list the requests of"
 
-    def __init__(self, manager: IoManager, thread: Thread) -> None:
+    def __init__(self, manager: IoManager, owner: Cell, issued: Callable[[Thread], bool]) -> None:
         self.manager = manager
-        self.thread = thread
+        self.owner = owner
+        self.issued = issued
 
     def perform(self, thread: Thread) -> list[Request]:
-        requests = [request for request in self.manager.outstanding if request.thread is self.thread]
+        requests = [request for request in self.manager.outstanding if self.issued(request.thread)]
         for request in requests:
             thread.read(request)
         return [request for request in requests if not request.done]
 
-    def target(self) -> Thread:
-        return self.thread
+    def target(self) -> Cell:
+        return self.owner
 
 
 class SetCancelBit(BlockingOperation[CancelRoutine | None]):

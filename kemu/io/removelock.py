@@ -7,7 +7,6 @@ from kemu.nt.lock import uninitialised, violation
 from kemu.nt.routine import routine
 from kemu.nt.rundown import LIVE, RUNNING_DOWN, AwaitRundown, RundownProtection
 from kemu.nt.status import NTSTATUS, STATUS_DELETE_PENDING, STATUS_SUCCESS
-from kemu.nt.storage import Storage
 from kemu.nt.system import report
 from kemu.runtime import Cell, Operation, Thread, current_thread
 
@@ -16,7 +15,7 @@ WAIT_TAG = 0xD6
 REINITIALISED = 0xD7
 
 
-class IO_REMOVE_LOCK(RundownProtection, Storage):
+class IO_REMOVE_LOCK(RundownProtection):
     """Storage for a remove lock; lives in the device extension."""
 
     __slots__ = ("tags",)
@@ -38,24 +37,7 @@ class IO_REMOVE_LOCK(RundownProtection, Storage):
         found = self.find(tag, thread)
         if found is None:
             thread.write(self)
-            if thread in self.refused:
-                report(
-                    "ke.remlock-ignored",
-                    f"{name}: {thread.label} releases {self.label} with tag {_shown(tag)}, whose acquisition failed",
-                    verifier=violation(what),
-                )
-            if not self.tags:
-                report(
-                    "ke.remlock-underflow",
-                    f"{name}: {thread.label} releases {self.label}, which nobody has acquired",
-                    verifier=violation(what),
-                )
-            held = ", ".join(_shown(one[0]) for one in self.tags)
-            report(
-                "ke.remlock-tag",
-                f"{name}: {thread.label} releases {self.label} with tag {_shown(tag)}; it is acquired with {held}",
-                verifier=violation(what),
-            )
+            what_is_wrong(self, thread, tag, name, what)
             return
         if found[1] is thread and self.state == LIVE:
             thread.update(self)
@@ -67,6 +49,20 @@ class IO_REMOVE_LOCK(RundownProtection, Storage):
         self.holds.remove(found[1])
         self.count -= 1
         self.changed()
+
+
+def what_is_wrong(lock: IO_REMOVE_LOCK, thread: KThread, tag: object, name: str, what: int) -> None:
+    """Report a release by *thread* with a tag that *lock* is not acquired with."""
+    release = f"{name}: {thread.label} releases {lock.label}"
+    if thread in lock.refused:
+        detail = f"{release} with tag {_shown(tag)}, whose acquisition failed"
+        report("ke.remlock-ignored", detail, verifier=violation(what))
+    elif not lock.tags:
+        report("ke.remlock-underflow", f"{release}, which nobody has acquired", verifier=violation(what))
+    else:
+        held = ", ".join(_shown(one[0]) for one in lock.tags)
+        detail = f"{release} with tag {_shown(tag)}; it is acquired with {held}"
+        report("ke.remlock-tag", detail, verifier=violation(what))
 
 
 def _same(one: object, other: object) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from kemu.io.constants import FO_SYNCHRONOUS_IO, IRP_PAGING_IO, IRP_SYNCHRONOUS_API, major_name
+from kemu.io.parameters import Parameters
 from kemu.nt.status import NTSTATUS, STATUS_PENDING
 from kemu.runtime import BlockingOperation, Cell, Thread, Waitable, current_thread
 
@@ -22,7 +23,19 @@ CLASS_NAMES: Final = {IRP_OPERATION: "IRP", FAST_IO_OPERATION: "fast I/O", FS_FI
 class FileObject(Cell):
     """FILE_OBJECT: one open instance of a file."""
 
-    __slots__ = ("FileName", "Flags", "FsContext", "FsContext2", "fs_context", "volume")
+    __slots__ = (
+        "CurrentByteOffset",
+        "FileName",
+        "Flags",
+        "FsContext",
+        "FsContext2",
+        "closer",
+        "fs_context",
+        "handles",
+        "lock",
+        "pending",
+        "volume",
+    )
 
     def __init__(self, volume: Volume, name: str, flags: int = FO_SYNCHRONOUS_IO) -> None:
         super().__init__(current_thread(), name)
@@ -32,45 +45,24 @@ class FileObject(Cell):
         self.FsContext: Any = None
         """The driver's whose device the file is open on, as is FsContext2."""
         self.FsContext2: Any = None
+        self.CurrentByteOffset = 0
+        """The position of synchronous I/O."""
+        self.handles = 1
+        """Handles to it. The last one's end sends a cleanup."""
+        self.pending = 0
+        """Requests under way and views of sections, each of which refers to it. The close comes after the last."""
+        self.lock: Any = None
+        """What makes the synchronous I/O of programs come one after another, if it was opened for that."""
+        self.closer: Callable[[], None] | None = None
+        """Sends the close, if the last handle is gone and only such references are left."""
         self.fs_context: Any = None
         """The file system's own record of the open file; None until the create succeeded."""
 
-
-class Parameters:
-    """The parameters of one request: the members of FLT_PARAMETERS that its major function uses."""
-
-    __slots__ = ("Buffer", "ByteOffset", "CreateOptions", "Disposition", "FileInformationClass", "Length")
-
-    def __init__(
-        self,
-        *,
-        Disposition: int = 0,
-        CreateOptions: int = 0,
-        Length: int = 0,
-        ByteOffset: int = 0,
-        Buffer: bytes | bytearray = b"",
-        FileInformationClass: int = 0,
-    ) -> None:
-        self.Disposition = Disposition
-        self.CreateOptions = CreateOptions
-        self.Length = Length
-        self.ByteOffset = ByteOffset
-        self.Buffer = Buffer
-        self.FileInformationClass = FileInformationClass
-
-    def copy(self) -> Parameters:
-        """A copy that can be changed without changing this one."""
-        twin = Parameters.__new__(Parameters)
-        for name in Parameters.__slots__:
-            setattr(twin, name, getattr(self, name))
-        return twin
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Parameters) and all(
-            getattr(self, name) == getattr(other, name) for name in Parameters.__slots__
-        )
-
-    __hash__ = None  # type: ignore[assignment]
+    def close_now(self) -> None:
+        """The last reference is gone, after the last handle: have the close sent."""
+        closer, self.closer = self.closer, None
+        assert closer is not None
+        closer()
 
 
 CancelRoutine = Callable[[], Awaitable[None]]
@@ -117,6 +109,7 @@ class Request(Waitable):
         "major",
         "minor",
         "mode",
+        "on_complete",
         "parameters",
         "status",
         "thread",
@@ -124,6 +117,9 @@ class Request(Waitable):
     )
 
     guards = ("done",)
+
+    is_inner: ClassVar[bool] = False
+    """Whether it came in an IRP, which is to be completed when the request is."""
 
     def __init__(
         self,
@@ -151,20 +147,17 @@ class Request(Waitable):
         self.thread = thread
         self.status: NTSTATUS = STATUS_PENDING
         self.information = 0
-        self.buffer: bytes = b""
+        self.buffer: Any = b""
         """What a read or a query returned."""
         self.done = False
         self.filter_context: object = None
         """The filter manager's record of the request."""
+        self.on_complete: Callable[[Thread], None] | None = None
+        """Called in the step that completes the request: signals what the issuer waits for."""
         self._cancel: CancelState | None = None
 
-    @property
-    def beyond(self) -> object:
-        """The IRP that the request came in, to be completed when the request is; None for that of a program."""
-        return None
-
     async def go_on(self) -> None:
-        """Complete that IRP, in the calling thread."""
+        """Complete the IRP that the request came in, if it did, in the calling thread."""
 
     @property
     def cancel(self) -> CancelState:
@@ -195,9 +188,16 @@ class Request(Waitable):
         thread.write(self)
         thread.release(self)
         self.done = True
+        file = self.file
+        thread.update(file)
+        file.pending -= 1
+        if file.closer is not None and not file.pending:
+            file.close_now()
         log = thread.runtime.log
         if log is not None:
             log("irp.complete", about=self, status=self.status, info=self.information)
+        if self.on_complete is not None:
+            self.on_complete(thread)
         self.changed()
 
 

@@ -16,23 +16,15 @@ from kemu.nt.kthread import HeldLock, KThread, current_kthread
 from kemu.nt.lock import OwnedLock
 from kemu.nt.spinlock import KSPIN_LOCK
 from kemu.nt.system import report
-from kemu.runtime import current_thread
 
 DISPATCH: Final = "dispatch routine"
 COMPLETION: Final = "completion routine"
 CANCEL: Final = "cancel routine"
 
 
-class Loaded:
-    """Which drivers were unloaded in a run, by their actors. Asked, never listed."""
-
-    def __init__(self) -> None:
-        self.unloaded: set[DriverActor] = set()
-
-
 def check_loaded(actor: DriverActor, what: str) -> None:
     """Finding ``ke.unload-running`` if *what* of *actor* is about to run in an image that is gone (KE-UNLOAD-03)."""
-    if actor in current_thread().runtime.system.get(Loaded).unloaded:
+    if not actor.is_loaded:
         report(
             "ke.unload-running",
             f"{what} of {actor.driver} is called, which was unloaded",

@@ -8,7 +8,6 @@ it by then, or comes into it later, runs code that is not there any more.
 from __future__ import annotations
 
 from kemu.io.irp_messages import DriverUnload
-from kemu.io.routines import Loaded
 from kemu.nt.bugcheck import DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, BugCheck
 from kemu.nt.driver import DRIVER_OBJECT, in_driver
 from kemu.nt.kthread import KThread, current_kthread
@@ -78,13 +77,15 @@ class EndUnload(Operation[None]):
 def discard(driver: DRIVER_OBJECT, thread: Thread) -> None:
     """*driver* is not in memory any more, inside a step of *thread*'s (KE-UNLOAD-03)."""
     actor = driver.actor
-    system: System = thread.runtime.system
     thread.write(driver.image)
     thread.write(actor.presence)
     driver.loaded = False
-    system.get(Loaded).unloaded.add(actor)
     for other in thread.runtime.threads:
-        if other.alive and other is not thread and actor in other.actors:
+        if other is thread or actor not in other.actors:
+            continue
+        # Its last step comes before this, or after it.
+        thread.read(other)
+        if other.alive:
             report(
                 "ke.unload-running",
                 f"{driver.name} was unloaded while {other.label} runs its code",

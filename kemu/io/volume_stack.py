@@ -29,6 +29,8 @@ class InnerRequest(Request):
 
     __slots__ = ("ended_inside", "inside", "irp")
 
+    is_inner = True
+
     def __init__(self, volume: Volume, file: FileObject, irp: IRP) -> None:
         location = irp.stack[irp.location]
         super().__init__(
@@ -47,11 +49,6 @@ class InnerRequest(Request):
         self.inside: Thread | None = current_thread()
         """The thread that has brought the IRP here, as long as it has not returned."""
         self.ended_inside = False
-
-    @property
-    def beyond(self) -> IRP:
-        """The IRP that goes on when the request is complete."""
-        return self.irp
 
     async def go_on(self) -> None:
         """The request is complete: complete the IRP, in the calling thread."""

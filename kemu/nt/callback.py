@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kemu.nt.driver import DriverActor, current_driver, in_driver, routine_name
-from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL
+from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
+from kemu.nt.lockorder import Callbacks
 from kemu.nt.object import ObjectType, ObjectTypeVariable, header_of, register_type
 from kemu.nt.psapi import OBJECT_ATTRIBUTES
 from kemu.nt.routine import routine
@@ -20,7 +21,7 @@ CallbackFunction = Callable[[Any, Any, Any], Awaitable[None]]
 class Registration(Waitable):
     """One registration with a callback object. Unregistering waits for the calls of it that are running."""
 
-    __slots__ = ("context", "driver", "function", "object", "removed", "running")
+    __slots__ = ("calls", "context", "driver", "function", "object", "removed", "running")
 
     guards = ("running",)
 
@@ -32,6 +33,8 @@ class Registration(Waitable):
         self.driver: DriverActor | None = current_driver()
         self.running: list[Thread] = []
         self.removed = False
+        self.calls = Callbacks(self.label)
+        """Its calls as a part of the lock order."""
 
     def holders(self) -> tuple[Thread, ...]:
         return tuple(self.running)
@@ -255,6 +258,7 @@ async def ExRegisterCallback(
     "wdm",
     "VOID ExNotifyCallback(_In_ PVOID CallbackObject, _In_opt_ PVOID Argument1, _In_opt_ PVOID Argument2)",
     max_irql=DISPATCH_LEVEL,
+    under_spin_lock=False,
 )
 async def ExNotifyCallback(CallbackObject: CALLBACK_OBJECT, Argument1: Any, Argument2: Any) -> None:
     """Call the registered routines, in the order of registration, on this thread and at its IRQL (KE-EXCB-01).
@@ -264,20 +268,28 @@ async def ExNotifyCallback(CallbackObject: CALLBACK_OBJECT, Argument1: Any, Argu
     called: list[Registration] = []
     while (registration := await BeginCall(CallbackObject, called)) is not None:
         called.append(registration)
+        registration.calls.enter(current_kthread())
         arguments = registration.context, Argument1, Argument2
         if registration.driver is None:
             await registration.function(*arguments)
         else:
             name = routine_name(registration.function)
             await in_driver(registration.driver, name, registration.function, *arguments)
+        registration.calls.leave(current_kthread())
         await EndCall(registration)
 
 
-@routine("wdm", "VOID ExUnregisterCallback(_Inout_ PVOID CallbackRegistration)", max_irql=APC_LEVEL)
+@routine(
+    "wdm",
+    "VOID ExUnregisterCallback(_Inout_ PVOID CallbackRegistration)",
+    max_irql=APC_LEVEL,
+    under_spin_lock=False,
+)
 async def ExUnregisterCallback(CallbackRegistration: Registration) -> None:
     """Undo a registration, and wait until its routine is not running any more (KE-EXCB-02). IRQL: <= APC_LEVEL.
 
-    From inside the routine that waits for itself: finding ``ke.self-deadlock``. Twice: ``ke.callback-twice``.
+    From inside the routine that waits for itself: finding ``ke.self-deadlock``. Under a lock that the routine takes:
+    ``ke.lock-order``, or ``ke.deadlock`` where it happens (KE-DL-01). Twice: ``ke.callback-twice``.
     """
     if not await Remove(CallbackRegistration):
         report("ke.callback-twice", f"{CallbackRegistration.label} is unregistered again")
@@ -286,4 +298,5 @@ async def ExUnregisterCallback(CallbackRegistration: Registration) -> None:
             "ke.self-deadlock",
             f"{current_thread().label} unregisters {CallbackRegistration.label} from inside of it",
         )
+    CallbackRegistration.calls.wait(current_kthread())
     await WaitForCalls(CallbackRegistration)

@@ -63,11 +63,17 @@ class DispatcherObject(Waitable):
 
     def still_active(self) -> Leftover | None:
         """Who waits for it while its memory is freed (KE-EVENT-06)."""
-        waiting = [thread.label for thread in self.watchers if isinstance(thread.op, BlockingOperation)]
+        # A thread whose wait is satisfied is in no wait list any more.
+        waiting = [
+            thread.label
+            for thread in self.watchers
+            if isinstance(thread.op, BlockingOperation) and not thread.op.available(thread)
+        ]
         if not waiting:
             return None
         stop = BugCheck(KERNEL_SECURITY_CHECK_FAILURE, (3,))
-        return Leftover("ke.freed-active", f"{self.label}, which {' and '.join(waiting)} waits for", stop)
+        who = " and ".join(waiting)
+        return Leftover("ke.freed-active", f"{self.label}, which {who} {'wait' if waiting[1:] else 'waits'} for", stop)
 
     def satisfy(self, thread: Thread) -> NTSTATUS:
         """Satisfy a wait by *thread*, inside its step: the side effects (KE-WAIT-13), and what the wait returns.

@@ -71,7 +71,7 @@ def check_release(lock: EX_SPIN_LOCK, thread: KThread, shared: bool, how: int, n
     if shared is (lock.owner is thread):
         mode = "shared" if not shared else "exclusive"
         report("ke.lock-mode", f"{name} of {lock.label}, which {thread.label} holds {mode}")
-    acquired, before = lock.levels.pop(thread)
+    acquired, before = lock.levels.pop(thread, (how, thread.irql))
     if how == RAISED:
         check_lowered(thread, before, name, lock)
     if acquired != how:

@@ -218,11 +218,17 @@ def delete_ceiling(Timer: EX_TIMER, Cancel: bool, Wait: bool, Parameters: EXT_DE
     return APC_LEVEL if Wait and not in_callback_of(Timer) else DISPATCH_LEVEL
 
 
+def deletes_at_once(Timer: EX_TIMER, Cancel: bool, Wait: bool, Parameters: EXT_DELETE_PARAMETERS | None) -> bool:
+    """Whether it waits for nothing, so that it may be deleted under a spin lock (KE-SPIN-08)."""
+    return not Wait or in_callback_of(Timer)
+
+
 @routine(
     "wdm",
     """BOOLEAN ExDeleteTimer(_In_ PEX_TIMER Timer, _In_ BOOLEAN Cancel, _In_ BOOLEAN Wait,
        _In_opt_ PEXT_DELETE_PARAMETERS Parameters)""",
     max_irql=delete_ceiling,
+    under_spin_lock=deletes_at_once,
 )
 async def ExDeleteTimer(Timer: EX_TIMER, Cancel: bool, Wait: bool, Parameters: EXT_DELETE_PARAMETERS | None) -> bool:
     """Delete *Timer*; True if *Cancel* and it was set (KE-TIMER-13).

@@ -81,6 +81,12 @@ def check_unsafe(thread: KThread, mutex: FAST_MUTEX, name: str, what: int) -> No
             "APC_LEVEL, or in a critical or guarded region",
             verifier=violation(what, thread.irql),
         )
+    elif thread.irql != APC_LEVEL and not isinstance(mutex, KGUARDED_MUTEX):
+        report(
+            "ke.fmutex-unsafe-level",
+            f"{name} of {mutex.label} was called at {irql_name(thread.irql)}, in a region",
+            verifier=violation(what, thread.irql),
+        )
 
 
 @routine("wdm", "VOID ExInitializeFastMutex(_Inout_ PFAST_MUTEX FastMutex)", max_irql=DISPATCH_LEVEL)
@@ -149,7 +155,7 @@ async def ExReleaseFastMutex(FastMutex: FAST_MUTEX) -> None:
     check_release(FastMutex, thread, "ExReleaseFastMutex")
     if FastMutex.unsafe:
         check_pair(FastMutex, False, "ExReleaseFastMutex")
-    if thread.locks[-1] is not FastMutex:
+    if thread.locks[-1:] != [FastMutex]:
         check_order(FastMutex, thread, "ExReleaseFastMutex")
     old_irql = FastMutex.old_irql
     await ReleaseLock(FastMutex)

@@ -13,6 +13,7 @@ from kemu.nt.bugcheck import (
 )
 from kemu.nt.integer import integer
 from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, current_kthread, irql_name
+from kemu.nt.lock import check_lowered
 from kemu.nt.routine import routine
 from kemu.nt.system import report
 
@@ -63,12 +64,13 @@ def KeLowerIrql(NewIrql: int) -> None:
     """Go back to *NewIrql*, which the last raise returned (KE-IRQL-05).
 
     IRQL: any from *NewIrql* up. A level above the current one: finding ``ke.irql-lower``, bug check 0xA; any other
-    value than the last raise's, or lowering below DISPATCH_LEVEL in a DPC: ``ke.irql-nesting``. APCs that were held
-    back come with the next call that is awaited.
+    value than the last raise's, or lowering below DISPATCH_LEVEL in a DPC: ``ke.irql-nesting``; the same under a spin
+    lock: ``ke.spin-lowered`` (KE-SPIN-07). APCs that were held back come with the next call that is awaited.
     """
     integer(NewIrql, "KeLowerIrql to", 32)
     thread = current_kthread()
     now = thread.irql
+    check_lowered(thread, NewIrql, "KeLowerIrql")
     if not 0 <= NewIrql <= now:
         report(
             "ke.irql-lower",

@@ -151,7 +151,9 @@ class ReleaseLock(Operation[None]):
         thread.write(lock)
         thread.release(lock)
         lock.owner = None
-        thread.locks.remove(lock)
+        # Not if it was never this thread's, which settings of the verifier may let pass.
+        if lock in thread.locks:
+            thread.locks.remove(lock)
         log = thread.runtime.log
         if log is not None:
             log("sync.release", obj=lock)

@@ -7,9 +7,10 @@ from typing import Final
 
 from kemu.nt.announce import announce_wait, announcing_ceiling
 from kemu.nt.bugcheck import DRIVER_VERIFIER_DETECTED_VIOLATION, THREAD_TERMINATE_HELD_MUTEX, BugCheck
-from kemu.nt.dispatcher import DispatcherObject, ReadState
+from kemu.nt.dispatcher import DispatcherObject, ReadState, WaitForObject
 from kemu.nt.exception import raise_status
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, OwnerAware, current_kthread
+from kemu.nt.lockorder import LockOrder
 from kemu.nt.routine import routine
 from kemu.nt.status import (
     NTSTATUS,
@@ -69,6 +70,10 @@ class KMUTEX(DispatcherObject, OwnerAware, Storage):
         if self.count > 1:
             return STATUS_SUCCESS
         thread.acquire(self)
+        wait = thread.op
+        if (thread.locks or thread.inside) and isinstance(wait, WaitForObject) and wait.timeout != 0:
+            # A poll waits for nobody, and a wait for any of several objects not for this one.
+            thread.runtime.system.get(LockOrder).note(thread, self)
         self.owner = thread
         self.owned_by = thread.path
         self.acquired_at = thread.irql

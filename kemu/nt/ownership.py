@@ -289,6 +289,7 @@ class ReleaseResource(Operation[None]):
         if not resource.count_of(owner):
             thread.read(resource)
             not_owned(resource, thread, self.name, resource.holders(), BugCheck(RESOURCE_NOT_OWNED))
+            return
         if isinstance(owner, KThread) and owner is not thread:
             report(
                 "ke.lock-not-owned",

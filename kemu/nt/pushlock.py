@@ -109,7 +109,7 @@ async def release(lock: EX_PUSH_LOCK, shared: bool | None, family: str, name: st
             f"{name} of {lock.label}, which {thread.label} holds {'exclusive' if exclusive else 'shared'}",
             BugCheck(KERNEL_AUTO_BOOST_INVALID_LOCK_RELEASE),
         )
-    if lock.families.pop(thread) != family:
+    if lock.families.pop(thread, family) != family:
         report(
             "ke.push-mix",
             f"{name} of {lock.label}, which was acquired with a routine of the other family: only Flt routines enter "

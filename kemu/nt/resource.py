@@ -228,6 +228,7 @@ async def ExConvertExclusiveToSharedLite(Resource: ERESOURCE) -> None:
     check_moved(Resource, thread, name)
     if Resource.owner is not thread:
         not_owned(Resource, thread, name, Resource.holders(), BugCheck(RESOURCE_NOT_OWNED))
+        return
     await ConvertToShared(Resource)
 
 
@@ -292,6 +293,7 @@ def move(resource: ERESOURCE, to: Owner, name: str) -> None:
     check_moved(resource, thread, name)
     if not resource.count_of(thread):
         not_owned(resource, thread, name, resource.holders(), BugCheck(RESOURCE_NOT_OWNED))
+        return
     thread.write(resource)
     thread.locks[:] = [lock for lock in thread.locks if lock is not resource and lock is not resource.shared]
     if resource.owner is thread:

@@ -26,7 +26,7 @@ COMPLETED: Final = 2
 CACHE_AWARE_SIZE: Final = 64
 
 
-class RundownProtection(Waitable):
+class RundownProtection(Waitable, Storage):
     """A count of holders that can be run down."""
 
     __slots__ = ("count", "exposed", "holds", "initialised", "over", "refused", "state")
@@ -86,6 +86,7 @@ class RundownProtection(Waitable):
             self.over = thread
         if self.count < count:
             self._underflow(thread, name)
+            return
         self.count -= count
         for _ in range(count):
             whose = thread if thread in self.holds else self.holds[0]
@@ -103,7 +104,7 @@ class RundownProtection(Waitable):
         report("ke.rundown-underflow", f"{name}: {thread.label} releases {self.label}, which nobody holds")
 
 
-class EX_RUNDOWN_REF(RundownProtection, Storage):
+class EX_RUNDOWN_REF(RundownProtection):
     """Storage for run-down protection. In paged memory it is used at APC_LEVEL or below only (KE-RUNDOWN-08)."""
 
     __slots__ = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from kemu.nt.kthread import current_kthread
 from kemu.nt.storage import Storage
 from kemu.nt.system import System, refuse, report
 from kemu.runtime import Cell, Thread, current_thread
+from kemu.runtime.benign import is_benign
 from kemu.runtime.thread import host
 
 UNWRITTEN: Final = object()
@@ -17,7 +18,7 @@ UNWRITTEN: Final = object()
 class Shared(Cell, Storage):
     """A variable with an address. `value` reads and assigns it as plain code does."""
 
-    __slots__ = ("_changes", "_seen", "_value", "lifetime")
+    __slots__ = ("_changes", "_seen", "_value", "benign", "lifetime")
 
     pageable: ClassVar[bool] = True
     bits: ClassVar[int] = 0
@@ -25,6 +26,7 @@ class Shared(Cell, Storage):
 
     def __init__(self, value: Any = 0, label: str = "") -> None:
         super().__init__(current_thread(), label or type(self).__name__)
+        self.benign = False
         self.lifetime: Cell | None = None
         self._value = value if value is UNWRITTEN else self.wrapped(value)
         self._changes = 0
@@ -34,6 +36,7 @@ class Shared(Cell, Storage):
     @classmethod
     def embedded(cls, label: str, whole: Any) -> Shared:
         made = cls(UNWRITTEN, label)
+        made.benign = is_benign(cast("type[object]", type(whole)), label.rpartition(".")[2])
         made.lifetime = whole.__dict__.get("_allocation")
         return made
 

@@ -268,8 +268,10 @@ class ReleaseShared(Operation[None]):
         else:
             thread.update(lock)
         thread.release_to_waiter(lock)
-        lock.sharers.remove(thread)
-        thread.locks.remove(lock.shared)
+        # Not if it does not share it, which settings of the verifier may let pass.
+        if thread in lock.sharers:
+            lock.sharers.remove(thread)
+            thread.locks.remove(lock.shared)
         log = thread.runtime.log
         if log is not None:
             log("sync.release", obj=lock)
@@ -294,7 +296,8 @@ class ReleaseExclusive(Operation[None]):
         thread.write(lock)
         thread.release(lock)
         lock.owner = None
-        thread.locks.remove(lock)
+        if lock in thread.locks:
+            thread.locks.remove(lock)
         log = thread.runtime.log
         if log is not None:
             log("sync.release", obj=lock)

@@ -94,7 +94,7 @@ def check_way(lock: KSPIN_LOCK, queued: bool, name: str) -> None:
 
 def check_how(lock: KSPIN_LOCK, how: int, name: str) -> None:
     """Finding of a release that does not go with the acquisition (KE-SPIN-04, KE-SPIN-12)."""
-    if lock.how != how:
+    if lock.how != how and lock.owner is not None:
         if (lock.how >= QUEUED) is not (how >= QUEUED):
             check_way(lock, how >= QUEUED, name)
         report(

@@ -46,9 +46,16 @@ class Options:
     """How the file system completes requests: ``explore`` (inline, or later at PASSIVE_LEVEL or DISPATCH_LEVEL, a
     choice for each request), ``inline`` or ``later``."""
     low_resources: LowResources = False
-    """Whether every allocation may fail, each a choice, or ``once`` exactly one of them, whichever (a choice)."""
+    """Whether every allocation may fail, each a choice, or ``once`` at most one of them, whichever (a choice)."""
     worker_threads: int = 3
     """Most threads of the system worker pool for each queue (KE-WORK-11)."""
+    io_faults: bool = False
+    """Whether every transfer may fail, with STATUS_IO_DEVICE_ERROR or for want of space (a choice)."""
+    file_times: bool = False
+    """Whether files are stamped with virtual time; otherwise their times stay 0 until somebody sets them."""
+    cached_io: bool = False
+    """Whether reads and writes without IRP_NOCACHE go through a cache, which is filled and written back by paging I/O
+    that goes down the volume's stack; otherwise they reach the file at once."""
     timer_jitter: bool = False
     """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
     work_budget: int = 0

@@ -80,6 +80,8 @@ class UserBuffer(Cell, Region):
 
     def region_fetch(self, offset: int, length: int) -> Copied:
         thread = current_kthread()
+        if thread.runtime.looking:
+            return Copied(bytes(self.content[offset : offset + length]))
         thread.read(self)
         driver = self._checked(thread, READ)
         if driver is not None:

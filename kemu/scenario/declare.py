@@ -64,6 +64,9 @@ class Scenario:
     """Whether the script has a second parameter, for the variant."""
     force_pending: bool = False
     """Whether an IRP may be completed later, after STATUS_PENDING, although its driver completes it at once."""
+    io_faults: bool = False
+    file_times: bool = False
+    cached_io: bool = False
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
     timer_jitter: bool = False
@@ -111,6 +114,9 @@ def scenario(
     low_resources: LowResources = False,
     force_pending: bool = False,
     worker_threads: int = 3,
+    io_faults: bool = False,
+    file_times: bool = False,
+    cached_io: bool = False,
     explore_setup: bool = False,
     max_steps: int | None = None,
     preempt: Preemption = "call",
@@ -125,11 +131,13 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     which finding a variant must have, by its code: one code for all, or a code for each that is not clean.
 
     *completion* is how the file system and disks complete requests: ``"explore"`` (inline, or later in another
-    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` one of
-    each run. With *force_pending* an IRP that a driver completes at once may reach the one above later, after
-    STATUS_PENDING. *worker_threads* is the size of the system's worker pool. *explore_setup* lets loading a driver
-    race with everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come
-    in between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
+    thread), ``"inline"`` or ``"later"``. With *low_resources* every allocation may fail, with ``"once"`` at most
+    one of a run. With *force_pending* an IRP that a driver completes at once may reach the one above later, after
+    STATUS_PENDING. *worker_threads* is the size of the system's worker pool. With *io_faults* every transfer may fail
+    on the disk. *file_times* has files stamped with virtual time. With *cached_io* reads and writes go through a cache,
+    which paging I/O fills and a lazy writer's thread writes back. *explore_setup* lets loading a driver race with
+    everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
+    between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
     state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
     expire a clock tick early or late. A work item that takes longer than *work_budget* seconds of virtual time is a
     warning.
@@ -159,6 +167,9 @@ _OPTIONS: Final = (
     "low_resources",
     "force_pending",
     "worker_threads",
+    "io_faults",
+    "file_times",
+    "cached_io",
     "explore_setup",
     "max_steps",
     "preempt",
@@ -201,6 +212,9 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         file=code.co_filename,
         line=code.co_firstlineno,
         takes_variant=given is not None,
+        io_faults=_checked_flag("io_faults", options.get("io_faults", False), wrong),
+        file_times=_checked_flag("file_times", options.get("file_times", False), wrong),
+        cached_io=_checked_flag("cached_io", options.get("cached_io", False), wrong),
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),
         timer_jitter=_checked_flag("timer_jitter", options.get("timer_jitter", False), wrong),
         work_budget=_checked_limit("work_budget", options.get("work_budget"), wrong),

@@ -16,23 +16,24 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
-from kemu.io.completion import Nulls
 from kemu.io.constants import (
     FILE_OPEN_IF,
     IRP_MJ_DEVICE_CONTROL,
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
-    FileStandardInformation,
 )
 from kemu.io.control import ControlParameters, open_device
 from kemu.io.device import DEVICE_OBJECT, Devices
 from kemu.io.disk import Disk
+from kemu.io.file_constants import FileStandardInformation
+from kemu.io.filesystem.names import dos_path
 from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
-from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request, WaitDone
-from kemu.io.routines import Loaded
+from kemu.io.parameters import Parameters
+from kemu.io.request import IRP_OPERATION, FileObject, Request, WaitDone
 from kemu.io.shutdown import shut_down
+from kemu.io.structures import FILE_STANDARD_INFORMATION
 from kemu.io.unload import discard, unload_driver
 from kemu.io.volume import Volume
 from kemu.io.volume_stack import VolumeStack
@@ -64,6 +65,7 @@ from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runt
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.scenario.threads import Started, Threads
+from kemu.user import Win32
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
 from kemu.verifier.settings import DEFAULT, VerifierSettings
@@ -114,7 +116,10 @@ class File:
         """Query FileStandardInformation and wait; the status and the size in bytes."""
         parameters = Parameters(FileInformationClass=FileStandardInformation, Length=24)
         request = await self._manager.transfer(self.file, IRP_MJ_QUERY_INFORMATION, parameters, fast=fast)
-        return request.status, int.from_bytes(request.buffer, "little")
+        information = request.buffer
+        if not isinstance(information, FILE_STANDARD_INFORMATION):
+            return request.status, 0
+        return request.status, information.EndOfFile
 
     async def control(self, code: int, data: bytes = b"", length: int = 0) -> tuple[NTSTATUS, bytes]:
         """Send a device control (DeviceIoControl) with *data*, room for *length* bytes; the status and the output."""
@@ -157,9 +162,18 @@ class UserProcess(Actor):
         super().__init__(world.runtime, f"user:{name}")
         self.world = world
         self.process = create_process(name)
+        self._win32: Win32 | None = None
+
+    @property
+    def win32(self) -> Win32:
+        """What the process's threads call: CreateFileW, ReadFile and so on, by their Win32 names."""
+        if self._win32 is None:
+            self._win32 = Win32(self.process, self.world.system.get(IoManager), self.world.volume)
+        return self._win32
 
     async def exit(self, status: int = 0) -> None:
-        """End the process on the calling thread."""
+        """End the process on the calling thread: what its threads have issued is cancelled first (KE-CANCEL-10)."""
+        await self.world.system.get(IoManager).cancel_process(self.process)
         await exit_process(self.process, status)
 
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
@@ -183,6 +197,8 @@ class UserProcess(Actor):
             status, device_file = await open_device(manager, path, synchronous=not overlapped)
             return status, File(manager, device_file) if device_file is not None else None
         status, file = await manager.create(volume or self.world.volume, path, disposition, synchronous=not overlapped)
+        name = dos_path(path)
+        status, file = await manager.create(volume or self.world.volume, name, disposition, synchronous=not overlapped)
         return status, File(manager, file) if file is not None else None
 
     async def open(self, path: str, *, overlapped: bool = False) -> File:
@@ -270,11 +286,10 @@ class World(Threads):
         self.system.add(IoManager(self.system))
         self.system.add(Devices())
         self.system.add(Irps())
-        self.system.add(Loaded())
-        self.system.add(Nulls())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
+        self.system.get(IoManager).mount(self.volume)
         self._flt_volume = self.manager.mount(self.volume)
         self._stack: VolumeStack | None = None
 
@@ -378,7 +393,11 @@ class World(Threads):
 
     def file(self, path: str, data: bytes = b"") -> None:
         """Put a file on the volume before the run begins."""
-        self.volume.filesystem.add(path, data)
+        self.volume.filesystem.add(dos_path(path), data)
+
+    def directory(self, path: str) -> None:
+        """Put a directory on the volume before the run begins."""
+        self.volume.filesystem.add_directory(dos_path(path))
 
     def start(
         self, name: str, coroutine: Coroutine[Any, Any, T], process: UserProcess | None = None, *, apcs: bool = False

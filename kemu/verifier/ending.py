@@ -14,6 +14,7 @@ from kemu.nt.lock import leak_of
 from kemu.nt.system import System
 from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck
+from kemu.verifier.catalogue import CATALOGUE
 from kemu.verifier.finding import Finding
 from kemu.verifier.verifier import Verifier
 from kemu.verifier.waits import endless_wait
@@ -57,7 +58,7 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
         return endless
     waiting = {thread.label for thread in threads if isinstance(thread.op, (WaitOutstanding, WaitRundown))}
     if report.is_deadlock and waiting.isdisjoint(report.cycle):
-        # Who waits for itself holds what it waits to see released by everybody.
+        # Who waits for itself holds what it waits to see released by everybody, or is what it waits for.
         code = "ke.self-deadlock" if len(report.cycle) == 1 else "ke.deadlock"
         return verifier.finding(code, detail, subject=" ".join(sorted(report.cycle)))
     leak = leaked_lock(system, verifier, detail)
@@ -87,6 +88,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
 
 def leaked_lock(system: System, verifier: Verifier, detail: str = "") -> Finding | None:
     """A lock that is owned by a thread which has ended, so that nobody will ever release it."""
+    rule, settings = CATALOGUE["ke.lock-leak"], verifier.settings
+    if not settings.watches(rule) or settings.action(rule) != "break":
+        return None
     for thread in system.runtime.threads:
         if not thread.alive and isinstance(thread, KThread) and thread.locks:
             leak = leak_of(thread)

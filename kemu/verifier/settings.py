@@ -74,6 +74,9 @@ ALWAYS: Final = frozenset(
 )  # fmt: skip
 """What is no matter of settings: what a scenario states, and what goes wrong on any system."""
 
+VERIFIED_ONLY: Final = frozenset({"ke.fmutex-unsafe-level"})
+"""What any Windows accepts and Driver Verifier does not: watched only where its class is switched on."""
+
 ACTIONS: Final = ("break", "ignore", "zap", "remove")
 """End the run; note the violation and go on; leave it in the trace only; not even that."""
 
@@ -110,6 +113,8 @@ class VerifierSettings:
 
     def watches(self, rule: Rule) -> bool:
         """Whether a violation of *rule* shows on a system with these settings."""
+        if rule.code in VERIFIED_ONLY:
+            return self.is_verified(rule)
         if self.classes is None or rule.bug_check is not None:
             return True
         number = class_of(rule)

@@ -1,4 +1,4 @@
-"""ntddk.h: critical and guarded regions, raising exceptions, pulsing events, targets of DPCs, process and thread identifiers."""
+"""ntddk.h: regions, raising exceptions, forwarding IRPs, pulsing events, targets of DPCs, identifiers."""
 
 from kemu.io.call import (
     IoForwardIrpSynchronously,

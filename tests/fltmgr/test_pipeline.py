@@ -45,9 +45,9 @@ def test_down_from_the_highest_and_up_from_the_lowest(completion: str) -> None:
             await lab.recorder(name, altitude, *majors)
         carry_out = lab.volume.filesystem.carry_out
 
-        def carried_out(thread: Any, request: Any) -> None:
+        def carried_out(thread: Any, request: Any) -> bool:
             lab.note("fs")
-            carry_out(thread, request)
+            return carry_out(thread, request)
 
         lab.volume.filesystem.carry_out = carried_out
         file = await lab.open()

@@ -14,7 +14,7 @@ from kemu.io.constants import (
     FILE_OVERWRITE,
     FILE_OVERWRITE_IF,
     FILE_SUPERSEDE,
-    IRP_MJ_FLUSH_BUFFERS,
+    IRP_MJ_DEVICE_CONTROL,
     IRP_MJ_READ,
 )
 from kemu.io.request import FAST_IO_OPERATION
@@ -104,13 +104,14 @@ def test_two_opens_of_one_file_see_each_others_writes() -> None:
 
 def test_a_file_counts_its_opens() -> None:
     async def script(lab: Lab) -> list[int]:
-        node = lab.volume.filesystem.directory.nodes[r"\A"]
-        counts = [node.opens]
+        node = lab.volume.filesystem.find(r"\A")
+        assert node is not None
+        counts = [len(node.all_opened())]
         one, other = await lab.open(), await lab.open()
-        counts.append(node.opens)
+        counts.append(len(node.all_opened()))
         for file in (one, other):
             assert await file.close() == STATUS_SUCCESS
-            counts.append(node.opens)
+            counts.append(len(node.all_opened()))
         return counts
 
     assert run(script).result == [0, 2, 1, 0]
@@ -118,7 +119,7 @@ def test_a_file_counts_its_opens() -> None:
 
 def test_what_it_does_not_know_it_refuses() -> None:
     async def script(lab: Lab) -> int:
-        request = lab.request(await lab.open(), IRP_MJ_FLUSH_BUFFERS)
+        request = lab.request(await lab.open(), IRP_MJ_DEVICE_CONTROL)
         return (await lab.send(request)).status
 
     assert run(script).result == STATUS_INVALID_DEVICE_REQUEST
@@ -158,7 +159,9 @@ def test_a_request_that_is_cancelled_before_it_takes_effect_has_none() -> None:
         write = await file.begin_write(b"ab")
         await write.cancel()
         status = await write.wait()
-        return status, bytes(lab.volume.filesystem.directory.nodes[r"\A"].data[:2])
+        node = lab.volume.filesystem.find(r"\a")
+        assert node is not None
+        return status, bytes(node.data[:2])
 
     assert {one.result for one in all_runs(script, completion="later")} == {
         (STATUS_SUCCESS, b"ab"),

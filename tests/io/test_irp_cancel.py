@@ -553,6 +553,27 @@ def test_a_thread_that_exits_cancels_what_it_has_issued() -> None:
     assert run(script).result == (1, STATUS_CANCELLED, False)
 
 
+@pytest.mark.rule("KE-CANCEL-10")
+def test_a_process_that_exits_cancels_what_its_threads_have_issued() -> None:
+    async def script(lab: Lab) -> Any:
+        await device(lab, "D", {IRP_MJ_READ: holds(cancel_read)})
+        other = lab.process("other")
+        out: list[Any] = []
+
+        async def program() -> None:
+            file = await lab.app.open(r"\\.\D", overlapped=True)
+            out.append(await file.begin_read(4))
+
+        for process in (lab.app, other):
+            await lab.start("program", program(), process).join()
+        await lab.app.exit()
+        states = [one.request.done for one in out]
+        await other.exit()
+        return [*states, await out[0].wait(), await out[1].wait()]
+
+    assert run(script).result == [True, False, STATUS_CANCELLED, STATUS_CANCELLED]
+
+
 @pytest.mark.rule("KE-CANCEL-11")
 def test_a_driver_with_a_queue_of_its_own_does_without_the_cancel_spin_lock() -> None:
     """While one thread holds that lock, another one queues and serves a read."""

@@ -15,27 +15,39 @@ from io_kit import complete, device
 from kemu.io.device import DEVICE_OBJECT
 from kemu.io.irp import IRP
 from kemu.nt.kthread import current_kthread
-from kemu.wdk.ntddk import KeAreApcsDisabled, KeEnterCriticalRegion, KeLeaveCriticalRegion
+from kemu.verifier.settings import parse_settings
+from kemu.wdk.ntddk import (
+    KeAreApcsDisabled,
+    KeEnterCriticalRegion,
+    KeEnterGuardedRegion,
+    KeLeaveCriticalRegion,
+    KeLeaveGuardedRegion,
+)
 from kemu.wdk.ntstatus import STATUS_SUCCESS, STATUS_TIMEOUT, STATUS_USER_APC
 from kemu.wdk.wdm import (
     APC_LEVEL,
     DISPATCH_LEVEL,
     EX_PUSH_LOCK,
     EX_SPIN_LOCK,
+    FAST_MUTEX,
     HIGH_LEVEL,
     IO_REMOVE_LOCK,
     IRP_MJ_READ,
     KEVENT,
+    KGUARDED_MUTEX,
     KMUTEX,
     KSEMAPHORE,
     KSPIN_LOCK,
     PASSIVE_LEVEL,
+    ExAcquireFastMutexUnsafe,
     ExAcquirePushLockExclusive,
     ExAcquirePushLockShared,
     ExAcquireSpinLockExclusive,
     ExAcquireSpinLockShared,
     Executive,
+    ExInitializeFastMutex,
     ExInitializePushLock,
+    ExReleaseFastMutexUnsafe,
     ExReleaseSpinLockExclusive,
     ExReleaseSpinLockShared,
     IoAcquireRemoveLock,
@@ -43,11 +55,14 @@ from kemu.wdk.wdm import (
     IoReleaseRemoveLock,
     IoReleaseRemoveLockAndWait,
     IoSetCancelRoutine,
+    KeAcquireGuardedMutexUnsafe,
     KeAcquireSpinLockAtDpcLevel,
     KeInitializeEvent,
+    KeInitializeGuardedMutex,
     KeInitializeMutex,
     KeInitializeSemaphore,
     KeInitializeSpinLock,
+    KeReleaseGuardedMutexUnsafe,
     KeReleaseMutex,
     KeReleaseSemaphore,
     KeReleaseSpinLockFromDpcLevel,
@@ -115,6 +130,47 @@ def test_whether_apcs_are_disabled_may_be_asked_up_to_dispatch_level() -> None:
         return KeAreApcsDisabled()
 
     assert allowed(call) == {PASSIVE_LEVEL, APC_LEVEL, DISPATCH_LEVEL}
+
+
+@pytest.mark.rule("KE-DOC-07")
+@pytest.mark.parametrize("settings", [None, "deadlock", "security", "none"])
+@pytest.mark.parametrize("region", ["critical", "guarded"])
+@pytest.mark.parametrize("at_release", [True, False])
+def test_unsafe_fast_mutexes_in_a_region_are_wrong_for_driver_verifier_only(
+    settings: str | None, region: str, at_release: bool
+) -> None:
+    async def script(lab: Lab) -> None:
+        lab.verifier.settings = parse_settings(settings)
+        mutex, thread = FAST_MUTEX("Mutex"), current_kthread()
+        ExInitializeFastMutex(mutex)
+        (KeEnterCriticalRegion if region == "critical" else KeEnterGuardedRegion)()
+        thread.irql = APC_LEVEL if at_release else PASSIVE_LEVEL
+        await ExAcquireFastMutexUnsafe(mutex)
+        thread.irql = PASSIVE_LEVEL if at_release else APC_LEVEL
+        await ExReleaseFastMutexUnsafe(mutex)
+        thread.irql = PASSIVE_LEVEL
+        assert lab.verifier.went_on is None
+
+    one = run(script)
+    assert one.code == ("ke.fmutex-unsafe-level" if settings == "deadlock" else None)
+    if one.code:
+        # Where its class is on, the stop is Driver Verifier's.
+        assert one.finding.bug_check is not None
+        assert one.finding.bug_check.parameters == (0x3A if at_release else 0x39, PASSIVE_LEVEL)
+
+
+@pytest.mark.rule("KE-DOC-07")
+def test_an_unsafe_guarded_mutex_belongs_in_a_guarded_region() -> None:
+    async def script(lab: Lab) -> None:
+        lab.verifier.settings = parse_settings("standard")
+        mutex = KGUARDED_MUTEX("Mutex")
+        KeInitializeGuardedMutex(mutex)
+        KeEnterGuardedRegion()
+        await KeAcquireGuardedMutexUnsafe(mutex)
+        await KeReleaseGuardedMutexUnsafe(mutex)
+        KeLeaveGuardedRegion()
+
+    assert run(script).code is None
 
 
 @pytest.mark.rule("KE-DOC-09")

@@ -322,6 +322,24 @@ def test_an_event_that_somebody_waits_for_is_not_freed(waits: bool) -> None:
         assert stop(one.finding.bug_check) == (0x139, (3,))
 
 
+@pytest.mark.rule("KE-POOL-10", "KE-EVENT-06")
+def test_a_wait_that_is_satisfied_is_no_longer_in_the_event() -> None:
+    async def script(lab: Lab) -> None:
+        block = await block_of()
+        await KeClearEvent(block.Event)
+
+        async def waiter(event: KEVENT) -> None:
+            await KeWaitForSingleObject(event)
+
+        lab.start("waiter", waiter(block.Event))
+        await lab.step()
+        await KeSetEvent(block.Event)
+        await ExFreePool(block)
+
+    # It may not have come to the wait yet, or have it behind it; but nobody's list is damaged.
+    assert codes(all_runs(script)) == {None, "ke.use-after-free"}
+
+
 @pytest.mark.rule("KE-POOL-10", "KE-SPIN-10")
 @pytest.mark.parametrize("held", [True, False])
 def test_a_lock_that_is_held_is_not_freed(held: bool) -> None:

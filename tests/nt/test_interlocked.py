@@ -14,6 +14,7 @@ from racing import Field
 from kemu.errors import UsageError
 from kemu.explore import DPOR
 from kemu.nt.routine import REGISTRY
+from kemu.scenario import benign
 from kemu.wdk import wdm
 from kemu.wdk.wdm import (
     KEVENT,
@@ -485,6 +486,32 @@ def test_who_frees_has_to_have_seen_that_the_others_are_done(uses: bool) -> None
         await lab.together(user(), owner())
 
     assert found(script) == ({None} if uses else {"ke.data-race", "ke.use-after-free"})
+
+
+class STATISTICS(Structure):
+    Seen: LONG
+    Lost: LONG
+
+
+benign(STATISTICS, "Seen")
+
+
+@pytest.mark.rule("KE-INTLK-03")
+@pytest.mark.parametrize(("name", "code"), [("Seen", None), ("Lost", "ke.mixed-atomic")])
+def test_a_variable_that_is_declared_benign_may_be_assigned_beside_the_others(name: str, code: str | None) -> None:
+    async def script(lab: Lab) -> None:
+        block: STATISTICS = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(STATISTICS), "Test")
+        count: LONG = getattr(block, name)
+
+        async def counter() -> None:
+            await InterlockedIncrement(count)
+
+        async def clearer() -> None:
+            count.value = 0
+
+        await lab.together(counter(), clearer())
+
+    assert found(script) == {code}
 
 
 @pytest.mark.rule("KE-INTLK-05")

@@ -15,7 +15,8 @@ from kemu.nt.routine import REGISTRY, Routine
 from kemu.nt.rundown import RundownProtection
 from kemu.nt.system import current_system
 from kemu.runtime import Cell, Thread
-from kemu.wdk.wdm import KEVENT
+from kemu.verifier.settings import parse_settings
+from kemu.wdk.wdm import EX_RUNDOWN_REF, EX_RUNDOWN_REF_CACHE_AWARE, KEVENT
 
 MODULES = (
     "kemu.nt.spinlock",
@@ -126,3 +127,36 @@ def test_sharing_is_called_so(kind: Maker) -> None:
 
 def test_starving_is_sharing() -> None:
     assert told({"L": resource}, STARVING)[0][0] == ("acquire shared L", "L")
+
+
+WRONG = [one for one in TAKES_A_LOCK if one.is_awaited and ("Release" in one.name or "Convert" in one.name)]
+
+PASSING = (
+    "ke.eresource-apc",
+    "ke.fmutex-mix",
+    "ke.irql",
+    "ke.irql-nesting",
+    "ke.lock-mode",
+    "ke.lock-not-owned",
+    "ke.pushlock-apc",
+    "ke.region-balance",
+    "ke.remlock-underflow",
+    "ke.rundown-underflow",
+)
+
+
+@pytest.mark.parametrize("one", WRONG, ids=lambda one: one.name)
+def test_what_the_settings_let_pass_goes_on(one: Routine) -> None:
+    """A release of what nobody holds, where the verifier's settings say that this is no matter."""
+
+    async def script(lab: Lab) -> None:
+        lab.verifier.settings = parse_settings(None, [f"{code}=ignore" for code in PASSING])
+        parameter = next(iter(one.function.__annotations__))
+        rundown = EX_RUNDOWN_REF_CACHE_AWARE if "CacheAware" in one.name else EX_RUNDOWN_REF
+        kind = {**vars(kemu.wdk.wdm), "RundownProtection": rundown}[one.function.__annotations__[parameter]]
+        lock: Any = kind("free")
+        if hasattr(lock, "initialised"):
+            lock.initialised = True
+        await call(one, lock)
+
+    assert run(script).code is None

@@ -31,19 +31,29 @@ from locking import (
 from kemu.nt.kthread import current_kthread
 from kemu.nt.lock import check_thread_end, lock_order
 from kemu.nt.lockorder import Callbacks
+from kemu.wdk.ntddk import KeEnterCriticalRegion, KeLeaveCriticalRegion
 from kemu.wdk.wdm import (
     FAST_MUTEX,
     IRP_MJ_READ,
+    KMUTEX,
     KSPIN_LOCK,
     ExAcquireFastMutex,
+    ExCreateCallback,
     ExInitializeFastMutex,
+    ExNotifyCallback,
+    ExRegisterCallback,
     ExReleaseFastMutex,
     ExTryToAcquireFastMutex,
+    ExUnregisterCallback,
+    InitializeObjectAttributes,
     KeAcquireSpinLock,
+    KeInitializeMutex,
     KeInitializeSpinLock,
+    KeReleaseMutex,
     KeReleaseSpinLock,
     KeSetEvent,
     KeWaitForSingleObject,
+    ObDereferenceObject,
 )
 
 
@@ -168,6 +178,26 @@ def test_one_writer_at_each_meeting_is_enough(first: tuple[str, str], second: tu
     runs = brute(nest(makers, threads))
     assert runs is not None
     assert ("ke.deadlock" in codes(runs)) is found
+
+
+@pytest.mark.rule("KE-DL-01")
+@pytest.mark.parametrize(("timeout", "found"), [(None, True), (-10, True), (0, False)])
+def test_mutex_objects_are_in_the_graph_unless_they_are_polled(timeout: int | None, found: bool) -> None:
+    async def script(lab: Lab) -> None:
+        mutex = KMUTEX("M")
+        KeInitializeMutex(mutex, 0)
+        acquire, release = resource("R").pairs[X]
+        await KeWaitForSingleObject(mutex)
+        await release(await acquire())
+        await KeReleaseMutex(mutex, False)
+        KeEnterCriticalRegion()
+        held = await acquire()
+        await KeWaitForSingleObject(mutex, Timeout=timeout)
+        await KeReleaseMutex(mutex, False)
+        await release(held)
+        KeLeaveCriticalRegion()
+
+    assert run(script).code == ("ke.lock-order" if found else None)
 
 
 # What is none.
@@ -299,6 +329,40 @@ def test_a_callback_that_takes_the_lock_under_which_it_is_removed_is_a_cycle(und
     assert codes(runs) == ({"ke.lock-order"} if under else {None})
     if under:
         assert {one.finding.signature for one in runs} == {("ke.lock-order", "A the callbacks of R")}
+
+
+@pytest.mark.rule("KE-DL-01", "KE-RACE-05", "KE-UNLOAD-06")
+@pytest.mark.parametrize("under", [True, False])
+def test_a_callback_is_not_unregistered_under_a_lock_that_it_takes(under: bool) -> None:
+    async def script(lab: Lab) -> None:
+        mutex = FAST_MUTEX("A")
+        ExInitializeFastMutex(mutex)
+        status, object_ = await ExCreateCallback(InitializeObjectAttributes(r"\Callback\C", 0), True, True)
+        assert object_ is not None, status
+
+        async def routine(Context: Any, Argument1: Any, Argument2: Any) -> None:
+            await ExAcquireFastMutex(mutex)
+            await ExReleaseFastMutex(mutex)
+
+        registration = await ExRegisterCallback(object_, routine, None)
+        assert registration is not None
+
+        async def notify() -> None:
+            await ExNotifyCallback(object_, None, None)
+
+        async def unregister() -> None:
+            if under:
+                await ExAcquireFastMutex(mutex)
+            await ExUnregisterCallback(registration)
+            if under:
+                await ExReleaseFastMutex(mutex)
+
+        await lab.together(notify(), unregister())
+        await ObDereferenceObject(object_)
+
+    found = codes(all_runs(script, unseen=True))
+    # Clean where it is unregistered before it is ever called.
+    assert found == ({None, "ke.lock-order", "ke.deadlock"} if under else {None})
 
 
 # Threads that end.

@@ -11,7 +11,7 @@ from fltmgr.kit import LOWER, Lab, Run, Script, all_runs, codes, run
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, current_kthread
 from kemu.nt.lock import check_interlocked, check_lowered
 from kemu.wdk.fltkernel import FLT_CALLBACK_DATA, FLT_PREOP_SUCCESS_NO_CALLBACK, FLT_RELATED_OBJECTS
-from kemu.wdk.ntddk import ExRaiseStatus
+from kemu.wdk.ntddk import ExRaiseStatus, KeRaiseIrqlToDpcLevel
 from kemu.wdk.ntstatus import STATUS_ACCESS_DENIED
 from kemu.wdk.wdm import (
     EX_RUNDOWN_REF,
@@ -37,6 +37,7 @@ from kemu.wdk.wdm import (
     KeAcquireSpinLockRaiseToDpc,
     KeGetCurrentIrql,
     KeInitializeSpinLock,
+    KeLowerIrql,
     KeReleaseInStackQueuedSpinLock,
     KeReleaseInStackQueuedSpinLockFromDpcLevel,
     KeReleaseSpinLock,
@@ -140,6 +141,23 @@ def test_whoever_lowers_the_irql_may_ask(level: int, found: bool, spins: bool) -
         current_kthread().locks.clear()
 
     assert run(script).code == ("ke.spin-lowered" if found and spins else None)
+
+
+@pytest.mark.rule("KE-SPIN-07")
+@pytest.mark.parametrize("held", [True, False])
+def test_lowering_the_irql_under_a_spin_lock(held: bool) -> None:
+    async def script(lab: Lab) -> None:
+        lock = made()
+        irql = KeRaiseIrqlToDpcLevel()
+        await KeAcquireSpinLockAtDpcLevel(lock)
+        if not held:
+            await KeReleaseSpinLockFromDpcLevel(lock)
+        KeLowerIrql(irql)
+
+    one = run(script)
+    assert one.code == ("ke.spin-lowered" if held else None)
+    if held:
+        assert "KeLowerIrql lowers script to PASSIVE_LEVEL while it holds lock" in one.finding.detail
 
 
 @pytest.mark.rule("KE-SPIN-07")

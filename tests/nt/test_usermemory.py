@@ -353,6 +353,15 @@ def test_what_was_never_written_does_not_reach_a_program(kind: str, written: boo
     assert (one.code, one.warnings) == (None, () if written else ("ke.uninit-leak",))
 
 
+def test_an_invariant_may_look_at_it_from_anywhere() -> None:
+    async def script(lab: Lab) -> None:
+        buffer = lab.app.memory(b"abcd")
+        lab.always(lambda: buffer[0] == ord("a"), "the first byte stays")
+        await lab.at_dispatch(lab.step())
+
+    assert run(script).code is None
+
+
 def test_the_program_itself_just_uses_its_memory() -> None:
     async def script(lab: Lab) -> list[Any]:
         buffer = lab.app.memory(b"abcd")

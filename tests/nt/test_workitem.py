@@ -463,6 +463,8 @@ class Mutex(KEVENT):
 
     __slots__ = ()
 
+    spins = False
+
 
 @pytest.mark.rule("KE-WORK-10", "KE-IRQL-10", "KE-APC-07")
 def test_a_routine_that_returns_with_its_thread_changed() -> None:

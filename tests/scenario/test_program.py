@@ -240,7 +240,8 @@ def test_two_mutexes_taken_crosswise_are_a_deadlock_that_is_found_and_named(file
             await world.together(take(a, b), take(b, a))
     """)
     result = explore(program, BoundedDFS(1), Budget(), keep_going=True)
-    (found,) = result.findings
+    order, found = sorted(result.findings, key=lambda one: one.signature, reverse=True)
+    assert order.signature == ("ke.lock-order", "A B")
     assert found.signature == ("ke.deadlock", "take take#2")
     assert isinstance(found.failure, Finding)
     assert found.failure.detail.startswith("cycle take -> take#2 -> take: take waits to acquire B, held by take#2")
@@ -325,7 +326,7 @@ def test_misuse_of_the_world_names_the_line(files: Files) -> None:
 
 def test_a_bug_of_kemu_is_called_one(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is missing makes the file system raise a TypeError.
-    monkeypatch.setattr(FileSystem, "_node", None)
+    monkeypatch.setattr(FileSystem, "carry_out", None)
     program = files("""
         @scenario
         async def race(world: World) -> None:

@@ -40,6 +40,8 @@ declare("ke.test-spin", "a decision is made on KeTestSpinLock, whose answer may 
 # Fast and guarded mutexes.
 declare("ke.lock-release-order", "mutexes are released in another order than the reverse of their acquisition",
       "KE-FMUTEX-02", "KE-DL-03")  # fmt: skip
+declare("ke.fmutex-unsafe-level", "an unsafe routine of a fast mutex is called below APC_LEVEL, in a region",
+        "KE-FMUTEX-04", "KE-DOC-07", verifier=(DRIVER_VERIFIER_DETECTED_VIOLATION, 0x39))  # fmt: skip
 declare("ke.fmutex-mix", "a mutex is released by a routine that does not go with its acquisition", "KE-FMUTEX-05")
 
 # Executive resources.
@@ -53,7 +55,7 @@ declare("ke.resource-not-deleted", "a resource was not deleted before its memory
 # Push locks.
 declare("ke.pushlock-apc", "a push lock is acquired or released with normal kernel APCs enabled",
       "KE-PUSH-02", "KE-APC-11")  # fmt: skip
-declare("ke.push-shared-recursion", "a thread shares a push lock that it shares already", "KE-PUSH-03", "FLT-IRQL-09")
+declare("ke.push-shared-recursion", "a thread shares a push lock that it shares already", "KE-PUSH-03")
 declare("ke.push-flags", "a push lock routine gets flags that there are not", "KE-PUSH-05",
       stop=(INVALID_PUSH_LOCK_FLAGS, 0))  # fmt: skip
 declare("ke.push-mix", "a push lock is acquired with an Ex routine and released with a Flt routine, or the reverse",

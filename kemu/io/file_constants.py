@@ -1,0 +1,241 @@
+"""Access rights, create options, attributes, information classes and control codes of files (wdm.h, ntifs.h)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kemu.nt.access import (
+    GENERIC_ALL,
+    GENERIC_EXECUTE,
+    GENERIC_READ,
+    GENERIC_WRITE,
+    MAXIMUM_ALLOWED,
+)
+
+# Access rights.
+FILE_READ_DATA: Final = 0x0001
+FILE_LIST_DIRECTORY: Final = 0x0001
+FILE_WRITE_DATA: Final = 0x0002
+FILE_ADD_FILE: Final = 0x0002
+FILE_APPEND_DATA: Final = 0x0004
+FILE_ADD_SUBDIRECTORY: Final = 0x0004
+FILE_READ_EA: Final = 0x0008
+FILE_WRITE_EA: Final = 0x0010
+FILE_EXECUTE: Final = 0x0020
+FILE_TRAVERSE: Final = 0x0020
+FILE_DELETE_CHILD: Final = 0x0040
+FILE_READ_ATTRIBUTES: Final = 0x0080
+FILE_WRITE_ATTRIBUTES: Final = 0x0100
+FILE_ALL_ACCESS: Final = 0x001F_01FF
+FILE_GENERIC_READ: Final = 0x0012_0089
+FILE_GENERIC_WRITE: Final = 0x0012_0116
+FILE_GENERIC_EXECUTE: Final = 0x0012_00A0
+
+FILE_SHARE_READ: Final = 0x1
+FILE_SHARE_WRITE: Final = 0x2
+FILE_SHARE_DELETE: Final = 0x4
+FILE_SHARE_VALID_FLAGS: Final = 0x7
+
+# What a create came to.
+FILE_SUPERSEDED: Final = 0
+FILE_OPENED: Final = 1
+FILE_CREATED: Final = 2
+FILE_OVERWRITTEN: Final = 3
+FILE_EXISTS: Final = 4
+FILE_DOES_NOT_EXIST: Final = 5
+
+# Create options.
+FILE_DIRECTORY_FILE: Final = 0x0000_0001
+FILE_WRITE_THROUGH: Final = 0x0000_0002
+FILE_SEQUENTIAL_ONLY: Final = 0x0000_0004
+FILE_NO_INTERMEDIATE_BUFFERING: Final = 0x0000_0008
+FILE_SYNCHRONOUS_IO_ALERT: Final = 0x0000_0010
+FILE_SYNCHRONOUS_IO_NONALERT: Final = 0x0000_0020
+FILE_NON_DIRECTORY_FILE: Final = 0x0000_0040
+FILE_COMPLETE_IF_OPLOCKED: Final = 0x0000_0100
+FILE_RANDOM_ACCESS: Final = 0x0000_0800
+FILE_DELETE_ON_CLOSE: Final = 0x0000_1000
+FILE_OPEN_BY_FILE_ID: Final = 0x0000_2000
+FILE_OPEN_FOR_BACKUP_INTENT: Final = 0x0000_4000
+FILE_OPEN_REQUIRING_OPLOCK: Final = 0x0001_0000
+FILE_OPEN_REPARSE_POINT: Final = 0x0020_0000
+
+SL_OPEN_PAGING_FILE: Final = 0x02
+SL_OPEN_TARGET_DIRECTORY: Final = 0x04
+SL_RESTART_SCAN: Final = 0x01
+SL_RETURN_SINGLE_ENTRY: Final = 0x02
+SL_INDEX_SPECIFIED: Final = 0x04
+SL_WATCH_TREE: Final = 0x01
+SL_FAIL_IMMEDIATELY: Final = 0x01
+SL_EXCLUSIVE_LOCK: Final = 0x02
+
+# Flags of file objects.
+FO_FILE_OPEN: Final = 0x0000_0001
+FO_NO_INTERMEDIATE_BUFFERING: Final = 0x0000_0008
+FO_WRITE_THROUGH: Final = 0x0000_0010
+FO_CACHE_SUPPORTED: Final = 0x0000_0040
+FO_FILE_MODIFIED: Final = 0x0000_1000
+FO_FILE_SIZE_CHANGED: Final = 0x0000_2000
+FO_CLEANUP_COMPLETE: Final = 0x0000_4000
+FO_DELETE_ON_CLOSE: Final = 0x0001_0000
+FO_HANDLE_CREATED: Final = 0x0004_0000
+
+# Attributes.
+FILE_ATTRIBUTE_READONLY: Final = 0x0001
+FILE_ATTRIBUTE_HIDDEN: Final = 0x0002
+FILE_ATTRIBUTE_SYSTEM: Final = 0x0004
+FILE_ATTRIBUTE_DIRECTORY: Final = 0x0010
+FILE_ATTRIBUTE_ARCHIVE: Final = 0x0020
+FILE_ATTRIBUTE_NORMAL: Final = 0x0080
+FILE_ATTRIBUTE_TEMPORARY: Final = 0x0100
+FILE_ATTRIBUTE_SPARSE_FILE: Final = 0x0200
+FILE_ATTRIBUTE_OFFLINE: Final = 0x1000
+FILE_ATTRIBUTE_NOT_CONTENT_INDEXED: Final = 0x2000
+SETTABLE_ATTRIBUTES: Final = (
+    FILE_ATTRIBUTE_READONLY
+    | FILE_ATTRIBUTE_HIDDEN
+    | FILE_ATTRIBUTE_SYSTEM
+    | FILE_ATTRIBUTE_ARCHIVE
+    | FILE_ATTRIBUTE_TEMPORARY
+    | FILE_ATTRIBUTE_OFFLINE
+    | FILE_ATTRIBUTE_NOT_CONTENT_INDEXED
+)
+
+# FILE_INFORMATION_CLASS.
+FileDirectoryInformation: Final = 1
+FileFullDirectoryInformation: Final = 2
+FileBothDirectoryInformation: Final = 3
+FileBasicInformation: Final = 4
+FileStandardInformation: Final = 5
+FileInternalInformation: Final = 6
+FileEaInformation: Final = 7
+FileAccessInformation: Final = 8
+FileNameInformation: Final = 9
+FileRenameInformation: Final = 10
+FileLinkInformation: Final = 11
+FileNamesInformation: Final = 12
+FileDispositionInformation: Final = 13
+FilePositionInformation: Final = 14
+FileModeInformation: Final = 16
+FileAlignmentInformation: Final = 17
+FileAllInformation: Final = 18
+FileAllocationInformation: Final = 19
+FileEndOfFileInformation: Final = 20
+FileStreamInformation: Final = 22
+FileNetworkOpenInformation: Final = 34
+FileAttributeTagInformation: Final = 35
+FileIdBothDirectoryInformation: Final = 37
+FileIdFullDirectoryInformation: Final = 38
+FileValidDataLengthInformation: Final = 39
+FileHardLinkInformation: Final = 46
+FileNormalizedNameInformation: Final = 48
+FileDispositionInformationEx: Final = 64
+FileRenameInformationEx: Final = 65
+FileLinkInformationEx: Final = 72
+
+FILE_DISPOSITION_DO_NOT_DELETE: Final = 0x00
+FILE_DISPOSITION_DELETE: Final = 0x01
+FILE_DISPOSITION_POSIX_SEMANTICS: Final = 0x02
+FILE_DISPOSITION_FORCE_IMAGE_SECTION_CHECK: Final = 0x04
+FILE_DISPOSITION_ON_CLOSE: Final = 0x08
+FILE_DISPOSITION_IGNORE_READONLY_ATTRIBUTE: Final = 0x10
+
+FILE_RENAME_REPLACE_IF_EXISTS: Final = 0x01
+FILE_RENAME_POSIX_SEMANTICS: Final = 0x02
+FILE_RENAME_IGNORE_READONLY_ATTRIBUTE: Final = 0x40
+FILE_LINK_REPLACE_IF_EXISTS: Final = 0x01
+FILE_LINK_POSIX_SEMANTICS: Final = 0x02
+FILE_LINK_IGNORE_READONLY_ATTRIBUTE: Final = 0x40
+
+FILE_USE_FILE_POINTER_POSITION: Final = -2
+FILE_WRITE_TO_END_OF_FILE: Final = -1
+
+# FS_INFORMATION_CLASS.
+FileFsVolumeInformation: Final = 1
+FileFsLabelInformation: Final = 2
+FileFsSizeInformation: Final = 3
+FileFsDeviceInformation: Final = 4
+FileFsAttributeInformation: Final = 5
+FileFsFullSizeInformation: Final = 7
+
+# Minor functions.
+IRP_MN_QUERY_DIRECTORY: Final = 0x01
+IRP_MN_NOTIFY_CHANGE_DIRECTORY: Final = 0x02
+IRP_MN_LOCK: Final = 0x01
+IRP_MN_UNLOCK_SINGLE: Final = 0x02
+IRP_MN_UNLOCK_ALL: Final = 0x03
+IRP_MN_UNLOCK_ALL_BY_KEY: Final = 0x04
+IRP_MN_USER_FS_REQUEST: Final = 0x00
+IRP_MN_MOUNT_VOLUME: Final = 0x01
+
+# Change notification.
+FILE_NOTIFY_CHANGE_FILE_NAME: Final = 0x001
+FILE_NOTIFY_CHANGE_DIR_NAME: Final = 0x002
+FILE_NOTIFY_CHANGE_NAME: Final = 0x003
+FILE_NOTIFY_CHANGE_ATTRIBUTES: Final = 0x004
+FILE_NOTIFY_CHANGE_SIZE: Final = 0x008
+FILE_NOTIFY_CHANGE_LAST_WRITE: Final = 0x010
+FILE_NOTIFY_CHANGE_LAST_ACCESS: Final = 0x020
+FILE_NOTIFY_CHANGE_CREATION: Final = 0x040
+FILE_NOTIFY_CHANGE_STREAM_NAME: Final = 0x200
+FILE_NOTIFY_CHANGE_STREAM_SIZE: Final = 0x400
+FILE_NOTIFY_CHANGE_STREAM_WRITE: Final = 0x800
+FILE_NOTIFY_VALID_MASK: Final = 0xFFF
+
+FILE_ACTION_ADDED: Final = 1
+FILE_ACTION_REMOVED: Final = 2
+FILE_ACTION_MODIFIED: Final = 3
+FILE_ACTION_RENAMED_OLD_NAME: Final = 4
+FILE_ACTION_RENAMED_NEW_NAME: Final = 5
+
+# File system control codes.
+FSCTL_REQUEST_OPLOCK_LEVEL_1: Final = 0x0009_0000
+FSCTL_REQUEST_OPLOCK_LEVEL_2: Final = 0x0009_0004
+FSCTL_REQUEST_BATCH_OPLOCK: Final = 0x0009_0008
+FSCTL_OPLOCK_BREAK_ACKNOWLEDGE: Final = 0x0009_000C
+FSCTL_OPBATCH_ACK_CLOSE_PENDING: Final = 0x0009_0010
+FSCTL_OPLOCK_BREAK_NOTIFY: Final = 0x0009_0014
+FSCTL_LOCK_VOLUME: Final = 0x0009_0018
+FSCTL_UNLOCK_VOLUME: Final = 0x0009_001C
+FSCTL_DISMOUNT_VOLUME: Final = 0x0009_0020
+FSCTL_IS_VOLUME_MOUNTED: Final = 0x0009_0028
+FSCTL_OPLOCK_BREAK_ACK_NO_2: Final = 0x0009_0050
+FSCTL_REQUEST_FILTER_OPLOCK: Final = 0x0009_005C
+FSCTL_SET_SPARSE: Final = 0x0009_00C4
+FSCTL_SET_ZERO_DATA: Final = 0x0009_80C8
+FSCTL_REQUEST_OPLOCK: Final = 0x0009_0240
+
+OPLOCK_LEVEL_CACHE_READ: Final = 0x1
+OPLOCK_LEVEL_CACHE_HANDLE: Final = 0x2
+OPLOCK_LEVEL_CACHE_WRITE: Final = 0x4
+REQUEST_OPLOCK_INPUT_FLAG_REQUEST: Final = 0x1
+REQUEST_OPLOCK_INPUT_FLAG_ACK: Final = 0x2
+REQUEST_OPLOCK_INPUT_FLAG_COMPLETE_ACK_ON_CLOSE: Final = 0x4
+REQUEST_OPLOCK_OUTPUT_FLAG_ACK_REQUIRED: Final = 0x1
+
+# Sections.
+PAGE_READONLY: Final = 0x02
+PAGE_READWRITE: Final = 0x04
+PAGE_WRITECOPY: Final = 0x08
+PAGE_EXECUTE_READ: Final = 0x20
+SEC_IMAGE: Final = 0x0100_0000
+SEC_COMMIT: Final = 0x0800_0000
+SyncTypeOther: Final = 0
+SyncTypeCreateSection: Final = 1
+
+_GENERIC: Final = (
+    (GENERIC_READ, FILE_GENERIC_READ),
+    (GENERIC_WRITE, FILE_GENERIC_WRITE),
+    (GENERIC_EXECUTE, FILE_GENERIC_EXECUTE),
+    (GENERIC_ALL, FILE_ALL_ACCESS),
+)
+
+
+def map_generic(access: int) -> int:
+    """Replace the generic rights in *access* with the file rights that they stand for (RtlMapGenericMask)."""
+    for generic, rights in _GENERIC:
+        if access & generic:
+            access = access & ~generic | rights
+    if access & MAXIMUM_ALLOWED:
+        access = access & ~MAXIMUM_ALLOWED | FILE_ALL_ACCESS
+    return access

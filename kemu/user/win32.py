@@ -1,0 +1,72 @@
+"""The Win32 calls of one process, and the constants that go with them."""
+
+from __future__ import annotations
+
+from kemu.user.files import (
+    CREATE_ALWAYS,
+    CREATE_NEW,
+    FILE_BEGIN,
+    FILE_CURRENT,
+    FILE_END,
+    FILE_FLAG_BACKUP_SEMANTICS,
+    FILE_FLAG_DELETE_ON_CLOSE,
+    FILE_FLAG_NO_BUFFERING,
+    FILE_FLAG_OVERLAPPED,
+    FILE_FLAG_RANDOM_ACCESS,
+    FILE_FLAG_SEQUENTIAL_SCAN,
+    FILE_FLAG_WRITE_THROUGH,
+    LOCKFILE_EXCLUSIVE_LOCK,
+    LOCKFILE_FAIL_IMMEDIATELY,
+    MOVEFILE_REPLACE_EXISTING,
+    OPEN_ALWAYS,
+    OPEN_EXISTING,
+    OVERLAPPED,
+    TRUNCATE_EXISTING,
+)
+from kemu.user.handles import INVALID_HANDLE_VALUE, Handle
+from kemu.user.mapping import FILE_MAP_READ, FILE_MAP_WRITE, MappingApi
+from kemu.user.threads import (
+    DUPLICATE_CLOSE_SOURCE,
+    DUPLICATE_SAME_ACCESS,
+    INFINITE,
+    WAIT_FAILED,
+    WAIT_OBJECT_0,
+    WAIT_TIMEOUT,
+)
+
+__all__ = [
+    "CREATE_ALWAYS",
+    "CREATE_NEW",
+    "DUPLICATE_CLOSE_SOURCE",
+    "DUPLICATE_SAME_ACCESS",
+    "FILE_BEGIN",
+    "FILE_CURRENT",
+    "FILE_END",
+    "FILE_FLAG_BACKUP_SEMANTICS",
+    "FILE_FLAG_DELETE_ON_CLOSE",
+    "FILE_FLAG_NO_BUFFERING",
+    "FILE_FLAG_OVERLAPPED",
+    "FILE_FLAG_RANDOM_ACCESS",
+    "FILE_FLAG_SEQUENTIAL_SCAN",
+    "FILE_FLAG_WRITE_THROUGH",
+    "FILE_MAP_READ",
+    "FILE_MAP_WRITE",
+    "INFINITE",
+    "INVALID_HANDLE_VALUE",
+    "LOCKFILE_EXCLUSIVE_LOCK",
+    "LOCKFILE_FAIL_IMMEDIATELY",
+    "MOVEFILE_REPLACE_EXISTING",
+    "OPEN_ALWAYS",
+    "OPEN_EXISTING",
+    "OVERLAPPED",
+    "TRUNCATE_EXISTING",
+    "WAIT_FAILED",
+    "WAIT_OBJECT_0",
+    "WAIT_TIMEOUT",
+    "Handle",
+    "Win32",
+]
+
+
+class Win32(MappingApi):
+    """The Win32 calls of one process."""
