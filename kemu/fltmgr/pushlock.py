@@ -12,7 +12,6 @@ from kemu.nt.pushlock import (
     acquire,
     check_flags,
     check_usable,
-    initialise,
     release,
 )
 from kemu.nt.routine import routine, stops_with
@@ -26,7 +25,7 @@ FLT_PUSH_LOCK_DISABLE_AUTO_BOOST = 0x2
 @routine("fltkernel", "VOID FltInitializePushLock(_Inout_ PEX_PUSH_LOCK PushLock)", max_irql=APC_LEVEL)
 def FltInitializePushLock(PushLock: EX_PUSH_LOCK) -> None:
     """Make *PushLock* free. IRQL: <= APC_LEVEL. One that somebody holds: ``ke.lock-reinitialised``."""
-    initialise(PushLock, "FltInitializePushLock")
+    PushLock.make_free("FltInitializePushLock")
 
 
 @routine("fltkernel", "VOID FltDeletePushLock(_In_ PEX_PUSH_LOCK PushLock)", max_irql=APC_LEVEL)
@@ -38,7 +37,7 @@ def FltDeletePushLock(PushLock: EX_PUSH_LOCK) -> None:
     check_usable(PushLock, "FltDeletePushLock")
     current_thread().write(PushLock)
     check_deleted(PushLock, PushLock.holders(), "FltDeletePushLock")
-    PushLock.deleted = True
+    PushLock.initialised = False
 
 
 async def _acquire(lock: EX_PUSH_LOCK, shared: bool, flags: int, name: str) -> None:

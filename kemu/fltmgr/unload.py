@@ -10,6 +10,7 @@ from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.messages import FilterUnload
 from kemu.fltmgr.objects import Filter
 from kemu.nt.driver import in_driver, status_of
+from kemu.nt.kthread import current_kthread
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -18,7 +19,7 @@ from kemu.nt.status import (
     STATUS_FLT_FILTER_NOT_FOUND,
     STATUS_SUCCESS,
 )
-from kemu.runtime import Deliver, current_thread
+from kemu.runtime import Deliver
 
 
 async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = False) -> NTSTATUS:
@@ -37,14 +38,16 @@ async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = F
         return STATUS_FLT_DO_NOT_DETACH
     if not filter_.driver_object.loaded:
         return STATUS_FLT_FILTER_NOT_FOUND
-    thread = current_thread()
+    thread = current_kthread()
     thread.write(filter_)
     thread.acquire(filter_)
     if filter_.unload_flags is not None or filter_.deleting:
         return STATUS_FLT_DELETING_OBJECT
     filter_.unload_flags = flags = FLTFL_FILTER_UNLOAD_MANDATORY if mandatory else 0
     await Deliver(filter_.driver, FilterUnload, filter_)
+    thread.unloading = filter_.driver.driver
     returned = await in_driver(filter_.driver, "FilterUnload", callback, flags)
+    thread.unloading = None
     status = status_of(filter_.driver, "FilterUnload", callback, returned)
     manager.observer.unload_returned(filter_, status, mandatory)
     if not NT_SUCCESS(status) and not mandatory:

@@ -30,7 +30,7 @@ from kemu.nt.bugcheck import (
     BugCheck,
 )
 from kemu.nt.driver import DriverActor, current_driver, routine_name, status_of
-from kemu.nt.event import SetEvent
+from kemu.nt.event import KEVENT, SetEvent
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.routine import bad_pointer, routine
 from kemu.nt.status import (
@@ -285,6 +285,23 @@ def _returned_too_late(irp: IRP, owner: DriverActor, found: CompletionRoutine) -
     report("ke.irp-double-complete", what, BugCheck(MULTIPLE_IRP_COMPLETE_REQUESTS, (address(irp),)))
 
 
+class SignalCompletion(SetEvent):
+    """Signal the event of an IRP, which has to be there yet (KE-EVENT-07)."""
+
+    __slots__ = ("irp",)
+
+    def __init__(self, event: KEVENT, irp: str) -> None:
+        super().__init__(event)
+        self.irp = irp
+
+    def perform(self, thread: Thread) -> int:
+        freed = thread.runtime.system.freed.get(self.event)
+        if freed is not None:
+            thread.write(self.event)
+            report("ke.use-after-free", f"the completion of {self.irp} sets {self.event.label}, {freed}")
+        return super().perform(thread)
+
+
 async def _out_of_the_top(irp: IRP) -> None:
     """No driver is above: the IRP goes back to whoever has made it."""
     thread = current_kthread()
@@ -305,7 +322,7 @@ async def _out_of_the_top(irp: IRP) -> None:
     take_output(irp)
     irp.end(thread, f"was completed by {thread.label}")
     if event is not None:
-        await SetEvent(event)
+        await SignalCompletion(event, irp.label)
 
 
 def take_output(irp: IRP) -> None:

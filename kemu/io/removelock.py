@@ -20,6 +20,8 @@ class IO_REMOVE_LOCK(RundownProtection):
 
     __slots__ = ("tags",)
 
+    storage_size = 32
+
     def __init__(self, label: str = "remove lock") -> None:
         super().__init__(label)
         self.tags: list[tuple[object, KThread]] = []

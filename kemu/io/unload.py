@@ -11,7 +11,7 @@ from kemu.io.irp_messages import DriverUnload
 from kemu.nt.bugcheck import DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, BugCheck
 from kemu.nt.dpc import flush_for
 from kemu.nt.driver import DRIVER_OBJECT, in_driver
-from kemu.nt.kthread import KThread
+from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.process import Process
 from kemu.nt.status import NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, STATUS_SUCCESS
 from kemu.nt.system import System, report
@@ -114,6 +114,7 @@ async def unload_driver(system: System, driver: DRIVER_OBJECT, process: Process)
 
 
 async def _unload(driver: DRIVER_OBJECT) -> None:
+    current_kthread().unloading = driver.actor.driver
     await WaitUnreferenced(driver)
     await Deliver(driver.actor, DriverUnload)
     unload = driver.DriverUnload

@@ -136,7 +136,8 @@ class Interruptions:
         if self.alertable:
             if alerts & (KERNEL_ALERT | USER_ALERT if self.user_mode else KERNEL_ALERT):
                 return STATUS_ALERTED
-            if USER in thread.pending or SPECIAL_USER in thread.pending:
+            # Where normal kernel APCs are held back, user APCs are as well (KE-APC-03, KE-DOC-09).
+            if self.ends == TAKES_ALL and (USER in thread.pending or SPECIAL_USER in thread.pending):
                 return STATUS_USER_APC
         if self.user_mode and alerts & TERMINATING and self.ends == TAKES_ALL:
             # Termination comes as a kernel APC: with those disabled it waits as they do (KE-APC-12).

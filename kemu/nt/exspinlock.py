@@ -7,7 +7,7 @@ reader's: it deadlocks as soon as a writer asks in between.
 from __future__ import annotations
 
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
-from kemu.nt.lock import check_lowered, not_owned, owns_already
+from kemu.nt.lock import check_lowered, not_owned, owns_already, uninitialised
 from kemu.nt.routine import routine, stops_with
 from kemu.nt.sharedlock import (
     AcquireShared,
@@ -29,6 +29,7 @@ class EX_SPIN_LOCK(SharedLock):
     __slots__ = ("levels", "saved")
 
     spins = True
+    storage_size = 4
 
     def __init__(self, label: str = "reader/writer spin lock") -> None:
         super().__init__(label)
@@ -54,7 +55,9 @@ class EX_SPIN_LOCK(SharedLock):
 
 
 def check_again(lock: EX_SPIN_LOCK, thread: KThread, name: str) -> None:
-    """Finding of an acquisition by a thread that holds the lock in any mode."""
+    """Findings of an acquisition: uninitialised lock, or one that the thread holds in any mode."""
+    if not lock.initialised:
+        uninitialised(lock, name)
     if lock.owner is thread or thread in lock.sharers:
         owns_already(lock, thread, name, KSPIN_LOCK.acquired_again)
 

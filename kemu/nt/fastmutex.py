@@ -81,6 +81,12 @@ def check_unsafe(thread: KThread, mutex: FAST_MUTEX, name: str, what: int) -> No
             "APC_LEVEL, or in a critical or guarded region",
             verifier=violation(what, thread.irql),
         )
+    elif thread.irql != APC_LEVEL and not isinstance(mutex, KGUARDED_MUTEX):
+        report(
+            "ke.fmutex-unsafe-level",
+            f"{name} of {mutex.label} was called at {irql_name(thread.irql)}, in a region",
+            verifier=violation(what, thread.irql),
+        )
 
 
 @routine("wdm", "VOID ExInitializeFastMutex(_Inout_ PFAST_MUTEX FastMutex)", max_irql=DISPATCH_LEVEL)

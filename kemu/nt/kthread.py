@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kemu.nt.apc import ApcQueue
     from kemu.nt.deferred import Deferred
     from kemu.nt.dpc import DpcRun
+    from kemu.nt.driver import Driver
     from kemu.nt.process import Process
 
 PASSIVE_LEVEL: Final = 0
@@ -100,6 +101,7 @@ class KThread(Thread, DispatcherObject):
         "stalled",
         "told_of_user_apc",
         "top_level_irp",
+        "unloading",
     )
 
     guards = ("alive", "alerts", "pending")
@@ -119,6 +121,8 @@ class KThread(Thread, DispatcherObject):
         self.inside: tuple[HeldLock, ...] = ()
         self.process: Process | None = None
         self.top_level_irp: object = None
+        self.unloading: Driver | None = None
+        """The driver whose unload the thread carries out."""
         self.deferred: Deferred | None = None
         """The DPC or work item whose routine the thread runs."""
         self.dpcs: list[DpcRun] | None = None

@@ -99,11 +99,15 @@ class NPAGED_LOOKASIDE_LIST(LookasideList):
 
     __slots__ = ()
 
+    storage_size: ClassVar[int] = 128
+
 
 class PAGED_LOOKASIDE_LIST(LookasideList):
     """A list of entries in paged pool."""
 
     __slots__ = ()
+
+    storage_size: ClassVar[int] = 128
 
 
 class Lookasides:

@@ -64,6 +64,7 @@ class ERESOURCE(Waitable, Storage):
 
     guards = ()
     spins: bool = False
+    storage_size = 104
 
     def __init__(self, label: str = "resource") -> None:
         super().__init__(current_thread(), label)

@@ -19,7 +19,6 @@ from kemu.nt.lock import apcs_are_disabled, not_owned, owns_already, uninitialis
 from kemu.nt.routine import routine, stops_with
 from kemu.nt.sharedlock import AcquireShared, ReleaseExclusive, ReleaseShared, SharedLock, acquire_exclusive
 from kemu.nt.system import report
-from kemu.runtime import current_thread
 
 EX_PUSH_LOCK_ENABLE_AUTO_BOOST: Final = 0x1
 EX_PUSH_LOCK_DISABLE_AUTO_BOOST: Final = 0x2
@@ -37,16 +36,14 @@ FLT: Final = "Flt"
 class EX_PUSH_LOCK(SharedLock):
     """Storage for a push lock. Zeroed memory is a free one (KE-PUSH-01)."""
 
-    __slots__ = ("deleted", "families")
+    __slots__ = ("families",)
 
     boosts = True
     """Whether the kernel keeps a record of it with the thread that holds it."""
     pageable = True
-    """Whether it may be in paged memory."""
 
     def __init__(self, label: str = "push lock") -> None:
         super().__init__(label)
-        self.deleted = False
         self.families: dict[KThread, str] = {}
         """Which routines each holder has acquired it with. Each looks at its own."""
 
@@ -56,8 +53,8 @@ class EX_PUSH_LOCK(SharedLock):
 
 
 def check_usable(lock: EX_PUSH_LOCK, name: str) -> None:
-    """Finding of a lock that was deleted and not initialised again."""
-    if lock.deleted:
+    """Finding of a lock that was deleted, or whose memory was never zeroed."""
+    if not lock.initialised:
         uninitialised(lock, name)
 
 
@@ -131,15 +128,7 @@ def ExInitializePushLock(PushLock: EX_PUSH_LOCK) -> None:
 
     One that somebody holds: ``ke.lock-reinitialised``.
     """
-    initialise(PushLock, "ExInitializePushLock")
-
-
-def initialise(lock: EX_PUSH_LOCK, name: str) -> None:
-    """Make *lock* free."""
-    if lock.owner is not None or lock.sharers or lock.watchers:
-        report("ke.lock-reinitialised", f"{name} on {lock.label}, which is in use")
-    current_thread().write(lock)
-    lock.deleted = False
+    PushLock.make_free("ExInitializePushLock")
 
 
 @routine(

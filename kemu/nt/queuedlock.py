@@ -7,14 +7,17 @@ from kemu.nt.lock import ReleaseLock, check_acquire, check_lowered, not_owned
 from kemu.nt.lockorder import LockOrder
 from kemu.nt.routine import routine, stops_with
 from kemu.nt.spinlock import KSPIN_LOCK, QUEUED, QUEUED_AT_DPC_LEVEL, check_how, check_way
-from kemu.nt.system import report
+from kemu.nt.storage import Storage
+from kemu.nt.system import Leftover, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 
-class KLOCK_QUEUE_HANDLE(Cell):
+class KLOCK_QUEUE_HANDLE(Cell, Storage):
     """Storage for the place of one acquisition in the queue of a lock; usually on the stack."""
 
     __slots__ = ("OldIrql", "lock", "ticket")
+
+    storage_size = 24
 
     def __init__(self, label: str = "lock queue handle") -> None:
         super().__init__(current_thread(), label)
@@ -22,6 +25,13 @@ class KLOCK_QUEUE_HANDLE(Cell):
         """The lock that is acquired with it, or waited for."""
         self.ticket = 0
         self.OldIrql = 0
+
+    def still_active(self) -> Leftover | None:
+        """What is wrong with its memory being freed now (KE-SPIN-11): whoever releases the lock looks there."""
+        current_thread().read(self)
+        if self.lock is None:
+            return None
+        return Leftover("ke.lock-freed", f"{self.label}, which {self.lock.label} is acquired with")
 
 
 class Enqueue(Operation[bool]):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
 from types import UnionType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from kemu.nt.bugcheck import (
     DRIVER_IRQL_NOT_LESS_OR_EQUAL,
@@ -23,7 +23,7 @@ from kemu.nt.bugcheck import (
     BugCheck,
     BugCheckCode,
 )
-from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
+from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import current_system, report
 from kemu.runtime import Cell
 
@@ -39,6 +39,9 @@ class KernelObject:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+WRITE: Final = 1
+"""An access of memory, as bug check 0xD1 has it."""
 
 Ceiling = int | Callable[..., int]
 """A highest IRQL, or a function of the routine's arguments that gives it."""
@@ -143,8 +146,9 @@ def routine(
     A call outside the IRQL range is finding ``ke.irql`` (KE-IRQL-11, FLT-IRQL-06). Out parameters do not appear
     in the Python signature; all others must, in C's order. A parameter whose annotation is a kernel object's class
     takes nothing else: NULL (unless the annotation allows None) and other objects are finding ``ke.bad-pointer``,
-    an object in freed memory is ``ke.use-after-free``, and one in paged memory that must not be there is
-    ``ke.pageable-sync``. *unchecked* are parameters that the routine itself looks at.
+    an object in freed memory is ``ke.use-after-free``; one in paged memory that must not be there is
+    ``ke.pageable-sync``, and one that may, above APC_LEVEL, ``ke.paged``. *unchecked* are parameters that the routine
+    itself looks at.
 
     *under_spin_lock* says whether a thread that holds a spin lock may call it, or is a function of the arguments that
     does; a call that may not be made is finding ``ke.spin-forbidden-call`` (KE-SPIN-08). *stops* says what Windows
@@ -238,9 +242,8 @@ def _checked(
                     bad_pointer(name, parameter, kind, value)
             elif value in (system := current_system()).freed:
                 report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
-            elif value in system.pageable:
-                # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
-                report("ke.pageable-sync", f"{name} on {value}, in {system.pageable[value]} in paged pool")
+            elif value in system.paged:
+                _check_paged(name, value, system.paged[value], irql)
         if is_awaited and thread.apcs is not None:
             routine = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
             return cast("R", _after_apcs(thread.apcs, routine, args, kwargs))
@@ -280,6 +283,17 @@ def bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:
     else:
         stop = BugCheck(PAGE_FAULT_IN_NONPAGED_AREA)
     report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes a {kind.__name__}", stop)
+
+
+def _check_paged(name: str, value: Any, memory: str, irql: int) -> None:
+    """Findings of a call of *name* with *value*, which is a part of *memory*, in paged pool."""
+    where = f"{name} on {value}, in {memory} in paged pool"
+    if not value.pageable:
+        # Whoever signals it, or expires it, may do so at DISPATCH_LEVEL.
+        report("ke.pageable-sync", where)
+    elif irql > APC_LEVEL:
+        stop = BugCheck(DRIVER_IRQL_NOT_LESS_OR_EQUAL, (0, irql, WRITE))
+        report("ke.paged", f"{where}, at {irql_name(irql)}", stop)
 
 
 def _not_under_spin_lock(thread: KThread, name: str) -> None:

@@ -54,6 +54,15 @@ class RundownProtection(Waitable, Storage):
     def holders(self) -> tuple[Thread, ...]:
         return tuple(dict.fromkeys(self.holds))
 
+    def still_active(self) -> Leftover | None:
+        """What is wrong with its memory being freed now (KE-RUNDOWN-05): somebody is to release it yet, or waits."""
+        current_thread().read(self)
+        if not self.holds and not self.watchers:
+            return None
+        names = [thread.label for thread in self.holders()]
+        who = f"{' and '.join(names)} holds" if names else f"{self.watchers[0].label} waits for"
+        return Leftover("ke.freed-active", f"{self.label}, which {who}")
+
     def take_hold(self, thread: KThread, count: int) -> None:
         """Add *count* holds of *thread*, inside its step."""
         # Those who come and go are independent of each other as long as nobody waits for the last.
@@ -96,12 +105,11 @@ class RundownProtection(Waitable, Storage):
 
 
 class EX_RUNDOWN_REF(RundownProtection):
-    """Storage for run-down protection."""
+    """Storage for run-down protection. In paged memory it is used at APC_LEVEL or below only (KE-RUNDOWN-08)."""
 
     __slots__ = ()
 
     pageable: ClassVar[bool] = True
-    """Whether it may be in paged memory; then it may be used at APC_LEVEL or below only (KE-RUNDOWN-08)."""
 
     def __init__(self, label: str = "run-down protection") -> None:
         super().__init__(label)

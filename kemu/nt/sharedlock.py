@@ -5,18 +5,20 @@ A writer that has to wait is visible: it keeps readers out that come later. So i
 
 from __future__ import annotations
 
+from typing import Any
+
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import active
 from kemu.nt.lockorder import LockOrder, SharedHold
 from kemu.nt.storage import Storage
-from kemu.nt.system import Leftover
+from kemu.nt.system import Leftover, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
 
 class SharedLock(Waitable, Storage):
-    """A lock with one owner, or any number of sharers."""
+    """A lock with one owner, or any number of sharers. Zeroed memory is a free one."""
 
-    __slots__ = ("owner", "shared", "sharers", "waiting", "was_owned")
+    __slots__ = ("initialised", "owner", "shared", "sharers", "waiting", "was_owned")
 
     guards = ("owner", "sharers", "waiting")
     spins: bool = False
@@ -31,6 +33,31 @@ class SharedLock(Waitable, Storage):
         """What the threads that share it remember of it."""
         self.was_owned = False
         """Whether it was ever held exclusively, as the lock order knows."""
+        self.initialised = True
+        """Whether its memory was zeroed, or initialised otherwise, and not deleted since."""
+
+    @classmethod
+    def embedded(cls, label: str, whole: Any) -> Any:
+        made = super().embedded(label, whole)
+        # A structure that does not come from pool is a driver's global, which is zeroed.
+        made.initialised = whole.__dict__.get("_allocation") is None
+        return made
+
+    def zeroed(self) -> None:
+        self.initialised = True
+
+    def assign(self, name: str, value: object) -> None:
+        """``Lock = 0`` is how C makes a free one where there is no routine for it."""
+        if not isinstance(value, int) or value:
+            super().assign(name, value)
+        self.make_free(f"{name} = 0")
+
+    def make_free(self, how: str) -> None:
+        """Make it free, as *how* tells. One that is in use is finding ``ke.lock-reinitialised``."""
+        if self.owner is not None or self.sharers or self.watchers:
+            report("ke.lock-reinitialised", f"{how} on {self.label}, which is in use")
+        current_thread().write(self)
+        self.initialised = True
 
     @property
     def is_free(self) -> bool:

@@ -40,10 +40,11 @@ class Storage:
 
     def assign(self, name: str, value: object) -> None:
         """The driver assigns *value* to the field. C would copy one object over the other."""
+        kind = type(self).__name__
+        article = "an" if kind[:1] in "AEIOU" else "a"
         refuse(
-            f"{name} is a {type(self).__name__} inside of its structure, and {type(value).__name__} is assigned to it",
-            remedy=f"initialise it where it is, or declare a pointer: {name.rpartition('.')[2]}: "
-            f"{type(self).__name__} | None",
+            f"{name} is {article} {kind} inside of its structure, and {type(value).__name__} is assigned to it",
+            remedy=f"initialise it where it is, or declare a pointer: {name.rpartition('.')[2]}: {kind} | None",
         )
 
     def plain_value(self) -> object:

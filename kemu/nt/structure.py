@@ -178,8 +178,8 @@ def furnish(
             part = kind.embedded(f"{structure.__name__}.{name}", whole)
             if zeroed:
                 part.zeroed()
-            if allocation is not None and allocation.is_paged and not kind.pageable and isinstance(part, Cell):
-                current_system().pageable[part] = allocation.describe()
+            if allocation is not None and allocation.is_paged and isinstance(part, Cell):
+                current_system().paged[part] = allocation.describe()
         fields[name] = part
         parts.append(part)
     return whole

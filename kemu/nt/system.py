@@ -91,8 +91,8 @@ class System:
         self._ledgers: list[LeftBy] = []
         self.freed: dict[object, str] = {}
         """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
-        self.pageable: dict[object, str] = {}
-        """Kernel objects that lie in paged memory and must not, with words for that memory. Asked, never listed."""
+        self.paged: dict[Any, str] = {}
+        """Kernel objects that lie in paged memory, with words for that memory. Asked, never listed."""
         self.shortage = Cell(current_thread(), "shortage") if options.low_resources == "once" else None
         """Whether the one allocation that may fail has failed, where it is one."""
         self.had_shortage = False

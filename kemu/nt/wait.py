@@ -295,8 +295,8 @@ def check_storage(object_: DispatcherObject, name: str) -> None:
     system = current_system()
     if object_ in system.freed:
         report("ke.use-after-free", f"{name} on {object_}, {system.freed[object_]}")
-    if object_ in system.pageable:
-        report("ke.pageable-sync", f"{name} on {object_}, in {system.pageable[object_]} in paged pool")
+    if object_ in system.paged:
+        report("ke.pageable-sync", f"{name} on {object_}, in {system.paged[object_]} in paged pool")
 
 
 async def interruptible_wait(

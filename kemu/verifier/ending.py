@@ -80,6 +80,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     pended = pended_operation(system, verifier, detail) or pended_irp(system, verifier, detail)
     if pended is not None:
         return pended
+    for thread in threads:
+        if isinstance(thread, KThread) and thread.unloading is not None:
+            return verifier.finding("ke.unload-hang", detail, subject=str(thread.unloading))
     return verifier.finding("ke.hang", detail, subject=report.blocked[0].waits_for)
 
 

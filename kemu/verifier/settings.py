@@ -89,7 +89,7 @@ FINAL: Final = frozenset(
         "ke.hang", "ke.deadlock", "ke.self-deadlock", "ke.lost-wakeup", "ke.worker-starvation", "ke.step-limit",
         "ke.apc-reentry", "ke.apc-io-deadlock", "ke.lock-leak", "ke.irp-orphan", "ke.irp-not-cancelable",
         "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
-        "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
+        "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ke.unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
     }
 )  # fmt: skip
@@ -113,6 +113,9 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
 Not in here is what only may go wrong, such as locks in two orders, and what shows by its consequences, such as a level
 that is not restored. What has a bug check of an unverified system is always watched anyway.
 """
+
+VERIFIED_ONLY: Final = frozenset({"ke.fmutex-unsafe-level"})
+"""What any Windows accepts and Driver Verifier does not: watched only where its class is switched on."""
 
 ACTIONS: Final = ("break", "ignore", "zap", "remove")
 """End the run; note the violation and go on; leave it in the trace only; not even that."""
@@ -150,6 +153,8 @@ class VerifierSettings:
 
     def watches(self, rule: Rule) -> bool:
         """Whether a violation of *rule* shows on a system with these settings."""
+        if rule.code in VERIFIED_ONLY:
+            return self.is_verified(rule)
         if self.classes is None or rule.bug_check is not None or rule.code in ALWAYS:
             return True
         return class_of(rule) in self.classes

@@ -10,7 +10,7 @@ from kemu.runtime import Runtime
 from kemu.runtime.thread import current
 from kemu.verifier.catalogue import CATALOGUE, ERROR, Rule
 from kemu.verifier.finding import Finding
-from kemu.verifier.settings import DEFAULT, VerifierSettings, goes_on
+from kemu.verifier.settings import DEFAULT, VERIFIED_ONLY, VerifierSettings, goes_on
 
 
 class Verifier:
@@ -49,7 +49,7 @@ class Verifier:
             self.advisories.append(finding)
 
     def _go_on(self, finding: Finding) -> None:
-        if finding.severity == ERROR and self.went_on is None:
+        if finding.severity == ERROR and self.went_on is None and finding.code not in VERIFIED_ONLY:
             self.went_on = finding.code
 
     def finding(

@@ -273,7 +273,7 @@ def test_an_insertion_that_the_driver_refuses_leaves_the_irp_with_the_caller() -
     assert (one.code, one.result) == (None, STATUS_INSUFFICIENT_RESOURCES)
 
 
-@pytest.mark.rule("KE-CSQ-02")
+@pytest.mark.rule("KE-CSQ-02", "KE-DOC-12")
 def test_an_insertion_may_carry_a_context() -> None:
     async def script(lab: Lab) -> Any:
         queue = Queue(lab, ex=True)
@@ -365,7 +365,7 @@ def test_the_routines_of_the_queue_do_not_complete_under_its_lock() -> None:
     assert run(script).code == "ke.spin-forbidden-call"
 
 
-@pytest.mark.rule("KE-CSQ-06")
+@pytest.mark.rule("KE-CSQ-06", "KE-DOC-12")
 @pytest.mark.parametrize("mutex", [True, False])
 @pytest.mark.parametrize("irql", [0, DISPATCH_LEVEL])
 def test_a_queue_whose_lock_is_a_mutex_cannot_be_come_to_at_dispatch_level(mutex: bool, irql: int) -> None:

@@ -161,7 +161,7 @@ def test_a_cancel_routine_restores_the_irql_that_it_was_told() -> None:
     assert run(cancelling(holds(restores))).code == "ke.irql-nesting"
 
 
-@pytest.mark.rule("KE-CANCEL-03")
+@pytest.mark.rule("KE-CANCEL-03", "KE-DOC-10")
 @pytest.mark.parametrize("what", ["again", "completes", "calls"])
 def test_under_the_cancel_spin_lock_a_cancel_routine_does_next_to_nothing(what: str) -> None:
     async def cancel(device: DEVICE_OBJECT, irp: IRP) -> None:

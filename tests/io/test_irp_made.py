@@ -35,7 +35,10 @@ from kemu.wdk.wdm import (
     METHOD_BUFFERED,
     METHOD_OUT_DIRECT,
     NT_SUCCESS,
+    POOL_FLAG_NON_PAGED,
+    ExAllocatePool2,
     Executive,
+    ExFreePool,
     ExFreePoolWithTag,
     IoAllocateIrp,
     IoBuildAsynchronousFsdRequest,
@@ -56,6 +59,8 @@ from kemu.wdk.wdm import (
     KeSetEvent,
     KeWaitForSingleObject,
     NotificationEvent,
+    Structure,
+    sizeof,
 )
 
 
@@ -373,6 +378,33 @@ def test_a_synchronous_request_fills_the_status_block_and_the_buffer_and_sets_th
     runs = all_runs(script, bound=1)
     assert codes(runs) == {None}
     assert {one.result for one in runs} == {STATUS_SUCCESS}
+
+
+class ISSUER(Structure):
+    Done: KEVENT
+
+
+@pytest.mark.rule("KE-EVENT-07")
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_event_of_a_request_outlives_it(waits: bool) -> None:
+    async def script(lab: Lab) -> Any:
+        async def use(below: DEVICE_OBJECT) -> None:
+            issuer: ISSUER = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(ISSUER), "Test")
+            KeInitializeEvent(issuer.Done, NotificationEvent, False)
+            block = IO_STATUS_BLOCK()
+            irp = await IoBuildSynchronousFsdRequest(IRP_MJ_FLUSH_BUFFERS, below, None, None, None, issuer.Done, block)
+            assert irp is not None
+            assert await IoCallDriver(below, irp) == STATUS_PENDING
+            if waits:
+                await wait(issuer.Done)
+            await ExFreePool(issuer)
+
+        return await using(lab, pends, use)
+
+    runs = all_runs(script, bound=1)
+    assert codes(runs) == ({None} if waits else {None, "ke.use-after-free"})
+    late = [one for one in runs if one.code and " sets ISSUER.Done, in an ISSUER of 24 bytes" in one.finding.detail]
+    assert bool(late) is not waits
 
 
 def test_a_synchronous_write_carries_its_data() -> None:

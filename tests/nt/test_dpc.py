@@ -301,7 +301,7 @@ def test_flushing_in_a_dpc_or_under_a_spin_lock_is_a_finding_and_above_passive_l
     assert run(at_apc).code == "ke.irql"
 
 
-@pytest.mark.rule("KE-DPC-09")
+@pytest.mark.rule("KE-DPC-09", "KE-DOC-21")
 def test_a_threaded_dpc_runs_at_either_level() -> None:
     async def script(lab: Lab) -> None:
         one = KDPC("Threaded")

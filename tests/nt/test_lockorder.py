@@ -368,7 +368,7 @@ def test_a_callback_is_not_unregistered_under_a_lock_that_it_takes(under: bool) 
 # Threads that end.
 
 
-@pytest.mark.rule("KE-DL-03", "KE-RES-11", "KE-PUSH-05")
+@pytest.mark.rule("KE-DL-03", "KE-RES-11", "KE-PUSH-05", "KE-RACE-07")
 @pytest.mark.parametrize(("kind", "stop"), [(fast, None), (resource, None), (push, 0x153)])
 @pytest.mark.parametrize("contended", [True, False])
 def test_a_thread_that_ends_owning_a_lock_is_reported(kind: Maker, stop: int | None, contended: bool) -> None:

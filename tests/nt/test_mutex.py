@@ -132,7 +132,7 @@ def released_by(release: Callable[[Lab, KMUTEX], Awaitable[Any]]) -> Run:
     return run(script)
 
 
-@pytest.mark.rule("KE-MUTEX-02")
+@pytest.mark.rule("KE-MUTEX-02", "KE-DOC-02")
 def test_releasing_what_another_thread_owns_raises() -> None:
     async def release(lab: Lab, mutex: KMUTEX) -> None:
         await KeReleaseMutex(mutex, False)

@@ -153,7 +153,7 @@ def test_any_writer_that_waits_may_be_next() -> None:
 
 
 @families
-@pytest.mark.rule("KE-PUSH-03", "KE-RACE-17")
+@pytest.mark.rule("KE-PUSH-03", "KE-RACE-17", "KE-DOC-05", "KE-DOC-25")
 @pytest.mark.parametrize(
     ("held", "again", "code"),
     [

@@ -242,7 +242,7 @@ def test_readers_do_not_depend_on_each_other() -> None:
 # Waiting for oneself.
 
 
-@pytest.mark.rule("KE-RES-04", "KE-RACE-17", "KE-DL-03")
+@pytest.mark.rule("KE-RES-04", "KE-RACE-17", "KE-DL-03", "KE-DOC-06")
 @pytest.mark.parametrize("wait", [True, False])
 def test_who_shares_it_cannot_wait_to_own_it(wait: bool) -> None:
     async def script(lab: Lab) -> bool:

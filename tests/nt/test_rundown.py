@@ -395,7 +395,7 @@ def test_who_waits_must_not_own_a_lock_that_a_holder_needs() -> None:
 # Suspension, levels, storage.
 
 
-@pytest.mark.rule("KE-RUNDOWN-07")
+@pytest.mark.rule("KE-RUNDOWN-07", "KE-RACE-07")
 @pytest.mark.parametrize("how", ["nothing", "critical", "guarded", "APC_LEVEL", "system"])
 def test_a_holder_that_may_be_suspended_is_worth_a_warning(how: str) -> None:
     async def script(lab: Lab) -> None:

@@ -127,7 +127,7 @@ def test_producers_and_consumers_lose_nothing() -> None:
     assert {one.result for one in runs} == {0}
 
 
-@pytest.mark.rule("KE-SEM-01")
+@pytest.mark.rule("KE-SEM-01", "KE-DOC-19")
 @pytest.mark.parametrize(("irql", "noted"), [(0, False), (DISPATCH_LEVEL, True)])
 def test_initialising_at_a_raised_level_is_worth_a_remark(irql: int, noted: bool) -> None:
     async def script(lab: Lab) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from fltmgr.kit import LOWER, UPPER, Lab, Run, queue, resumes, run
+from io_kit import loaded, succeed
 
-from kemu.io.constants import IRP_MJ_READ
+from kemu.io.constants import IRP_MJ_CREATE, IRP_MJ_READ
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
     FLT_POSTOP_MORE_PROCESSING_REQUIRED,
@@ -153,6 +154,40 @@ def test_an_unload_that_waits_for_a_work_routine() -> None:
     found = run(script)
     assert ending(found) == ("stuck", "unload-hang")
     assert "generic work item of D" in found.finding.detail
+
+
+@pytest.mark.rule("KE-VER-03")
+@pytest.mark.parametrize("kind", ["minifilter", "legacy", "in use"])
+def test_an_unload_that_never_ends(kind: str) -> None:
+    async def script(lab: Lab) -> None:
+        async def waits(*arguments: Any) -> None:
+            await KeWaitForSingleObject(lab.event("idle"))
+
+        if kind == "minifilter":
+            driver = await lab.filter("D", LOWER, {}, FilterUnloadCallback=waits)
+        else:
+            device, driver = await loaded(lab, "D", {IRP_MJ_CREATE: succeed})
+            if kind == "legacy":
+                device.on_unload = waits
+            else:
+                await lab.app.open(r"\\.\D")
+        await driver.unload()
+
+    found = run(script)
+    assert ending(found) == ("stuck", "ke.unload-hang")
+    assert ("idle" in found.finding.detail) is (kind != "in use")
+    assert found.finding.verifier is not None
+    assert (found.finding.verifier.code, found.finding.verifier.parameters[0]) == (0xC4, 0x115)
+
+
+@pytest.mark.rule("KE-VER-03")
+def test_whoever_waits_after_an_unload_does_not_unload() -> None:
+    async def script(lab: Lab) -> None:
+        await (await lab.filter("D", LOWER, {})).unload()
+        await (await loaded(lab, "E", {}))[1].unload()
+        await KeWaitForSingleObject(lab.event("never"))
+
+    assert ending(run(script)) == ("stuck", "ke.hang")
 
 
 @pytest.mark.rule("KE-EVENT-05")

@@ -40,6 +40,8 @@ declare("ke.test-spin", "a decision is made on KeTestSpinLock, whose answer may 
 # Fast and guarded mutexes.
 declare("ke.lock-release-order", "mutexes are released in another order than the reverse of their acquisition",
       "KE-FMUTEX-02", "KE-DL-03")  # fmt: skip
+declare("ke.fmutex-unsafe-level", "an unsafe routine of a fast mutex is called below APC_LEVEL, in a region",
+        "KE-FMUTEX-04", "KE-DOC-07", verifier=(DRIVER_VERIFIER_DETECTED_VIOLATION, 0x39))  # fmt: skip
 declare("ke.fmutex-mix", "a mutex is released by a routine that does not go with its acquisition", "KE-FMUTEX-05")
 
 # Executive resources.
