@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from kemu.nt.access import (  # noqa: F401 - those of every kind of object belong to files too
-    DELETE,
-    GENERIC_ALL,
-    GENERIC_EXECUTE,
-    GENERIC_READ,
-    GENERIC_WRITE,
-    MAXIMUM_ALLOWED,
-    READ_CONTROL,
-    SYNCHRONIZE,
-    WRITE_DAC,
-    WRITE_OWNER,
-)
+from kemu.nt import access
+
+# What every kind of object has.
+DELETE: Final = access.DELETE
+GENERIC_ALL: Final = access.GENERIC_ALL
+GENERIC_EXECUTE: Final = access.GENERIC_EXECUTE
+GENERIC_READ: Final = access.GENERIC_READ
+GENERIC_WRITE: Final = access.GENERIC_WRITE
+MAXIMUM_ALLOWED: Final = access.MAXIMUM_ALLOWED
+READ_CONTROL: Final = access.READ_CONTROL
+SYNCHRONIZE: Final = access.SYNCHRONIZE
+WRITE_DAC: Final = access.WRITE_DAC
+WRITE_OWNER: Final = access.WRITE_OWNER
 
 # Access rights.
 FILE_READ_DATA: Final = 0x0001
@@ -236,11 +237,11 @@ _GENERIC: Final = (
 )
 
 
-def map_generic(access: int) -> int:
-    """Replace the generic rights in *access* with the file rights that they stand for (RtlMapGenericMask)."""
+def map_generic(wanted: int) -> int:
+    """Replace the generic rights in *wanted* with the file rights that they stand for (RtlMapGenericMask)."""
     for generic, rights in _GENERIC:
-        if access & generic:
-            access = access & ~generic | rights
-    if access & MAXIMUM_ALLOWED:
-        access = access & ~MAXIMUM_ALLOWED | FILE_ALL_ACCESS
-    return access
+        if wanted & generic:
+            wanted = wanted & ~generic | rights
+    if wanted & MAXIMUM_ALLOWED:
+        wanted = wanted & ~MAXIMUM_ALLOWED | FILE_ALL_ACCESS
+    return wanted

@@ -150,7 +150,9 @@ class UserProcess(Actor):
         return self._win32
 
     async def exit(self, status: int = 0) -> None:
-        """End the process on the calling thread."""
+        """End the process on the calling thread: its files are closed."""
+        if self._win32 is not None:
+            await self._win32.close_all()
         await exit_process(self.process, status)
 
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:

@@ -29,11 +29,15 @@ from kemu.io.constants import (
     IRP_MJ_WRITE,
 )
 from kemu.io.file_constants import (
+    FILE_COMPLETE_IF_OPLOCKED,
     FILE_DIRECTORY_FILE,
     FILE_SHARE_READ,
     FSCTL_DISMOUNT_VOLUME,
+    FSCTL_REQUEST_BATCH_OPLOCK,
+    FSCTL_REQUEST_OPLOCK_LEVEL_2,
     FSCTL_SET_ZERO_DATA,
     IRP_MN_LOCK,
+    IRP_MN_NOTIFY_CHANGE_DIRECTORY,
     IRP_MN_QUERY_DIRECTORY,
     IRP_MN_UNLOCK_SINGLE,
     FileAllocationInformation,
@@ -73,6 +77,7 @@ class Case:
         self.lab = lab
         self.manager = lab.system.get(IoManager)
         self.files: dict[str, FileObject] = {}
+        self.begun: list[Request] = []
 
     async def prepare(self) -> Case:
         self.lab.directory(r"\d")
@@ -87,6 +92,13 @@ class Case:
         request = Request(self.lab.volume, target, major, Parameters(**members), minor=minor)
         status = await self.manager.call(request)
         return status, request.information, repr(request.buffer)
+
+    async def begin(self, file: str | FileObject, major: int, *, minor: int = 0, **members: Any) -> None:
+        """Send a request that may have to wait."""
+        target = self.files[file] if isinstance(file, str) else file
+        request = Request(self.lab.volume, target, major, Parameters(**members), minor=minor)
+        self.begun.append(request)
+        await self.manager.start(request)
 
     async def create(self, path: str, disposition: int, **members: Any) -> Any:
         file = FileObject(self.lab.volume, path)
@@ -223,6 +235,61 @@ def classes(*names: str) -> int:
     while search.begin():
         search.end(run(script_of(*names), search, observer=search).outcome)
     return search.traces
+
+
+WAITING: dict[str, tuple[Do, Do]] = {
+    "a lock and an unlock": (
+        lambda c: c.begin("a2", IRP_MJ_LOCK_CONTROL, minor=IRP_MN_LOCK, Length=2, ExclusiveLock=True),
+        lambda c: c.lock("a", IRP_MN_UNLOCK_SINGLE),
+    ),
+    "a lock and a close": (
+        lambda c: c.begin("a2", IRP_MJ_LOCK_CONTROL, minor=IRP_MN_LOCK, Length=2, ExclusiveLock=True),
+        lambda c: c.close("a"),
+    ),
+    "a watch and a create": (
+        lambda c: c.begin(
+            "root", IRP_MJ_DIRECTORY_CONTROL, minor=IRP_MN_NOTIFY_CHANGE_DIRECTORY, CompletionFilter=1, Length=99
+        ),
+        lambda c: c.create(r"\n", FILE_CREATE),
+    ),
+    "an oplock and an open": (
+        lambda c: c.begin("own", IRP_MJ_FILE_SYSTEM_CONTROL, FsControlCode=FSCTL_REQUEST_OPLOCK_LEVEL_2),
+        lambda c: c.create(r"\own", FILE_OVERWRITE),
+    ),
+    "a batch oplock and an open": (
+        lambda c: c.begin("own", IRP_MJ_FILE_SYSTEM_CONTROL, FsControlCode=FSCTL_REQUEST_BATCH_OPLOCK),
+        lambda c: c.create(r"\own", FILE_OPEN, CreateOptions=FILE_COMPLETE_IF_OPLOCKED),
+    ),
+    "a batch oplock and its end": (
+        lambda c: c.begin("own", IRP_MJ_FILE_SYSTEM_CONTROL, FsControlCode=FSCTL_REQUEST_BATCH_OPLOCK),
+        lambda c: c.close("own"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_the_order_of_what_waits(name: str) -> None:
+    async def script(lab: Lab) -> Any:
+        case = await Case(lab).prepare()
+        lab.file(r"\own")
+        case.files["own"] = (await lab.quiet_open(r"\own", overlapped=True)).file
+        await case.lock("a", IRP_MN_LOCK, ExclusiveLock=True)
+
+        async def do(what: Do) -> Any:
+            return await what(case)
+
+        async def cancel() -> None:
+            for request in list(case.begun):
+                await case.manager.cancel(request)
+
+        both = [do(one) for one in WAITING[name]]
+        await lab.together(*both)
+        before = [(request.done, request.status, request.information) for request in case.begun]
+        await lab.together(cancel())
+        after = [(request.done, request.status) for request in case.begun]
+        return before, after, everything(lab.volume.filesystem.root)
+
+    assert all(request for one in all_runs(script) for request, *_ in one.result[1])
 
 
 INDEPENDENT = [
