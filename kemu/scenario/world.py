@@ -200,7 +200,6 @@ class UserProcess(Actor):
         if path.startswith(("\\\\.\\", "\\\\?\\")):
             status, device_file = await open_device(manager, path, synchronous=not overlapped)
             return status, File(manager, device_file) if device_file is not None else None
-        status, file = await manager.create(volume or self.world.volume, path, disposition, synchronous=not overlapped)
         name = dos_path(path)
         status, file = await manager.create(volume or self.world.volume, name, disposition, synchronous=not overlapped)
         return status, File(manager, file) if file is not None else None
