@@ -231,11 +231,11 @@ _GENERIC: Final = (
 )
 
 
-def map_generic(access: int) -> int:
-    """Replace the generic rights in *access* with the file rights that they stand for (RtlMapGenericMask)."""
+def map_generic(wanted: int) -> int:
+    """Replace the generic rights in *wanted* with the file rights that they stand for (RtlMapGenericMask)."""
     for generic, rights in _GENERIC:
-        if access & generic:
-            access = access & ~generic | rights
-    if access & MAXIMUM_ALLOWED:
-        access = access & ~MAXIMUM_ALLOWED | FILE_ALL_ACCESS
-    return access
+        if wanted & generic:
+            wanted = wanted & ~generic | rights
+    if wanted & MAXIMUM_ALLOWED:
+        wanted = wanted & ~MAXIMUM_ALLOWED | FILE_ALL_ACCESS
+    return wanted

@@ -9,7 +9,7 @@ look at it by another driver, or by any driver after it is complete, is a findin
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, overload
 
 from kemu.io.constants import major_name
 from kemu.io.request import CancelState
@@ -378,6 +378,8 @@ class IRP(Cell):
         "up",
         "who_ended",
     )
+
+    free_routine: ClassVar[str] = "IoFreeIrp"
 
     PendingReturned = Guarded[bool]()
     """In a completion routine: whether the driver below has returned STATUS_PENDING (KE-IRP-05)."""

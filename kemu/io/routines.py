@@ -45,6 +45,10 @@ async def call_routine(
     check_loaded(actor, name)
     irql, locks = thread.irql, len(thread.locks)
     apc = thread.kernel_apc_disable, thread.special_apc_disable
+    arbitrary = thread.arbitrary
+    if kind != DISPATCH:
+        # A dispatch routine runs where its caller does: in the requestor's thread, as far as nobody has pended the IRP.
+        thread.arbitrary = True
     thread.actors.append(actor)
     try:
         result = await routine(*arguments)
@@ -53,6 +57,7 @@ async def call_routine(
         raise
     if kind != CANCEL:
         check_exit(thread, actor, kind, name, irql, locks, apc)
+    thread.arbitrary = arbitrary
     thread.actors.pop()
     # An unload that comes before this finds the thread in the driver's code.
     thread.read(actor.presence)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from kemu.io.irp_messages import DriverUnload
 from kemu.nt.bugcheck import DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS, BugCheck
+from kemu.nt.dpc import flush_for
 from kemu.nt.driver import DRIVER_OBJECT, in_driver
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.process import Process
 from kemu.nt.status import NTSTATUS, STATUS_INVALID_DEVICE_REQUEST, STATUS_SUCCESS
 from kemu.nt.system import System, report
+from kemu.nt.systhread import SystemThreads
 from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Thread
 
 
@@ -80,8 +82,11 @@ def discard(driver: DRIVER_OBJECT, thread: Thread) -> None:
     thread.write(driver.image)
     thread.write(actor.presence)
     driver.loaded = False
+    # The driver's own threads are among what it leaves behind, which says more of them.
+    system: System = thread.runtime.system
+    own = system.get(SystemThreads).made
     for other in thread.runtime.threads:
-        if other is thread or actor not in other.actors:
+        if other is thread or actor not in other.actors or other in own:
             continue
         # Its last step comes before this, or after it.
         thread.read(other)
@@ -115,4 +120,5 @@ async def _unload(driver: DRIVER_OBJECT) -> None:
     unload = driver.DriverUnload
     assert unload is not None
     await in_driver(driver.actor, "DriverUnload", unload, driver)
+    await flush_for(driver.actor, driver.name)
     await EndUnload(driver)

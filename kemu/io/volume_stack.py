@@ -64,7 +64,8 @@ class InnerRequest(Request):
             if self.major == IRP_MJ_READ and target is not None:
                 target[: len(self.buffer)] = self.buffer
             else:
-                irp._UserBuffer = bytearray(self.buffer)  # pyright: ignore[reportPrivateUsage]
+                # Whatever a query returns, which may be a structure.
+                irp._UserBuffer = self.buffer  # pyright: ignore[reportPrivateUsage]
         if self.inside is thread:
             self.ended_inside = True
         else:
@@ -179,7 +180,7 @@ def _result(irp: IRP) -> Request:
     request.information = irp.IoStatus._Information  # pyright: ignore[reportPrivateUsage]
     output = irp._UserBuffer  # pyright: ignore[reportPrivateUsage]
     if output is not None and request.major != IRP_MJ_WRITE:
-        request.buffer = bytes(output[: request.information]) if request.major == IRP_MJ_READ else bytes(output)
+        request.buffer = bytes(output[: request.information]) if request.major == IRP_MJ_READ else output
     return request
 
 

@@ -15,8 +15,9 @@ from kemu.nt.bugcheck import (
     SYSTEM_SCAN_AT_RAISED_IRQL_CAUGHT_IMPROPER_DRIVER_UNLOAD,
     BugCheck,
 )
-from kemu.nt.driver import DriverActor, crashed
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
+from kemu.nt.callout import Callout
+from kemu.nt.driver import DriverActor, combined, crashed, left_dirty
+from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.system import report
 from kemu.runtime import Cell
 
@@ -40,29 +41,26 @@ def stale_context(block: object) -> str | None:
     return deferred.stale if deferred is not None and deferred.context is block else None
 
 
-Stops = tuple[BugCheck | None, BugCheck | None]
-"""The bug check of an unverified system, and that of one with Driver Verifier."""
-
-
 async def run_deferred(
     driver: DriverActor | None,
     name: str,
     routine: Callable[..., Awaitable[Any]],
     arguments: tuple[Any, ...],
     deferred: Deferred | None,
-    stops: Callable[[KThread, int, int], Stops],
+    kind: Callout,
     unloaded: str = "ke.unload-running",
 ) -> None:
     """Call a deferred *routine* on the current thread; *driver* is whose it is, None for that of a script.
 
     Findings: *unloaded* if the driver is gone before the routine is over, ``ke.unhandled-exception``, and
     ``callback-dirty-exit`` for a routine that returns at another IRQL, with another APC disable count or with a lock
-    (KE-WORK-10, KE-DPC-05). *stops* tells from the thread, its IRQL and its APC disable count before which bug checks
-    that is.
+    (KE-WORK-10, KE-DPC-05). The *kind* of routine decides which bug checks that is.
     """
     thread = current_kthread()
-    irql, locks, apcs = thread.irql, len(thread.locks), combined_apc_disable(thread)
+    irql, locks = thread.irql, len(thread.locks)
+    regions = thread.kernel_apc_disable, thread.special_apc_disable
     outer, thread.deferred = thread.deferred, deferred
+    arbitrary, thread.arbitrary = thread.arbitrary, kind.arbitrary
     whose = name
     if driver is None:
         await routine(*arguments)
@@ -77,16 +75,13 @@ async def run_deferred(
             raise
         thread.actors.pop()
         still_loaded(driver, f"{whose} was running when it was unloaded", unloaded)
-    how = None
-    if len(thread.locks) > locks:
-        how = f"holding {' and '.join(lock.label for lock in thread.locks[locks:])}"
-    elif thread.irql != irql:
-        how = f"at IRQL {thread.irql} where it was called at {irql}"
-    elif combined_apc_disable(thread) != apcs:
-        how = "in another critical or guarded region than it was called in"
-    if how is not None:
-        stop, verifier = stops(thread, irql, apcs)
-        report("callback-dirty-exit", f"{whose} returned {how}", stop, verifier=verifier)
+    if (
+        thread.irql != irql
+        or len(thread.locks) != locks
+        or (thread.kernel_apc_disable, thread.special_apc_disable) != regions
+    ):
+        left_dirty(whose, irql, locks, combined(*regions), kind)
+    thread.arbitrary = arbitrary
     thread.deferred = outer
 
 
@@ -102,8 +97,3 @@ def still_loaded(driver: DriverActor, otherwise: str, finding: str = "ke.unload-
             else DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS
         )
         report(finding, otherwise, BugCheck(stop))
-
-
-def combined_apc_disable(thread: KThread) -> int:
-    """The thread's CombinedApcDisable, as bug check parameters have it: both counters, negative when disabled."""
-    return (-thread.special_apc_disable & 0xFFFF) << 16 | -thread.kernel_apc_disable & 0xFFFF

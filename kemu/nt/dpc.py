@@ -13,14 +13,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from kemu.nt.bugcheck import IRQL_UNEXPECTED_VALUE, TIMER_OR_DPC_INVALID, BugCheck
-from kemu.nt.deferred import Deferred, Stops, combined_apc_disable, run_deferred
+from kemu.nt.bugcheck import TIMER_OR_DPC_INVALID, BugCheck
+from kemu.nt.callout import DPC_ROUTINE, TIMER_DPC_ROUTINE
+from kemu.nt.deferred import Deferred, run_deferred
 from kemu.nt.driver import DriverActor, current_driver, routine_name
 from kemu.nt.kthread import DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread
 from kemu.nt.process import Process
 from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK
+from kemu.nt.stall import dpc_begins
 from kemu.nt.status import NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_SUCCESS
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, System, current_system, refuse, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Point, Thread, Waitable, current_thread
 
@@ -38,7 +41,7 @@ TIMER_DPC: Final = "timer DPC"
 DpcRoutine = Callable[..., Awaitable[None]]
 
 
-class KDPC(Cell):
+class KDPC(Cell, Storage):
     """Storage for a DPC; `KeInitializeDpc` or `KeInitializeThreadedDpc` makes one of it.
 
     `DeferredContext`, `SystemArgument1` and `SystemArgument2` are what the next run will be given: the last two change
@@ -59,6 +62,8 @@ class KDPC(Cell):
         "threaded",
         "timer",
     )
+
+    storage_size = 64
 
     def __init__(self, label: str = "DPC") -> None:
         super().__init__(current_thread(), label)
@@ -266,7 +271,6 @@ def insert_dpc(thread: Thread, dpc: KDPC, arguments: tuple[Any, ...], *, by_time
     carrier.irql = DISPATCH_LEVEL
     carrier.process = dpcs.system_process
     carrier.dpcs = [run]
-    carrier.in_dpc = True
     run.carrier = carrier
     if run.processor is not None:
         thread.write(queues)
@@ -322,19 +326,10 @@ async def _run(thread: KThread, run: DpcRun) -> None:
     )
     # The watchdog counts each DPC by itself.
     thread.dpc_ticks = 0
-    await run_deferred(dpc.driver, name, run.routine, run.arguments, deferred, dpc_stops)
+    dpc_begins(thread)
+    kind = TIMER_DPC_ROUTINE if run.by_timer else DPC_ROUTINE
+    await run_deferred(dpc.driver, name, run.routine, run.arguments, deferred, kind)
     run.end(thread)
-
-
-def dpc_stops(thread: KThread, irql: int, apcs: int) -> Stops:
-    """What a DPC is that returns with its thread changed, which was at *irql* with *apcs* disabled (KE-APC-08)."""
-    after = combined_apc_disable(thread)
-    if thread.irql != irql:
-        return BugCheck(IRQL_UNEXPECTED_VALUE, (thread.irql << 16 | irql << 8 | 2,)), None
-    if after == apcs:
-        return None, None
-    by_timer = thread.deferred is not None and thread.deferred.what == TIMER_DPC
-    return None, BugCheck(TIMER_OR_DPC_INVALID, (5 if by_timer else 4, 0, after, apcs))
 
 
 class InsertDpc(Operation[bool]):
@@ -430,6 +425,23 @@ class WaitForDpcs(BlockingOperation[None]):
         for run in self.runs:
             thread.read(run)
             thread.acquire(run)
+
+
+async def flush_for(driver: DriverActor, name: str) -> None:
+    """Let the DPCs that are queued run before the image of *driver*, called *name*, is freed (KE-TIMER-17).
+
+    Findings: ``ke.dpc-left`` for those of the driver's own that are still queued (KE-DPC-08).
+    """
+    system = current_system()
+    dpcs = system.get(Dpcs)
+    current_thread().read(dpcs)
+    if not dpcs.runs:
+        return
+    for left in dpcs.left_by(driver):
+        system.report(left.code, f"{name} is unloaded and leaves {left.what} behind", verifier=left.verifier)
+    runs = await ListDpcs(dpcs)
+    if runs:
+        await WaitForDpcs(runs)
 
 
 def initialise_dpc(dpc: KDPC, routine_: DpcRoutine, context: Any, *, threaded: bool) -> None:

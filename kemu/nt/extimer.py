@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from kemu.nt.callout import DPC_ROUTINE
 from kemu.nt.deferred import run_deferred
-from kemu.nt.dpc import KDPC, WaitForDpcs, dpc_stops, initialise_dpc
+from kemu.nt.dpc import KDPC, WaitForDpcs, initialise_dpc
 from kemu.nt.driver import current_driver, routine_name
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
@@ -80,7 +81,7 @@ class EX_TIMER(TimerObject):
         thread.write(self)
         self.delete_callback = None
         callback, context = deletion
-        await run_deferred(self.driver, routine_name(callback), callback, (context,), None, dpc_stops)
+        await run_deferred(self.driver, routine_name(callback), callback, (context,), None, DPC_ROUTINE)
 
     @property
     def left(self) -> str | None:

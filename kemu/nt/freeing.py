@@ -13,7 +13,7 @@ from kemu.nt.routine import routine
 from kemu.nt.storage import Storage
 from kemu.nt.structure import Structure, become_freed
 from kemu.nt.system import System, current_system, refuse, report
-from kemu.runtime import BlockingOperation, Cell, Operation, Thread
+from kemu.runtime import BlockingOperation, Cell, Operation, Point, Thread
 from kemu.runtime.site import Site, here
 
 
@@ -82,6 +82,9 @@ def release(thread: Thread, allocation: Allocation, site: Site | None) -> None:
 
 
 def _about_to_touch(operation: Operation[Any]) -> tuple[Cell | None, ...]:
+    if isinstance(operation, Point):
+        # Whoever stands at the return from handing an object over leaves it alone: it may be gone by then.
+        return ()
     if isinstance(operation, BlockingOperation):
         return operation.sources
     return (operation.target(),)

@@ -86,8 +86,8 @@ def KeLowerIrql(NewIrql: int) -> None:
         )
     if not thread.raised:
         report("ke.irql-nesting", f"KeLowerIrql to {irql_name(NewIrql)} without a raise that it would undo")
-    old, new = thread.raised[-1]
-    if (old, new) != (NewIrql, now):
+    elif thread.raised[-1] != (NewIrql, now):
+        old, new = thread.raised[-1]
         report(
             "ke.irql-nesting",
             f"KeLowerIrql at {irql_name(now)} to {irql_name(NewIrql)}, where the last raise went from {irql_name(old)} "

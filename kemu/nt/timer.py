@@ -16,6 +16,7 @@ from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, System, refuse, report
 from kemu.nt.time import TICK, TICKS_PER_MILLISECOND, tick_after
 from kemu.runtime import Cell, Operation, Point, Thread, Timer, current_thread
@@ -157,13 +158,15 @@ class TimerObject(DispatcherObject):
             return Leftover("ke.timer-freed", f"{self.label}, which is set", verifier=stop)
         if dpc is not None and dpc.busy(thread):
             return Leftover("ke.timer-dpc-race", f"{self.label}, whose DPC is queued or running")
-        return None
+        return super().still_active()
 
 
-class KTIMER(TimerObject):
+class KTIMER(TimerObject, Storage):
     """Storage for a timer; `KeInitializeTimer` or `KeInitializeTimerEx` makes one of it."""
 
     __slots__ = ("initialised",)
+
+    storage_size = 64
 
     def __init__(self, label: str = "timer") -> None:
         super().__init__(label)

@@ -6,19 +6,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from kemu.nt.bugcheck import (
-    APC_INDEX_MISMATCH,
     DRIVER_UNLOADED_WITHOUT_CANCELLING_PENDING_OPERATIONS,
-    IRQL_UNEXPECTED_VALUE,
-    SYSTEM_EXIT_OWNED_MUTEX,
     WORKER_INVALID,
-    WORKER_THREAD_RETURNED_AT_BAD_IRQL,
     BugCheck,
 )
-from kemu.nt.deferred import Deferred, Stops, combined_apc_disable, run_deferred
-from kemu.nt.dispatcher import DispatcherObject
+from kemu.nt.callout import WORKER_ROUTINE
+from kemu.nt.deferred import Deferred, run_deferred
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver, routine_name
-from kemu.nt.kthread import DISPATCH_LEVEL, KThread
+from kemu.nt.kthread import DISPATCH_LEVEL
 from kemu.nt.routine import routine
+from kemu.nt.storage import Storage
 from kemu.nt.system import Leftover, current_system, report, resources_fail
 from kemu.nt.work import (
     CriticalWorkQueue,
@@ -74,10 +71,12 @@ class KernelWorkItems:
                 yield Leftover("ke.work-leak", f"a {item.label}")
 
 
-class IO_WORKITEM(WorkItem):
+class IO_WORKITEM(WorkItem, Storage):
     """A work item of IoAllocateWorkItem, or storage for one that IoInitializeWorkItem makes."""
 
     __slots__ = ("allocated", "io_object")
+
+    storage_size = SIZE
 
     def __init__(self, label: str = "work item") -> None:
         super().__init__(label)
@@ -93,10 +92,12 @@ class IO_WORKITEM(WorkItem):
         return io_object if isinstance(io_object, DRIVER_OBJECT) else io_object.DriverObject
 
 
-class WORK_QUEUE_ITEM(WorkItem):
+class WORK_QUEUE_ITEM(WorkItem, Storage):
     """Storage for a bare work item; `ExInitializeWorkItem` makes one of it. Nothing keeps the driver for it."""
 
     __slots__ = ("Parameter", "WorkerRoutine", "running")
+
+    storage_size = 32
 
     def __init__(self, label: str = "work queue item") -> None:
         super().__init__(label)
@@ -104,18 +105,6 @@ class WORK_QUEUE_ITEM(WorkItem):
         self.Parameter: Any = None
         self.running = 0
         """How many runs of its routine have begun and not ended."""
-
-
-def worker_stops(thread: KThread, irql: int, apcs: int) -> Stops:
-    """What a worker routine is that returns with its thread changed (KE-WORK-10)."""
-    after = combined_apc_disable(thread)
-    if thread.irql >= DISPATCH_LEVEL:
-        return BugCheck(WORKER_THREAD_RETURNED_AT_BAD_IRQL, (0, thread.irql)), None
-    if any(isinstance(lock, DispatcherObject) for lock in thread.locks):
-        return BugCheck(SYSTEM_EXIT_OWNED_MUTEX), None
-    if thread.irql != irql:
-        return BugCheck(IRQL_UNEXPECTED_VALUE, (thread.irql << 16 | irql << 8 | 2,)), None
-    return (BugCheck(APC_INDEX_MISMATCH, (0, 0, after, 1)) if after != apcs else None), None
 
 
 def work_of(item: WorkItem, context: object) -> Deferred:
@@ -263,7 +252,7 @@ async def queue_io_item(
     code = "unload-foreign-callback" if driver.is_minifilter else "ke.unload-running"
 
     async def run() -> None:
-        await run_deferred(driver, routine_name(work), work, arguments, work_of(item, context), worker_stops, code)
+        await run_deferred(driver, routine_name(work), work, arguments, work_of(item, context), WORKER_ROUTINE, code)
         if not isinstance(io_object, DRIVER_OBJECT) and io_object is not None:
             io_object.dereference(current_thread())
 
@@ -332,7 +321,7 @@ async def ExQueueWorkItem(WorkItem: WORK_QUEUE_ITEM, QueueType: int) -> None:
     async def run() -> None:
         WorkItem.running += 1
         deferred = work_of(WorkItem, context)
-        await run_deferred(driver, routine_name(given), given, (context,), deferred, worker_stops)
+        await run_deferred(driver, routine_name(given), given, (context,), deferred, WORKER_ROUTINE)
         current_thread().write(WorkItem)
         WorkItem.running -= 1
 

@@ -172,8 +172,12 @@ class UserProcess(Actor):
         return self._win32
 
     async def exit(self, status: int = 0) -> None:
-        """End the process on the calling thread: what its threads have issued is cancelled first (KE-CANCEL-10)."""
+        """End the process on the calling thread: what its threads have issued is cancelled (KE-CANCEL-10), then its
+        files are closed.
+        """
         await self.world.system.get(IoManager).cancel_process(self.process)
+        if self._win32 is not None:
+            await self._win32.close_all()
         await exit_process(self.process, status)
 
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:

@@ -16,7 +16,13 @@ from kemu.io.file_constants import (
 from kemu.io.filesystem.names import dos_path, split
 from kemu.io.structures import FILE_DIRECTORY_INFORMATION, FILE_NOTIFY_INFORMATION
 from kemu.nt.access import SYNCHRONIZE
-from kemu.nt.status import NT_SUCCESS, STATUS_NOTIFY_ENUM_DIR, STATUS_PENDING
+from kemu.nt.status import (
+    NT_SUCCESS,
+    STATUS_NOTIFY_ENUM_DIR,
+    STATUS_OBJECT_NAME_NOT_FOUND,
+    STATUS_OBJECT_PATH_NOT_FOUND,
+    STATUS_PENDING,
+)
 from kemu.user.errors import ERROR_INVALID_HANDLE, ERROR_IO_PENDING, ERROR_NOTIFY_ENUM_DIR
 from kemu.user.files import OVERLAPPED, FileApi
 from kemu.user.handles import INVALID_HANDLE_VALUE, Handle
@@ -72,7 +78,8 @@ class FindApi(FileApi):
             FILE_DIRECTORY_FILE | FILE_SYNCHRONOUS_IO_NONALERT | FILE_OPEN_FOR_BACKUP_INTENT,
         )
         if handle is None:
-            self.fail(status)
+            # What is missing is a part of the path, not the file that is looked for.
+            self.fail(STATUS_OBJECT_PATH_NOT_FOUND if status == STATUS_OBJECT_NAME_NOT_FOUND else status)
             return INVALID_HANDLE_VALUE, None
         status, entries = await self.native.NtQueryDirectoryFile(
             handle, BUFFER, FileBothDirectoryInformation, True, expression(pattern)

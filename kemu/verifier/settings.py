@@ -63,16 +63,57 @@ _FAMILIES: Final = {
     "OB-HT": SECURITY, "OB-OBJ": MISCELLANEOUS,
 }  # fmt: skip
 
-_CODES: Final = {"ke.pool-leak": POOL_TRACKING, "ob.ref-leak": POOL_TRACKING}
+_CODES: Final = {
+    "ke.pool-leak": POOL_TRACKING, "ob.ref-leak": POOL_TRACKING, "ke.freed-elsewhere": IO, "ke.apc-io-deadlock": IO,
+    "ke.device-attached": IO, "ke.device-double-detach": IO, "ke.device-double-delete": IO,
+    "ke.user-unprobed": SECURITY, "ke.double-fetch": SECURITY, "ke.previous-mode": SECURITY,
+    "ke.uninit-leak": SECURITY,
+}  # fmt: skip
+"""What another class watches than the one of its family."""
 
-ALWAYS: Final = frozenset(
+NO_CLASS: Final = frozenset(
     {
-        "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.deadlock", "ke.hang", "ke.lost-wakeup",
-        "ke.self-deadlock", "ke.step-limit", "ke.unhandled-exception", "ke.uninitialised", "ke.unload-hang",
-        "ke.use-after-free", "ke.worker-starvation", "ke.bad-pointer", "ke.list-corruption",
+        "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.mixed-atomic", "ke.dpc-context-race",
+        "ke.deadlock", "ke.hang", "ke.lost-wakeup", "ke.apc-reentry", "ke.worker-starvation", "ke.step-limit",
+        "ke.unhandled-exception", "ke.uninitialised", "ke.bad-pointer", "ke.list-corruption", "ke.slist-corruption",
+        "ke.list-head-as-entry", "ke.rundown-ignored", "ke.rundown-underflow", "ke.callback-twice",
     }
 )  # fmt: skip
-"""What is no matter of settings: what a scenario states, and what goes wrong on any system."""
+"""What Driver Verifier does not look for: what a scenario states, and what goes wrong on any system unnoticed."""
+
+FINAL: Final = frozenset(
+    {
+        "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.unhandled-exception", "ke.uninitialised",
+        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption",
+        # Nothing can go on: whatever the settings, that is where the run has come to.
+        "ke.hang", "ke.deadlock", "ke.self-deadlock", "ke.lost-wakeup", "ke.worker-starvation", "ke.step-limit",
+        "ke.apc-reentry", "ke.apc-io-deadlock", "ke.lock-leak", "ke.unload-hang", "ke.irp-orphan",
+        "ke.irp-not-cancelable",
+        "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
+        "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
+        "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
+    }
+)  # fmt: skip
+"""What cannot be told to do anything but break."""
+
+ALWAYS: Final = NO_CLASS | FINAL | frozenset(
+    {
+        # Memory is not what its owner takes it for.
+        "ke.lookaside-uaf", "ke.overrun", "ke.freed-active", "ke.lookaside-foreign", "ke.lookaside-reinitialised",
+        "workitem-double-free", "unload-foreign-callback", "ke.irp-information", "ke.irp-freed-in-use",
+        "ke.irp-reused-in-use", "ke.own-irp-completed", "ke.mark-own-irp", "ke.csq-context", "ke.device-attached",
+        "ke.device-double-delete",
+        # A lock, a count or an operation has another state than those who rely on it believe.
+        "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
+        "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
+        "postpend-double-complete", "cancel-double-complete",
+    }
+)  # fmt: skip
+"""What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.
+
+Not in here is what only may go wrong, such as locks in two orders, and what shows by its consequences, such as a level
+that is not restored. What has a bug check of an unverified system is always watched anyway.
+"""
 
 VERIFIED_ONLY: Final = frozenset({"ke.fmutex-unsafe-level"})
 """What any Windows accepts and Driver Verifier does not: watched only where its class is switched on."""
@@ -82,8 +123,8 @@ ACTIONS: Final = ("break", "ignore", "zap", "remove")
 
 
 def class_of(rule: Rule) -> int | None:
-    """The rule class that a finding belongs to; None for what is always watched."""
-    if rule.code in ALWAYS:
+    """The rule class that a finding belongs to; None for what Driver Verifier does not look for."""
+    if rule.code in NO_CLASS:
         return None
     if rule.code in _CODES:
         return _CODES[rule.code]
@@ -115,10 +156,9 @@ class VerifierSettings:
         """Whether a violation of *rule* shows on a system with these settings."""
         if rule.code in VERIFIED_ONLY:
             return self.is_verified(rule)
-        if self.classes is None or rule.bug_check is not None:
+        if self.classes is None or rule.bug_check is not None or rule.code in ALWAYS:
             return True
-        number = class_of(rule)
-        return number is None or number in self.classes
+        return class_of(rule) in self.classes
 
     def is_verified(self, rule: Rule) -> bool:
         """Whether it is Driver Verifier that notices a violation of *rule*, so that the stop is its own."""
@@ -170,7 +210,7 @@ def _known_code(code: str) -> str:
     if rule is None:
         near = _near(code, list(CATALOGUE))
         raise UsageError(f"{code!r} is no finding", remedy=f"{near}kemu explain lists them")
-    if rule.code in ALWAYS or rule.bug_check is not None:
+    if rule.code in FINAL or rule.bug_check is not None:
         why = "stops any Windows" if rule.bug_check is not None else "is no matter of settings"
         raise UsageError(f"{code} cannot be told to do anything but break: it {why}", remedy="leave it out")
     return code

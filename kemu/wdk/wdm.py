@@ -1,4 +1,4 @@
-"""wdm.h: IRPs, devices, waiting, locks, IRQL, objects and handles, pool, work items, lists, cancellation."""
+"""wdm.h: IRPs, devices, waiting, locks, IRQL, objects and handles, pool, deferred work, lists, cancellation."""
 
 from kemu.fltmgr.structures import (
     IO_STATUS_BLOCK,

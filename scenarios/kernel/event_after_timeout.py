@@ -5,8 +5,6 @@ its completion will still write the status and set the event. In C both are vari
 others use as soon as it has returned; here they are in a block that it frees then.
 """
 
-from typing import Any
-
 from kemu.scenario import World, scenario
 from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS, STATUS_TIMEOUT
 from kemu.wdk.wdm import (
@@ -38,8 +36,7 @@ FIVE_SECONDS = -50_000_000
 class REQUEST(Structure):
     """The variables of the issuer's that the completion writes."""
 
-    Done: Any
-    """The event, which is signalled when the request is done."""
+    Done: KEVENT
     Status: int
 
 
@@ -75,7 +72,6 @@ class Lower(Driver):
         request: REQUEST | None = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(REQUEST), TAG)
         if request is None:
             return STATUS_INSUFFICIENT_RESOURCES
-        request.Done = KEVENT("Done")
         KeInitializeEvent(request.Done, NotificationEvent, False)
         irql = await KeAcquireSpinLock(self.Lock)
         self.Pending = request

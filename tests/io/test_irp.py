@@ -818,6 +818,40 @@ def test_what_may_be_passed_on_depends_on_the_irql(major: int, irql: int, code: 
         assert stop_of(one) == (DRIVER_VERIFIER_IOMANAGER_VIOLATION, 0x23A)
 
 
+@pytest.mark.rule("KE-CTX-01", "KE-CTX-02")
+@pytest.mark.parametrize(("where", "warned"), [("dispatch", False), ("completion", True), ("afterwards", False)])
+def test_a_completion_routine_does_not_make_its_thread_wait(where: str, warned: bool) -> None:
+    async def wait() -> None:
+        event = KEVENT("event")
+        KeInitializeEvent(event, NotificationEvent, True)
+        await KeWaitForSingleObject(event)
+
+    def upper(driver: Device) -> Dispatch:
+        async def dispatch(device: DEVICE_OBJECT, irp: IRP) -> int:
+            async def completed(device: Any, irp: IRP, context: Any) -> int:
+                if where == "completion":
+                    await wait()
+                return STATUS_SUCCESS
+
+            if where == "dispatch":
+                await wait()
+            IoCopyCurrentIrpStackLocationToNext(irp)
+            IoSetCompletionRoutine(irp, completed, None, True, True, True)
+            status = await IoCallDriver(driver.lower, irp)
+            if where == "afterwards":
+                await wait()
+            return status
+
+        return dispatch
+
+    async def script(lab: Lab) -> Any:
+        return await stacked(lab, upper, succeed)
+
+    one = run(script)
+    assert one.code is None
+    assert one.warnings == (("ke.arbitrary-wait",) if warned else ())
+
+
 @pytest.mark.rule("KE-IRQL-09")
 @pytest.mark.parametrize("what", ["irql", "apc", "lock", "nothing"])
 @pytest.mark.parametrize("where", ["dispatch", "completion"])

@@ -39,6 +39,7 @@ from kemu.wdk.wdm import (
     ExAllocatePool2,
     Executive,
     ExFreePool,
+    ExFreePoolWithTag,
     IoAllocateIrp,
     IoBuildAsynchronousFsdRequest,
     IoBuildDeviceIoControlRequest,
@@ -312,6 +313,22 @@ def test_a_free_irp_is_not_used_again() -> None:
         return await using(lab, succeed, use)
 
     assert run(script).code == "ke.use-after-free"
+
+
+def test_an_irp_is_not_freed_as_pool() -> None:
+    async def script(lab: Lab) -> Any:
+        async def use(_: Any) -> Any:
+            await ExFreePoolWithTag(await IoAllocateIrp(1, False), "Irp ")
+
+        return await using(lab, succeed, use)
+
+    one = run(script)
+    assert one.code == "ke.freed-elsewhere"
+    assert one.finding.verifier is not None
+    assert (one.finding.verifier.code, one.finding.verifier.parameters[0]) == (
+        DRIVER_VERIFIER_DETECTED_VIOLATION,
+        0x105,
+    )
 
 
 def test_an_irp_has_a_stack_location_at_least() -> None:

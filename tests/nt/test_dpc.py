@@ -9,7 +9,7 @@ import pytest
 from fltmgr.kit import Lab, Script, all_runs, codes, orders, run
 
 from kemu.errors import UsageError
-from kemu.nt.bugcheck import TIMER_OR_DPC_INVALID, BugCheck
+from kemu.nt.bugcheck import ATTEMPTED_SWITCH_FROM_DPC, TIMER_OR_DPC_INVALID, BugCheck
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.wdk.ntddk import KeEnterCriticalRegion, KeSetTargetProcessorDpc
 from kemu.wdk.ntstatus import STATUS_INVALID_PARAMETER, STATUS_SUCCESS
@@ -377,6 +377,24 @@ def test_a_dpc_that_returns_with_its_thread_changed() -> None:
     assert two.finding.bug_check is not None
     assert two.finding.bug_check.parameters == (2 << 8 | 2,)
     assert run(script_of(lambda: None)).code is None
+
+
+@pytest.mark.rule("KE-DPC-05", "KE-WAIT-04")
+def test_a_dpc_that_waits_stops_the_system() -> None:
+    async def script(lab: Lab, timeout: int | None) -> None:
+        event = lab.event("Event")
+
+        async def waits(*arguments: Any) -> None:
+            await KeWaitForSingleObject(event, Timeout=timeout)
+
+        await KeInsertQueueDpc(dpc(waits), None, None)
+
+    found = run(lambda lab: script(lab, None)).finding
+    assert found.code == "ke.irql"
+    assert found.bug_check is not None
+    assert found.bug_check.code == ATTEMPTED_SWITCH_FROM_DPC
+    # Polling is no waiting.
+    assert run(lambda lab: script(lab, 0)).code is None
 
 
 @pytest.mark.rule("KE-DPC-08")

@@ -370,7 +370,7 @@ def test_a_mutex_in_a_cycle_is_a_deadlock() -> None:
     runs = all_runs(script)
     # No run is clean: where the two do not meet, their orders are told to be opposite.
     assert codes(runs) == {"ke.deadlock", "ke.lock-order"}
-    assert "see the signal of right" in next(one for one in runs if one.code).finding.detail
+    assert "see the signal of right" in next(one for one in runs if one.code == "ke.deadlock").finding.detail
 
 
 @pytest.mark.rule("KE-MUTEX-02", "KE-MUTEX-06")

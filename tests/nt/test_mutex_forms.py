@@ -15,13 +15,20 @@ from kemu.wdk.ntddk import (
     KeLeaveGuardedRegion,
 )
 from kemu.wdk.wdm import (
+    EX_PUSH_LOCK,
     FAST_MUTEX,
     KGUARDED_MUTEX,
+    POOL_FLAG_NON_PAGED,
+    POOL_FLAG_PAGED,
     ExAcquireFastMutex,
     ExAcquireFastMutexUnsafe,
+    ExAcquirePushLockExclusive,
+    ExAllocatePool2,
     ExInitializeFastMutex,
+    ExInitializePushLock,
     ExReleaseFastMutex,
     ExReleaseFastMutexUnsafe,
+    ExReleasePushLockExclusive,
     ExTryToAcquireFastMutex,
     KeAcquireGuardedMutex,
     KeAcquireGuardedMutexUnsafe,
@@ -31,6 +38,8 @@ from kemu.wdk.wdm import (
     KeReleaseGuardedMutex,
     KeReleaseGuardedMutexUnsafe,
     KeTryToAcquireGuardedMutex,
+    Structure,
+    sizeof,
 )
 
 Call = Callable[[Any], Awaitable[Any]]
@@ -317,3 +326,23 @@ def test_a_mutex_is_used_after_initialisation_only(form: str) -> None:
     assert one.code == "ke.uninitialised"
     assert one.finding.verifier is not None
     assert one.finding.verifier.parameters == (0x1002,)
+
+
+class HOLDER(Structure):
+    Mutex: FAST_MUTEX
+    PushLock: EX_PUSH_LOCK
+
+
+@pytest.mark.rule("KE-FMUTEX-08", "KE-PUSH-01")
+@pytest.mark.parametrize(("flags", "found"), [(POOL_FLAG_PAGED, True), (POOL_FLAG_NON_PAGED, False)])
+def test_a_fast_mutex_lies_in_nonpaged_memory_and_a_push_lock_where_it_likes(flags: int, found: bool) -> None:
+    async def script(lab: Lab) -> None:
+        holder = await ExAllocatePool2(flags, sizeof(HOLDER), "Test")
+        ExInitializePushLock(holder.PushLock)
+        KeEnterCriticalRegion()
+        await ExAcquirePushLockExclusive(holder.PushLock)
+        await ExReleasePushLockExclusive(holder.PushLock)
+        ExInitializeFastMutex(holder.Mutex)
+
+    one = run(script)
+    assert one.code == ("ke.pageable-sync" if found else None)

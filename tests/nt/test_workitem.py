@@ -24,7 +24,7 @@ from kemu.wdk.ntddk import KeEnterCriticalRegion
 from kemu.wdk.wdm import (
     DRIVER_OBJECT,
     IO_WORKITEM,
-    KEVENT,
+    KMUTEX,
     POOL_FLAG_NON_PAGED,
     WORK_QUEUE_ITEM,
     CriticalWorkQueue,
@@ -40,6 +40,7 @@ from kemu.wdk.wdm import (
     IoQueueWorkItemEx,
     IoSizeofWorkItem,
     IoUninitializeWorkItem,
+    KeInitializeMutex,
     KeSetEvent,
     KeWaitForSingleObject,
     Structure,
@@ -458,20 +459,15 @@ def test_other_memory_that_a_routine_uses_is_use_after_free() -> None:
     assert codes(all_runs(script, unseen=True)) == {None, "ke.use-after-free"}
 
 
-class Mutex(KEVENT):
-    """Something that is waited for and owned."""
-
-    __slots__ = ()
-
-    spins = False
-
-
 @pytest.mark.rule("KE-WORK-10", "KE-IRQL-10", "KE-APC-07")
 def test_a_routine_that_returns_with_its_thread_changed() -> None:
     def left(change: Callable[[], object]) -> Any:
         async def script(lab: Lab) -> None:
             async def routine(Context: Any) -> None:
-                change()
+                if change() == "mutex":
+                    mutex = KMUTEX("Mutex")
+                    KeInitializeMutex(mutex, 0)
+                    await KeWaitForSingleObject(mutex)
 
             await ExQueueWorkItem(bare(routine), DelayedWorkQueue)
 
@@ -487,7 +483,7 @@ def test_a_routine_that_returns_with_its_thread_changed() -> None:
 
     assert stop(lambda: raised(2)) == (WORKER_THREAD_RETURNED_AT_BAD_IRQL, (0, 2))
     assert stop(lambda: raised(1)) == (0xC8, (1 << 16 | 2,))
-    assert stop(lambda: current_kthread().locks.append(Mutex("Mutex"))) == (SYSTEM_EXIT_OWNED_MUTEX, ())
+    assert stop(lambda: "mutex") == (SYSTEM_EXIT_OWNED_MUTEX, ())
     assert stop(KeEnterCriticalRegion) == (APC_INDEX_MISMATCH, (0, 0, 0xFFFF, 1))
     assert left(lambda: None).code is None
 

@@ -431,3 +431,15 @@ def test_a_handle_that_another_thread_closes() -> None:
     assert {one.code for one in runs} == {None}
     # Read before, refused after, and the file object that is cleaned up in between.
     assert {one.result for one in runs} == {b"01", ERROR_INVALID_HANDLE}
+
+
+def test_the_end_of_a_process_closes_its_files() -> None:
+    async def script(lab: Lab) -> Any:
+        await majors(lab)
+        await opened(lab.app.win32)
+        await lab.app.exit()
+        return lab.app.process.handles
+
+    one = run(script)
+    assert one.result == []
+    assert one.order == [CLEANUP, CLOSE]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+from types import ModuleType
+
 import pytest
 from fltmgr.kit import Lab, Run, run
 
 from kemu.errors import UsageError
 from kemu.nt.bugcheck import BAD_POOL_CALLER, DRIVER_VERIFIER_DETECTED_VIOLATION, BugCheck
-from kemu.verifier import CATALOGUE
-from kemu.verifier.settings import ALWAYS, CLASSES, VerifierSettings, class_of, parse_settings
+from kemu.verifier import CATALOGUE, ERROR, ending, waits
+from kemu.verifier.settings import ALWAYS, CLASSES, FINAL, NO_CLASS, VerifierSettings, class_of, parse_settings
+from kemu.wdk.wdm import PASSIVE_LEVEL, KeLowerIrql
 
 REFERENCE = "ob.under-reference"
 LEAK = "ob.user-visible-handle"
@@ -54,6 +59,10 @@ def test_the_classes_have_driver_verifiers_numbers() -> None:
         ("pend-double-complete", 37),
         ("ke.hang", None),
         ("invariant", None),
+        ("ke.use-after-free", 1),
+        ("ke.apc-io-deadlock", 5),
+        ("ke.device-attached", 5),
+        ("ke.user-unprobed", 9),
     ],
 )
 def test_a_finding_belongs_to_a_class_or_to_none(code: str, number: int | None) -> None:
@@ -62,6 +71,43 @@ def test_a_finding_belongs_to_a_class_or_to_none(code: str, number: int | None) 
 
 def test_every_finding_is_of_a_class_or_always_watched() -> None:
     assert sorted(code for code, rule in CATALOGUE.items() if class_of(rule) is None and code not in ALWAYS) == []
+
+
+def test_what_is_always_watched_is_an_error_of_the_catalogue() -> None:
+    assert sorted(code for code in ALWAYS if code not in CATALOGUE or CATALOGUE[code].severity != ERROR) == []
+    assert [code for code in NO_CLASS if class_of(CATALOGUE[code]) is not None] == []
+
+
+@pytest.mark.parametrize("module", [ending, waits])
+def test_what_the_end_of_a_run_amounts_to_is_always_watched(module: ModuleType) -> None:
+    # Nobody asks the settings there: the run is over, whatever they say.
+    words = {node.value for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Constant)}
+    codes = {word for word in words if word in CATALOGUE}
+    assert codes
+    assert sorted(code for code in codes if code not in FINAL and CATALOGUE[code].bug_check is None) == []
+
+
+@pytest.mark.rule("KE-VER-01")
+def test_what_damages_any_windows_has_driver_verifiers_stop_only_where_it_looks() -> None:
+    verifier = CATALOGUE["ke.use-after-free"].verifier
+    assert verifier is not None
+    assert reported("ke.use-after-free", "special-pool").finding.bug_check == verifier
+    unseen = reported("ke.use-after-free", "none").finding
+    assert (unseen.code, unseen.bug_check, unseen.verifier) == ("ke.use-after-free", None, None)
+
+
+def test_what_damages_any_windows_may_be_ignored_by_name() -> None:
+    assert reported("ke.lock-not-owned", "none").code == "ke.lock-not-owned"
+    assert reported("ke.lock-not-owned", "none", "ke.lock-not-owned=ignore").result == "went on"
+
+
+def test_a_level_that_was_not_raised_can_be_lowered_where_nobody_looks() -> None:
+    async def script(lab: Lab) -> str:
+        lab.verifier.settings = parse_settings("none")
+        KeLowerIrql(PASSIVE_LEVEL)
+        return "went on"
+
+    assert run(script).result == "went on"
 
 
 def test_without_settings_every_rule_is_watched() -> None:

@@ -114,6 +114,9 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
         return STATUS_OBJECT_PATH_NOT_FOUND, 0
     entry = directory.entry(components[-1])
     if entry.link is None:
+        if targets:
+            thread.read(entry)
+            return STATUS_OBJECT_PATH_NOT_FOUND, 0
         return _create_new(fs, thread, request, directory, components[-1], path, access)
     thread.read(entry)
     if targets:
@@ -189,8 +192,6 @@ def _create_new(
         thread.read(entry)
         options = parameters.CreateOptions
         attributes = parameters.FileAttributes & SETTABLE_ATTRIBUTES
-        if parameters.OperationFlags & SL_OPEN_TARGET_DIRECTORY:
-            return STATUS_OBJECT_PATH_NOT_FOUND, 0
         if attributes & FILE_ATTRIBUTE_READONLY and options & FILE_DELETE_ON_CLOSE:
             return STATUS_CANNOT_DELETE, 0
     is_directory = bool(options & FILE_DIRECTORY_FILE)

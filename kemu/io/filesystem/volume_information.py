@@ -169,6 +169,8 @@ def dismount(fs: FileSystem, thread: Thread) -> NTSTATUS:
         return STATUS_VOLUME_DISMOUNTED
     fs.is_mounted = False
     for node in fs.nodes:
+        # Who is not open any more has been seen too.
+        thread.read(node)
         for opened in node.all_opened():
             thread.write(opened)
             opened.dismounted = True
