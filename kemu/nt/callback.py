@@ -13,7 +13,7 @@ from kemu.nt.psapi import OBJECT_ATTRIBUTES
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_OBJECT_NAME_NOT_FOUND, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
 from kemu.nt.system import Leftover, current_system, report, resources_fail
-from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
+from kemu.runtime import BlockingOperation, Cell, Operation, Point, Thread, Waitable, current_thread
 
 CallbackFunction = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -251,7 +251,11 @@ async def ExRegisterCallback(
     if resources_fail("ExRegisterCallback"):
         return None
     registration = Registration(CallbackObject, CallbackFunction, CallbackContext)
-    return registration if await Register(registration) else None
+    if not await Register(registration):
+        return None
+    # The routine may be called before the caller has stored what this returns (KE-RACE-18).
+    await Point("return from ExRegisterCallback", registration)
+    return registration
 
 
 @routine(

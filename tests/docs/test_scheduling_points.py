@@ -141,6 +141,7 @@ WORDS = {
     "SetCancelBit": "| cancel |",
     "SetCancelRoutine": "`FltSetCancelCompletion`",
     "SetEvent": "`KeSetEvent`",
+    "SignalCompletion": "the event of the IRP is set",
     "Statement": "before each statement that touches shared state",
     "StopFiltering": "`FltUnregisterFilter`",
     "Store": "each load and each store",

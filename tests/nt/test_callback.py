@@ -48,6 +48,27 @@ def test_routines_are_called_in_the_order_of_registration_at_the_callers_irql() 
     assert run(script).order == ["one a b 2", "two a b 2"]
 
 
+@pytest.mark.rule("KE-RACE-18")
+def test_a_routine_may_be_called_before_its_registration_is_stored() -> None:
+    async def script(lab: Lab) -> None:
+        stored: list[Any] = []
+        found = await opened()
+
+        async def routine(context: Any, first: Any, second: Any) -> None:
+            lab.note("called", bool(stored))
+
+        async def registers() -> None:
+            stored.append(await ExRegisterCallback(found, routine, None))
+
+        async def notifies() -> None:
+            await ExNotifyCallback(found, None, None)
+
+        await lab.together(registers(), notifies())
+
+    seen = {tuple(note.value for note in one.notes) for one in all_runs(script)}
+    assert seen == {(), (False,), (True,)}
+
+
 @pytest.mark.rule("KE-EXCB-01")
 def test_registering_fails_with_null_where_one_routine_is_all_and_where_resources_are_low() -> None:
     async def routine(context: Any, first: Any, second: Any) -> None: ...
