@@ -24,8 +24,8 @@ from kemu.nt.bugcheck import (
     BugCheckCode,
 )
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
-from kemu.nt.system import current_system, report
-from kemu.runtime import Cell
+from kemu.nt.system import System, report
+from kemu.runtime import Cell, current_thread
 
 if TYPE_CHECKING:
     from kemu.nt.apc import ApcQueue
@@ -213,37 +213,43 @@ def _checked(
     checks: Checks | None = None
     spin_locks_matter = under_spin_lock is not True
     is_awaited = inspect.iscoroutinefunction(function)
+    ceiling_of = ceiling if callable(ceiling) else None
+    limit = HIGH_LEVEL if callable(ceiling) else ceiling
 
+    # Every call of a driver's comes through here.
     @wraps(function)
     def check(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal checks
         if checks is None:
             # Not before the first call: annotations may name what is defined after the routine.
             checks = tuple(one for one in _object_parameters(function) if one[1] not in unchecked)
-        thread = current_kthread()
+        thread = cast("KThread", current_thread())
         if thread.announced is not None:
             _announced(thread, name, waits)
         irql = thread.irql
         # Before the level, which is the wrong one because of the lock.
         if spin_locks_matter and thread.locks and not (callable(under_spin_lock) and under_spin_lock(*args, **kwargs)):
             _not_under_spin_lock(thread, name)
-        limit = ceiling(*args, **kwargs) if callable(ceiling) else ceiling
-        if not lowest <= irql <= limit:
-            _off_limits(name, lowest, limit, (None, None) if stops is None else stops(irql, *args, **kwargs))
-        for position, parameter, kind, may_be_null in checks:
-            if position < len(args):
-                value = args[position]
-            elif parameter in kwargs:
-                value = kwargs[parameter]
-            else:
-                continue
-            if not isinstance(value, kind):
-                if value is not None or not may_be_null:
-                    bad_pointer(name, parameter, kind, value)
-            elif value in (system := current_system()).freed:
-                report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
-            elif value in system.paged:
-                _check_paged(name, value, system.paged[value], irql)
+        highest = limit if ceiling_of is None else ceiling_of(*args, **kwargs)
+        if not lowest <= irql <= highest:
+            _off_limits(name, lowest, highest, (None, None) if stops is None else stops(irql, *args, **kwargs))
+        if checks:
+            system: System = thread.runtime.system
+            given = len(args)
+            for position, parameter, kind, may_be_null in checks:
+                if position < given:
+                    value = args[position]
+                elif parameter in kwargs:
+                    value = kwargs[parameter]
+                else:
+                    continue
+                if not isinstance(value, kind):
+                    if value is not None or not may_be_null:
+                        bad_pointer(name, parameter, kind, value)
+                elif system.freed and value in system.freed:
+                    report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
+                elif system.paged and value in system.paged:
+                    _check_paged(name, value, system.paged[value], irql)
         if is_awaited and thread.apcs is not None:
             routine = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
             return cast("R", _after_apcs(thread.apcs, routine, args, kwargs))
