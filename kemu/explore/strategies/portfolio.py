@@ -125,7 +125,7 @@ class Portfolio:
 
     def begin(self) -> bool:
         self._run += 1
-        if self._is_piece or self._search.exhausted:
+        if self._is_piece or (self._search.exhausted and not self._search.doubt):
             return self._search.begin()
         self._is_heard = False
         if self._left and not self._search.doubt and self._is_for_the_search(self._run):
