@@ -1,4 +1,8 @@
-"""What there is to say about each finding beyond its title: cause, example, where the WDK tells of it."""
+"""What there is to say about each finding beyond its title: cause, example, where the WDK tells of it.
+
+The files beside this one hold the entries, one file for each module of `kemu.verifier.catalogue`. ``page`` is the WDK's
+page, where the family of the finding's rules does not name it already.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,11 @@ PAGES: Final = {
     "FLT-WORK": "FltQueueDeferredIoWorkItem", "FLT-CANCEL": "FltSetCancelCompletion",
     "FLT-CBDQ": "FltCbdqInitialize", "FLT-REF": "FltObjectReference",
     "FLT-IRQL": "Ensuring that Completion Processing is Performed at Safe IRQL",
+    "FLT-CTX": "Managing Contexts in a Minifilter Driver", "FLT-NAME": "FltGetFileNameInformation",
+    "FLT-IO": "Initiating Asynchronous and Synchronous I/O Requests",
+    "FLT-BUF": "Accessing User Buffers in a Preoperation Callback Routine",
+    "FLT-PORT": "Communication Between User Mode and Kernel Mode", "FLT-OPL": "Opportunistic Locks",
+    "FLT-TXN": "FltEnlistInTransaction", "FLT-SCAN": "FltCreateSectionForDataScan",
     "FLT-ORD": "Filter Manager Concepts", "FLT-RACE": "Filter Manager Concepts",
 }  # fmt: skip
 """The page of the WDK about each family of rules, by its title."""
@@ -51,8 +60,10 @@ class Explanation:
 @cache
 def explanations() -> dict[str, Explanation]:
     """The explanation of every finding, by its code."""
-    text = (files("kemu.verifier") / "explanations.toml").read_text(encoding="utf-8")
-    found: dict[str, dict[str, str]] = tomllib.loads(text)
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted(files(__name__).iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            found |= tomllib.loads(file.read_text(encoding="utf-8"))
     return {
         code: Explanation(
             entry["cause"].strip(), entry.get("example", "").strip("\n"), entry.get("page") or page_of(CATALOGUE[code])

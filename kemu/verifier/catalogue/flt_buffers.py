@@ -1,0 +1,1 @@
+"""Buffers of operations: user memory, MDLs, swapping."""

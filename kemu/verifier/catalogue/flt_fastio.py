@@ -1,0 +1,1 @@
+"""Fast I/O and FSFilter operations, oplocks, transactions, sections for data scans."""

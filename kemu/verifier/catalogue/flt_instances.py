@@ -1,0 +1,1 @@
+"""Instances, volumes, registration and unload of minifilters: what goes beyond `fltmgr`."""

@@ -1,0 +1,1 @@
+"""I/O that minifilters begin, send again or redirect."""

@@ -1,0 +1,1 @@
+"""File names as minifilters ask for them."""

@@ -1,0 +1,1 @@
+"""Operations in the hands of a minifilter: post-operation work, cancellation, waits, queues."""

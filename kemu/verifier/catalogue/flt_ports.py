@@ -1,0 +1,1 @@
+"""Communication ports of minifilters."""
