@@ -87,9 +87,11 @@ class KThread(Thread, DispatcherObject):
         "deferred",
         "dpc_ticks",
         "dpcs",
+        "exits",
         "in_dpc",
         "inside",
         "irql",
+        "issued",
         "kernel_apc_disable",
         "locks",
         "pending",
@@ -121,6 +123,10 @@ class KThread(Thread, DispatcherObject):
         self.inside: tuple[HeldLock, ...] = ()
         self.process: Process | None = None
         self.top_level_irp: object = None
+        self.issued = False
+        """Whether it has issued requests that it did not wait for."""
+        self.exits = False
+        """Whether it is a program's or a driver's thread, whose end cancels them (KE-CANCEL-10)."""
         self.unloading: Driver | None = None
         """The driver whose unload the thread carries out."""
         self.deferred: Deferred | None = None
@@ -162,6 +168,18 @@ class KThread(Thread, DispatcherObject):
         if races is not None:
             races.join(thread, self)
         return STATUS_SUCCESS
+
+    def epilogue(self, result: Any) -> Coroutine[Operation[Any], Any, Any] | None:
+        if not (self.issued and self.exits):
+            return None
+        self.issued = False
+        return self._exit(result)
+
+    async def _exit(self, result: Any) -> Any:
+        thread_ends = self.runtime.system.thread_ends
+        if thread_ends is not None:
+            await thread_ends(self)
+        return result
 
     def finish(self) -> None:
         if self.locks:

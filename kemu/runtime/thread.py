@@ -215,6 +215,10 @@ class Thread(Waitable):
         if races is not None:
             races.end(self, cell)
 
+    def epilogue(self, result: Any) -> Coroutine[Operation[Any], Any, Any] | None:
+        """What the thread has still to do when its coroutine has come to *result*, which is then that one's result."""
+        return None
+
     def finish(self) -> None:
         """Called inside the thread's last step, before anybody may see that it has ended."""
 

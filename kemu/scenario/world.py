@@ -34,6 +34,7 @@ from kemu.io.parameters import Parameters
 from kemu.io.request import IRP_OPERATION, FileObject, Request, WaitDone
 from kemu.io.shutdown import shut_down
 from kemu.io.structures import FILE_STANDARD_INFORMATION
+from kemu.io.thread_exit import watch_thread_ends
 from kemu.io.unload import discard, unload_driver
 from kemu.io.volume import Volume
 from kemu.io.volume_stack import VolumeStack
@@ -289,6 +290,7 @@ class World(Threads):
         self.system.add(IoManager(self.system))
         self.system.add(Devices())
         self.system.add(Irps())
+        watch_thread_ends(self.system)
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
@@ -414,6 +416,7 @@ class World(Threads):
         assert isinstance(thread, KThread)
         thread.process = process.process if process is not None else self.system_process
         if process is not None:
+            thread.exits = True
             thread.actors.append(process)
         if apcs:
             takes_apcs(thread)

@@ -72,6 +72,7 @@ class ThreadApi(FindApi):
         thread = creator.runtime.spawn(name, lpStartAddress(lpParameter))
         assert isinstance(thread, KThread)
         thread.process = self.process
+        thread.exits = True
         return Handle(self.process, thread, SYNCHRONIZE)
 
     async def CreateEventW(
