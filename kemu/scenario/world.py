@@ -52,7 +52,7 @@ from kemu.nt.object import ObjectManager
 from kemu.nt.onstack import StackObjects
 from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
-from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.psapi import create_process
 from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
@@ -67,6 +67,7 @@ from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.scenario.threads import Started, Threads
 from kemu.user import Win32
+from kemu.user.processes import end_process
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
 from kemu.verifier.settings import DEFAULT, VerifierSettings
@@ -176,10 +177,7 @@ class UserProcess(Actor):
         """End the process on the calling thread: what its threads have issued is cancelled (KE-CANCEL-10), then its
         files are closed.
         """
-        await self.world.system.get(IoManager).cancel_process(self.process)
-        if self._win32 is not None:
-            await self._win32.close_all()
-        await exit_process(self.process, status)
+        await end_process(self.world.system.get(IoManager), self.process, status)
 
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
         """Memory of the process with *content*: what a program passes the address of to a driver."""

@@ -24,7 +24,8 @@ from kemu.user.files import (
     TRUNCATE_EXISTING,
 )
 from kemu.user.handles import INVALID_HANDLE_VALUE, Handle
-from kemu.user.mapping import FILE_MAP_READ, FILE_MAP_WRITE, MappingApi
+from kemu.user.mapping import FILE_MAP_READ, FILE_MAP_WRITE
+from kemu.user.processes import PROCESS_INFORMATION, STILL_ACTIVE, ProcessApi
 from kemu.user.threads import (
     DUPLICATE_CLOSE_SOURCE,
     DUPLICATE_SAME_ACCESS,
@@ -59,6 +60,8 @@ __all__ = [
     "OPEN_ALWAYS",
     "OPEN_EXISTING",
     "OVERLAPPED",
+    "PROCESS_INFORMATION",
+    "STILL_ACTIVE",
     "TRUNCATE_EXISTING",
     "WAIT_FAILED",
     "WAIT_OBJECT_0",
@@ -68,5 +71,5 @@ __all__ = [
 ]
 
 
-class Win32(MappingApi):
+class Win32(ProcessApi):
     """The Win32 calls of one process."""
