@@ -6,7 +6,7 @@ two threads may run at the same time whatever their IRQL, and the level travels 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from kemu.nt.dispatcher import DispatcherObject
@@ -195,6 +195,6 @@ class KThread(Thread, DispatcherObject):
         return (-self.special_apc_disable & 0xFFFF) << 16 | (-self.kernel_apc_disable & 0xFFFF)
 
 
-def current_kthread() -> KThread:
-    """The running kernel thread."""
-    return cast("KThread", current_thread())
+# Every routine asks: the same function under another name, and not a call more.
+current_kthread = cast("Callable[[], KThread]", current_thread)
+"""The running kernel thread."""
