@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kemu.errors import UsageError
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
+from kemu.fltmgr.remarks import Remarks
 from kemu.fltmgr.structures import (
     FLT_CALLBACK_DATA,
     FLT_IO_PARAMETER_BLOCK,
@@ -116,6 +117,7 @@ class Frame(Cell):
         "queue_context",
         "queue_failed",
         "released_by",
+        "remarks",
         "result",
         "state",
         "waiter",
@@ -167,6 +169,14 @@ class Frame(Cell):
         self.late = False
         """Whether the callback was called after InstanceTeardownStart had returned."""
         self.released_by = ""
+        self.remarks: Remarks | None = None
+        """What few operations have; `remember` makes it."""
+
+    def remember(self) -> Remarks:
+        """What is to be known of the frame besides."""
+        if self.remarks is None:
+            self.remarks = Remarks()
+        return self.remarks
 
     @property
     def state_name(self) -> str:

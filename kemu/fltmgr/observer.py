@@ -38,6 +38,12 @@ class FltObserver:
     def resuming_post(self, frame: Frame) -> None:
         """FltCompletePendedPostOperation was called; the operation has not moved yet."""
 
+    def processing_safely(self, frame: Frame, flags: int) -> None:
+        """FltDoCompletionProcessingWhenSafe was called."""
+
+    def safe_returned(self, frame: Frame, status: object) -> None:
+        """A SafePostCallback has returned in a system worker."""
+
     def setting_cancel(self, frame: Frame) -> None:
         """FltSetCancelCompletion was called."""
 

@@ -16,6 +16,7 @@ from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
 from kemu.io.constants import IRP_MJ_OPERATION_END
 from kemu.io.request import Parameters
 from kemu.nt.kthread import current_kthread
+from kemu.nt.routine import KernelObject
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.nt.system import report
 
@@ -76,7 +77,7 @@ class IO_STATUS_BLOCK:
             object.__setattr__(self, "written", True)
 
 
-class _View:
+class _View(KernelObject):
     __slots__ = ("_frame",)
 
     def __init__(self, frame: Frame) -> None:

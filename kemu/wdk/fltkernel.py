@@ -100,6 +100,9 @@ from kemu.fltmgr.structures import (
     FLT_REGISTRATION,
     FLT_RELATED_OBJECTS,
 )
+from kemu.fltmgr.whensafe import (
+    FltDoCompletionProcessingWhenSafe,
+)
 from kemu.fltmgr.workitem import (
     FLT_DEFERRED_IO_WORKITEM,
     FLT_GENERIC_WORKITEM,
@@ -178,6 +181,7 @@ __all__ = [
     "FltCompletePendedPostOperation",
     "FltCompletePendedPreOperation",
     "FltDeletePushLock",
+    "FltDoCompletionProcessingWhenSafe",
     "FltFreeDeferredIoWorkItem",
     "FltFreeGenericWorkItem",
     "FltInitializePushLock",
