@@ -44,6 +44,9 @@ class FltObserver:
     def safe_returned(self, frame: Frame, status: object) -> None:
         """A SafePostCallback has returned in a system worker."""
 
+    def waiting_cancellably(self, name: str) -> None:
+        """A routine called *name* was called to wait until an operation is cancelled, or something else happens."""
+
     def setting_cancel(self, frame: Frame) -> None:
         """FltSetCancelCompletion was called."""
 

@@ -63,3 +63,13 @@ class OperationChecks(FltObserver):
                 f"{self.who(frame, post=True)} returned FLT_POSTOP_MORE_PROCESSING_REQUIRED although "
                 "FltDoCompletionProcessingWhenSafe returned FALSE: nobody will resume it",
             )
+
+    # Waits that can be cancelled.
+
+    def waiting_cancellably(self, name: str) -> None:
+        thread = current_kthread()
+        if thread.special_apc_disable:
+            self.report(
+                "ke.irql",
+                f"{name} was called in a guarded region: {thread.label} would not see that it is to end",
+            )

@@ -14,6 +14,10 @@ from kemu.fltmgr.cancel import (
     FltIsIoCanceled,
     FltSetCancelCompletion,
 )
+from kemu.fltmgr.cancelwait import (
+    FltCancellableWaitForMultipleObjects,
+    FltCancellableWaitForSingleObject,
+)
 from kemu.fltmgr.cbdq import (
     FLT_CALLBACK_DATA_IO_CONTEXT,
     FLT_CALLBACK_DATA_QUEUE,
@@ -170,6 +174,8 @@ __all__ = [
     "FltAcquirePushLockSharedEx",
     "FltAllocateDeferredIoWorkItem",
     "FltAllocateGenericWorkItem",
+    "FltCancellableWaitForMultipleObjects",
+    "FltCancellableWaitForSingleObject",
     "FltCbdqDisable",
     "FltCbdqEnable",
     "FltCbdqInitialize",

@@ -11,3 +11,7 @@ declare("whensafe-status-ignored", "what FltDoCompletionProcessingWhenSafe gave 
       "FLT-POST-20", "FLT-RACE-07")  # fmt: skip
 declare("whensafe-false-ignored", "an operation was pended that FltDoCompletionProcessingWhenSafe had refused to post",
       "FLT-POST-21")  # fmt: skip
+
+# Cancellation and waits that it ends.
+declare("cancelwait-with-cancel-routine", "a cancellable wait for an operation that has a cancel routine as well",
+      "FLT-CANCEL-15")  # fmt: skip
