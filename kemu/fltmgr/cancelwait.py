@@ -209,7 +209,7 @@ async def FltCancellableWaitForMultipleObjects(
     """Wait for one of several objects, or all, as KeWaitForMultipleObjects does, or until the IRP is cancelled.
 
     The results are those of both. More than THREAD_WAIT_OBJECTS need a *WaitBlockArray*: finding ``ke.wait-objects``,
-    bug check 0xC (FLT-CANCEL-18). IRQL and findings as FltCancellableWaitForSingleObject.
+    bug check 0xC (FLT-CANCEL-18). IRQL: as FltCancellableWaitForSingleObject, whose findings it has, too.
     """
     name = "FltCancellableWaitForMultipleObjects"
     objects = checked_objects(Count, ObjectArray, WaitBlockArray, name)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kemu.fltmgr.structures import FLT_REGISTRATION
     from kemu.fltmgr.workitem import FltWorkItem
     from kemu.nt.driver import DRIVER_OBJECT
+    from kemu.nt.work import WorkItem
 
 
 class FltObserver:
@@ -52,6 +53,9 @@ class FltObserver:
 
     def queueing(self, frame: Frame, item: FltWorkItem, queue_type: int) -> None:
         """FltQueueDeferredIoWorkItem was called."""
+
+    def queued(self, frame: Frame, item: WorkItem, queue_type: int) -> None:
+        """An operation was handed over to a work item, in this step."""
 
     def inserting(self, frame: Frame, queue: FLT_CALLBACK_DATA_QUEUE) -> None:
         """FltCbdqInsertIo was called."""

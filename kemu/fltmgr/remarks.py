@@ -5,10 +5,24 @@ A frame is made for each instance and operation, and most pass it by: what they 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-UNUSED: Final = object()
-"""In the place of something that was not used yet."""
+if TYPE_CHECKING:
+    from kemu.fltmgr.frame import Frame, Input
+    from kemu.fltmgr.structures import FilterContext
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """A request to be told what the layer below has returned for an operation (FLT-POST-29)."""
+
+    frame: Frame
+    callback: Callable[..., Awaitable[None]]
+    context: Any
+    snapshot: Input
+    """The parameters as they were when it was made."""
 
 
 class Remarks:
@@ -18,10 +32,9 @@ class Remarks:
         "cancellable_wait",
         "changed",
         "filter_context",
-        "links_used",
         "refused_safe",
         "safe_status",
-        "snapshot",
+        "status_requests",
         "vetted",
     )
 
@@ -30,16 +43,14 @@ class Remarks:
         """What FltDoCompletionProcessingWhenSafe has given the post-operation callback to return, with TRUE."""
         self.refused_safe = False
         """Whether the last FltDoCompletionProcessingWhenSafe returned FALSE."""
-        self.snapshot: Any = None
-        """The parameters as they were when FltRequestOperationStatusCallback was called."""
+        self.status_requests: list[StatusRequest] = []
+        """The status callbacks that the driver has requested in its pre-operation callback."""
         self.changed: frozenset[str] = frozenset()
         """The members of the parameters that the instance has changed, which its post-operation callback does not see
         changed (FLT-CBD-10).
         """
-        self.filter_context: list[Any] | None = None
+        self.filter_context: FilterContext | None = None
         """Data->FilterContext, once it was used."""
-        self.links_used = False
-        """Whether Data->QueueLinks or Data->QueueContext was used."""
         self.cancellable_wait = False
         """Whether a thread waits in FltCancellableWaitForSingleObject with the operation."""
         self.vetted = False

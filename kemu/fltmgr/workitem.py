@@ -149,8 +149,10 @@ class QueueDeferred(Operation[NTSTATUS]):
             return status
         frame.queue_failed = None
         frame.handed = True
-        current_system().get(WorkerPool).insert(thread, self.item, self.queue_type, self.run)
+        system = current_system()
+        system.get(WorkerPool).insert(thread, self.item, self.queue_type, self.run)
         hold(thread, frame.instance, self.item.label)
+        system.get(FilterManager).observer.queued(frame, self.item, self.queue_type)
         return status
 
     def target(self) -> Cell:

@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kemu.fltmgr.constants import (
     FLT_POSTOP_DISALLOW_FSFILTER_IO,
     FLT_POSTOP_MORE_PROCESSING_REQUIRED,
     FLTFL_POST_OPERATION_DRAINING,
     POSTOP_NAMES,
 )
-from kemu.fltmgr.frame import IN_POST, Frame
+from kemu.fltmgr.frame import IN_POST, IN_PREOP, Frame, Input
 from kemu.fltmgr.observer import FltObserver
+from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM
+from kemu.io.constants import (
+    IRP_MJ_DIRECTORY_CONTROL,
+    IRP_MJ_FILE_SYSTEM_CONTROL,
+    IRP_MJ_LOCK_CONTROL,
+    IRP_MJ_SHUTDOWN,
+    IRP_MJ_VOLUME_DISMOUNT,
+    IRP_MJ_VOLUME_MOUNT,
+    IRP_PAGING_IO,
+)
+from kemu.io.file_constants import (
+    FSCTL_REQUEST_BATCH_OPLOCK,
+    FSCTL_REQUEST_FILTER_OPLOCK,
+    FSCTL_REQUEST_OPLOCK,
+    FSCTL_REQUEST_OPLOCK_LEVEL_1,
+    FSCTL_REQUEST_OPLOCK_LEVEL_2,
+    IRP_MN_LOCK,
+    IRP_MN_NOTIFY_CHANGE_DIRECTORY,
+    IRP_MN_USER_FS_REQUEST,
+)
 from kemu.io.request import CLASS_NAMES, IRP_OPERATION
 from kemu.nt.kthread import current_kthread
 from kemu.nt.system import System
+from kemu.nt.work import WorkerPool, WorkItem
+
+UNBOUNDED_CONTROLS: Final = frozenset(
+    {
+        FSCTL_REQUEST_BATCH_OPLOCK,
+        FSCTL_REQUEST_FILTER_OPLOCK,
+        FSCTL_REQUEST_OPLOCK,
+        FSCTL_REQUEST_OPLOCK_LEVEL_1,
+        FSCTL_REQUEST_OPLOCK_LEVEL_2,
+    }
+)
+"""What stays below until an oplock is broken."""
+NEVER_DISALLOWED: Final = frozenset({IRP_MJ_SHUTDOWN, IRP_MJ_VOLUME_DISMOUNT, IRP_MJ_VOLUME_MOUNT})
+FLOOD: Final = 16
+"""More operations of one driver than that in a work queue, where no worker has taken them, are too many."""
 
 
 class OperationChecks(FltObserver):
@@ -72,4 +109,62 @@ class OperationChecks(FltObserver):
             self.report(
                 "ke.irql",
                 f"{name} was called in a guarded region: {thread.label} would not see that it is to end",
+            )
+
+    # What may not be returned, or not for that.
+
+    def check_synchronised(self, frame: Frame) -> None:
+        """FLT_PREOP_SYNCHRONIZE was returned for an IRP."""
+        request = frame.operation.request
+        parameters, minor = request.parameters, request.minor
+        if request.major == IRP_MJ_FILE_SYSTEM_CONTROL:
+            unbounded = minor == IRP_MN_USER_FS_REQUEST and parameters.FsControlCode in UNBOUNDED_CONTROLS
+        elif request.major == IRP_MJ_DIRECTORY_CONTROL:
+            unbounded = minor == IRP_MN_NOTIFY_CHANGE_DIRECTORY
+        else:
+            unbounded = request.major == IRP_MJ_LOCK_CONTROL and minor == IRP_MN_LOCK
+        if unbounded:
+            self.report(
+                "sync-unsyncable",
+                f"{self.who(frame)} returned FLT_PREOP_SYNCHRONIZE: its thread would wait until somebody else does "
+                "something",
+            )
+
+    def check_disallowed(self, frame: Frame) -> None:
+        """FLT_PREOP_DISALLOW_FASTIO was returned."""
+        if frame.operation.request.major in NEVER_DISALLOWED:
+            self.report("disallow-fastio-forbidden-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO")
+
+    def check_pended(self, frame: Frame) -> None:
+        """FLT_PREOP_PENDING was returned."""
+        if frame.operation.request.flags & IRP_PAGING_IO:
+            self.report("pend-paging", f"{self.who(frame)} returned FLT_PREOP_PENDING for paging I/O")
+
+    def check_snapshot(self, frame: Frame, what: str) -> None:
+        """An operation goes on downward."""
+        remarks, iopb = frame.remarks, frame.iopb
+        if remarks is None or iopb is None or not remarks.status_requests:
+            return
+        if Input.seen(iopb) != remarks.status_requests[-1].snapshot:
+            self.report(
+                "status-snapshot-stale",
+                f"{what} changed the parameters after FltRequestOperationStatusCallback: its callback will see the old "
+                "ones",
+            )
+
+    # Work items.
+
+    def queued(self, frame: Frame, item: WorkItem, queue_type: int) -> None:
+        if frame.state != IN_PREOP:
+            return
+        waiting = [
+            one
+            for one in self.system.get(WorkerPool).queue(queue_type).items
+            if isinstance(one, FLT_DEFERRED_IO_WORKITEM) and one.driver is frame.node.filter.driver
+        ]
+        if len(waiting) > FLOOD:
+            self.report(
+                "workqueue-flood",
+                f"{frame.label} has {len(waiting)} operations in the work queue that no worker has taken: pend them in "
+                "a cancel-safe queue, which one worker empties",
             )

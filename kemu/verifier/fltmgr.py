@@ -156,6 +156,7 @@ class FltChecks(OperationChecks):
                     "disallow-fastio-non-fastio",
                     f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO for an {CLASS_NAMES[request.kind]}",
                 )
+            self.check_disallowed(frame)
             if written:
                 self.report("disallow-fastio-status", f"{self.who(frame)} wrote IoStatus.Status as well")
             return
@@ -177,6 +178,7 @@ class FltChecks(OperationChecks):
                 "pend-orphan",
                 f"{self.who(frame)} returned FLT_PREOP_PENDING although {frame.queue_failed} failed",
             )
+        self.check_pended(frame)
 
     def _completing(self, frame: Frame, what: str) -> None:
         """The rules for the final status of an operation that the driver completes."""
@@ -198,6 +200,8 @@ class FltChecks(OperationChecks):
             self.report("sync-on-create", f"{self.who(frame)} returned FLT_PREOP_SYNCHRONIZE")
         elif request.major in {IRP_MJ_READ, IRP_MJ_WRITE} and not request.is_synchronous:
             self.report("sync-async-rw", f"{self.who(frame)} returned FLT_PREOP_SYNCHRONIZE")
+        else:
+            self.check_synchronised(frame)
 
     def _passing(self, frame: Frame, what: str) -> None:
         """The rules for an operation that goes on downward."""
@@ -210,6 +214,8 @@ class FltChecks(OperationChecks):
             self.report("major-changed", f"{what} changed Iopb->MajorFunction")
         if not frame.flags & FLTFL_CALLBACK_DATA_DIRTY and frame.changed_parameters():
             self.report("params-not-dirty", f"{what} changed the parameters without FltSetCallbackDataDirty")
+        if frame.remarks is not None:
+            self.check_snapshot(frame, what)
 
     def resuming_pre(self, frame: Frame, status: object, context: object) -> None:
         thread = current_kthread()

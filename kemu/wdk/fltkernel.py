@@ -74,6 +74,9 @@ from kemu.fltmgr.objects import (
 from kemu.fltmgr.objects import (
     Instance as PFLT_INSTANCE,
 )
+from kemu.fltmgr.operationstatus import (
+    FltRequestOperationStatusCallback,
+)
 from kemu.fltmgr.pushlock import (
     FLT_PUSH_LOCK_DISABLE_AUTO_BOOST,
     FLT_PUSH_LOCK_ENABLE_AUTO_BOOST,
@@ -92,6 +95,11 @@ from kemu.fltmgr.registration import (
     FltRegisterFilter,
     FltStartFiltering,
     FltUnregisterFilter,
+)
+from kemu.fltmgr.requestor import (
+    FltGetRequestorProcess,
+    FltGetRequestorProcessId,
+    FltGetRequestorSessionId,
 )
 from kemu.fltmgr.resume import (
     FltCompletePendedPostOperation,
@@ -190,6 +198,9 @@ __all__ = [
     "FltDoCompletionProcessingWhenSafe",
     "FltFreeDeferredIoWorkItem",
     "FltFreeGenericWorkItem",
+    "FltGetRequestorProcess",
+    "FltGetRequestorProcessId",
+    "FltGetRequestorSessionId",
     "FltInitializePushLock",
     "FltIsCallbackDataDirty",
     "FltIsIoCanceled",
@@ -201,6 +212,7 @@ __all__ = [
     "FltRegisterFilter",
     "FltReleasePushLock",
     "FltReleasePushLockEx",
+    "FltRequestOperationStatusCallback",
     "FltSetCallbackDataDirty",
     "FltSetCancelCompletion",
     "FltStartFiltering",

@@ -126,7 +126,12 @@ def test_a_signal_and_a_cancellation(wait: Wait) -> None:
     assert codes(runs) == {None}
     both = {(one.note("goes on").value, one.before("signalled", "cancelled")) for one in runs}
     # Whichever comes first may win, and a cancellation that comes before the read has begun is none.
-    assert both == {(STATUS_SUCCESS, True), (STATUS_SUCCESS, False), (STATUS_CANCELLED, True), (STATUS_CANCELLED, False)}
+    assert both == {
+        (STATUS_SUCCESS, True),
+        (STATUS_SUCCESS, False),
+        (STATUS_CANCELLED, True),
+        (STATUS_CANCELLED, False),
+    }
 
 
 @pytest.mark.rule("FLT-CANCEL-14", "FLT-RACE-17")
@@ -437,3 +442,35 @@ def test_a_thread_that_takes_apcs() -> None:
 
     one = run(script)
     assert (one.code, one.result, one.order) == (None, STATUS_SUCCESS, ["apc"])
+
+
+@pytest.mark.rule("FLT-RACE-17", "FLT-CANCEL-14")
+def test_all_orders_of_a_cancellation_and_a_signal_beside_the_wait() -> None:
+    async def script(lab: Lab) -> NTSTATUS:
+        kept: list[FLT_CALLBACK_DATA] = []
+        file = await lab.quiet_open(overlapped=True)
+
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            kept.append(Data)
+            return FLT_PREOP_PENDING
+
+        await lab.filter("M", LOWER, {IRP_MJ_READ: (pre, None)})
+        event = lab.event("Event")
+        pending = await file.begin_read(1)
+
+        async def waits() -> NTSTATUS:
+            return await FltCancellableWaitForSingleObject(event, None, kept[0])
+
+        async def other() -> None:
+            await pending.cancel()
+            await KeSetEvent(event, 0, False)
+
+        result, _ = await lab.together(waits(), other())
+        kept[0].IoStatus.Status = STATUS_CANCELLED
+        await FltCompletePendedPreOperation(kept[0], COMPLETE, None)
+        await pending.wait()
+        return result
+
+    runs = all_runs(script)
+    assert codes(runs) == {None}
+    assert {one.result for one in runs} == {STATUS_CANCELLED, STATUS_SUCCESS}

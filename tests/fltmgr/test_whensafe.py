@@ -352,7 +352,9 @@ def test_only_from_a_post_operation_callback(where: str) -> None:
 
 
 @pytest.mark.rule("FLT-POST-06", "FLT-POST-27")
-@pytest.mark.parametrize(("status", "code"), [(7, "postop-unknown-status"), (DISALLOW, "disallow-fsfilter-wrong-major")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(7, "postop-unknown-status"), (DISALLOW, "disallow-fsfilter-wrong-major")]
+)
 def test_what_a_safe_callback_may_not_return(status: int, code: str) -> None:
     def safe(lab: Lab) -> Safe:
         async def body(Data: FLT_CALLBACK_DATA) -> int:
@@ -408,7 +410,7 @@ def test_touching_what_was_posted(late: bool, expected: set[str | None]) -> None
         async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int) -> int:
             if not late:
                 lab.note("length", Data.Iopb.Parameters.Length)
-            done, status = await FltDoCompletionProcessingWhenSafe(Data, FltObjects, Context, Flags, m.safely)
+            _, status = await FltDoCompletionProcessingWhenSafe(Data, FltObjects, Context, Flags, m.safely)
             if late and status != FINISHED:
                 lab.note("length", Data.Iopb.Parameters.Length)
             return status
