@@ -65,10 +65,10 @@ async def FltRequestOperationStatusCallback(
     """Have *CallbackRoutine* called when the layer below has returned, with its status.
 
     It is ``CallbackRoutine(FltObjects, IopbSnapshot, OperationStatus, RequesterContext)``; the status is STATUS_PENDING
-    if the operation is still below. Only from the preoperation callback of an IRP that is no IRP_MJ_CLOSE, else STATUS_INVALID_PARAMETER. The parameters
-    that the callback gets are those of the time of this call: change them before (finding ``status-snapshot-stale``).
-    STATUS_FLT_DELETING_OBJECT while the instance is torn down, STATUS_INSUFFICIENT_RESOURCES where low resources are
-    explored. IRQL: <= APC_LEVEL.
+    if the operation is still below. Only from the preoperation callback of an IRP that is no IRP_MJ_CLOSE, else
+    STATUS_INVALID_PARAMETER. The parameters that the callback gets are those of the time of this call: change them
+    before (finding ``status-snapshot-stale``). STATUS_FLT_DELETING_OBJECT while the instance is torn down,
+    STATUS_INSUFFICIENT_RESOURCES where low resources are explored. IRQL: <= APC_LEVEL.
     """
     frame = owned_frame(Data)
     request = frame.operation.request

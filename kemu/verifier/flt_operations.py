@@ -35,7 +35,7 @@ from kemu.io.file_constants import (
 from kemu.io.request import CLASS_NAMES, IRP_OPERATION
 from kemu.nt.kthread import current_kthread
 from kemu.nt.system import System
-from kemu.nt.work import WorkerPool, WorkItem
+from kemu.nt.work import Worker, WorkerPool, WorkItem
 
 UNBOUNDED_CONTROLS: Final = frozenset(
     {
@@ -135,10 +135,11 @@ class OperationChecks(FltObserver):
         if frame.operation.request.major in NEVER_DISALLOWED:
             self.report("disallow-fastio-forbidden-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO")
 
-    def check_pended(self, frame: Frame) -> None:
-        """FLT_PREOP_PENDING was returned."""
-        if frame.operation.request.flags & IRP_PAGING_IO:
-            self.report("pend-paging", f"{self.who(frame)} returned FLT_PREOP_PENDING for paging I/O")
+    def check_paging(self, frame: Frame, what: str) -> None:
+        """A pended operation is given back."""
+        thread = current_kthread()
+        if frame.operation.request.flags & IRP_PAGING_IO and any(isinstance(one, Worker) for one in thread.actors):
+            self.report("pend-paging", f"{what}, which is paging I/O, in a system worker")
 
     def check_snapshot(self, frame: Frame, what: str) -> None:
         """An operation goes on downward."""
@@ -162,9 +163,9 @@ class OperationChecks(FltObserver):
             for one in self.system.get(WorkerPool).queue(queue_type).items
             if isinstance(one, FLT_DEFERRED_IO_WORKITEM) and one.driver is frame.node.filter.driver
         ]
-        if len(waiting) > FLOOD:
+        if len(waiting) == FLOOD + 1:
             self.report(
                 "workqueue-flood",
-                f"{frame.label} has {len(waiting)} operations in the work queue that no worker has taken: pend them in "
-                "a cancel-safe queue, which one worker empties",
+                f"{frame.label} has more than {FLOOD} operations in the work queue that no worker has taken: pend them "
+                "in a cancel-safe queue, which one worker empties",
             )

@@ -178,7 +178,6 @@ class FltChecks(OperationChecks):
                 "pend-orphan",
                 f"{self.who(frame)} returned FLT_PREOP_PENDING although {frame.queue_failed} failed",
             )
-        self.check_pended(frame)
 
     def _completing(self, frame: Frame, what: str) -> None:
         """The rules for the final status of an operation that the driver completes."""
@@ -246,6 +245,7 @@ class FltChecks(OperationChecks):
         }:
             name = PREOP_NAMES.get(int(status), repr(status)) if isinstance(status, int) else repr(status)
             self.report("pend-bad-status", f"{what} with {name}")
+        self.check_paging(frame, what)
         if thread.locks:
             held = ", ".join(lock.label for lock in thread.locks)
             self.report("lock-across-io", f"{what} while it holds {held}")

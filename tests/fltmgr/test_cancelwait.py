@@ -11,6 +11,7 @@ from fltmgr.kit import LOWER, Lab, Run, all_runs, codes, queue, resumes, run
 from kemu.io.request import FAST_IO_OPERATION, IRP_OPERATION
 from kemu.nt.kthread import current_kthread
 from kemu.nt.wait import KWAIT_BLOCK
+from kemu.scenario.threads import Started
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
     FLT_PREOP_COMPLETE,
@@ -95,7 +96,7 @@ def waiting(
             return await (await file.begin_read(1)).wait()
 
         reading = lab.start("reader", reader())
-        others = []
+        others: list[Started[None]] = []
         if signals:
 
             async def signaller() -> None:
@@ -148,7 +149,7 @@ def test_a_signal_that_never_comes() -> None:
 def test_a_thread_that_is_to_end(signals: bool) -> None:
     runs = waiting(signals=signals, cancels=False, ends=True)
     assert codes(runs) == {None}
-    expected = {STATUS_THREAD_IS_TERMINATING} | ({STATUS_SUCCESS} if signals else set())
+    expected = {STATUS_THREAD_IS_TERMINATING, STATUS_SUCCESS} if signals else {STATUS_THREAD_IS_TERMINATING}
     assert {one.result for one in runs} == expected
 
 

@@ -30,7 +30,7 @@ declare("status-snapshot-stale", "parameters were changed after FltRequestOperat
 declare("sync-unsyncable", "FLT_PREOP_SYNCHRONIZE for an operation that may stay below without bound", "FLT-PRE-17")
 declare("disallow-fastio-forbidden-major", "FLT_PREOP_DISALLOW_FASTIO for a shutdown, a mount or a dismount",
       "FLT-PRE-21")  # fmt: skip
-declare("pend-paging", "paging I/O was pended", "FLT-PEND-16")
+declare("pend-paging", "paging I/O was pended to a system worker", "FLT-PEND-16")
 declare("workqueue-flood", "a driver has more operations waiting for system workers than these can take",
       "FLT-PEND-15", severity=WARNING)  # fmt: skip
 declare("drain-used-as-completion", "a draining post-operation callback looks at a result that is none",
