@@ -237,7 +237,5 @@ def test_a_callback_that_is_no_coroutine_is_an_error_that_names_it(phase: str) -
         await lab.filter("M", MIDDLE, {IRP_MJ_READ: (before, after)})  # type: ignore[dict-item]
         await (await lab.quiet_open()).read(1)
 
-    with pytest.raises(
-        UsageError, match=f"the {phase}-operation callback for IRP_MJ_READ of M is no coroutine function"
-    ):
+    with pytest.raises(UsageError, match=f"the {phase}-operation callback for IRP_MJ_READ of M is no coroutine"):
         run(script)
