@@ -15,7 +15,7 @@ from kemu.nt.driver import in_driver
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_CANCELLED, STATUS_SUCCESS
-from kemu.nt.system import current_system
+from kemu.nt.system import current_system, report
 from kemu.runtime import Cell, Deliver, Operation, Thread
 
 CanceledCallback = Callable[[FLT_CALLBACK_DATA], Awaitable[None]]
@@ -36,6 +36,13 @@ class SetCancelRoutine(Operation[None]):
         cancel = self.frame.operation.request.cancel
         thread.write(cancel)
         thread.exchange(cancel)
+        remarks = self.frame.remarks
+        if remarks is not None and remarks.cancellable_wait:
+            report(
+                "cancelwait-with-cancel-routine",
+                f"{thread.label} sets a cancel routine for {self.frame.operation.label}, with which a thread waits "
+                "until it is cancelled",
+            )
         cancel.routine = self.routine
         self.frame.cancel_armed = True
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kemu.errors import UsageError
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
+from kemu.fltmgr.remarks import Remarks
 from kemu.fltmgr.structures import (
     FLT_CALLBACK_DATA,
     FLT_IO_PARAMETER_BLOCK,
     FLT_PARAMETERS,
     FLT_RELATED_OBJECTS,
     IO_STATUS_BLOCK,
+    FilterContext,
     ReleasedCallbackData,
     ReleasedParameterBlock,
     ReleasedParameters,
@@ -28,7 +30,8 @@ from kemu.io.constants import IRP_MJ_CREATE
 from kemu.io.request import FileObject, Parameters, Request
 from kemu.nt.lists import LIST_ENTRY
 from kemu.nt.status import NTSTATUS
-from kemu.runtime import Cell, Thread, Waitable
+from kemu.nt.system import report
+from kemu.runtime import Cell, Thread, Waitable, current_thread
 
 if TYPE_CHECKING:
     from kemu.fltmgr.objects import Instance, Node
@@ -86,6 +89,24 @@ class Input(NamedTuple):
         return cls(get(iopb, "MinorFunction"), get(iopb, "IrpFlags"), get(iopb, "TargetFileObject"), parameters.plain())
 
 
+def changed_members(before: Input, after: Input) -> frozenset[str]:
+    """The names of the scalar members that differ. A buffer that was swapped the post-operation callback may look for:
+    the original is what it copies back to.
+    """
+    names = {"MinorFunction"} if before.minor != after.minor else set[str]()
+    if before.flags != after.flags:
+        names.add("IrpFlags")
+    old, new = before.parameters, after.parameters
+    members = (*(name for name in Parameters.__slots__ if name != "more"), *old.more, *new.more)
+    names.update(name for name in members if is_scalar(name) and getattr(old, name) != getattr(new, name))
+    return frozenset(names)
+
+
+def is_scalar(name: str) -> bool:
+    """Whether a member of the parameters is no buffer or list of pages."""
+    return "Buffer" not in name and "Mdl" not in name
+
+
 class Frame(Cell):
     """One instance's part in one operation; the cell of its state.
 
@@ -116,6 +137,7 @@ class Frame(Cell):
         "queue_context",
         "queue_failed",
         "released_by",
+        "remarks",
         "result",
         "state",
         "waiter",
@@ -167,6 +189,14 @@ class Frame(Cell):
         self.late = False
         """Whether the callback was called after InstanceTeardownStart had returned."""
         self.released_by = ""
+        self.remarks: Remarks | None = None
+        """What few operations have; `remember` makes it."""
+
+    def remember(self) -> Remarks:
+        """What is to be known of the frame besides."""
+        if self.remarks is None:
+            self.remarks = Remarks()
+        return self.remarks
 
     @property
     def state_name(self) -> str:
@@ -210,6 +240,8 @@ class Frame(Cell):
             self.result.__class__ = ReleasedStatusBlock
         self.links = None
         self.queue_context = None
+        if self.remarks is not None:
+            self.remarks.filter_context = None
 
     def status_block(self) -> IO_STATUS_BLOCK:
         """The driver's view of the result."""
@@ -221,8 +253,33 @@ class Frame(Cell):
     def queue_links(self, data: FLT_CALLBACK_DATA) -> LIST_ENTRY:
         """The list entry of the callback data, whose record is the callback data."""
         if self.links is None:
+            self._check_context("QueueLinks")
             self.links = LIST_ENTRY(data, part_of=self)
         return self.links
+
+    def set_queue_context(self, value: Any) -> None:
+        """The driver writes Data->QueueContext."""
+        self._check_context("QueueContext")
+        self.queue_context = value
+
+    def filter_context(self) -> FilterContext:
+        """Data->FilterContext, which is in the place of the list entry and the queue context."""
+        remarks = self.remember()
+        if self.links is not None or self.queue_context is not None:
+            self._misused("FilterContext", "QueueLinks or QueueContext")
+        if remarks.filter_context is None:
+            remarks.filter_context = FilterContext(self)
+        return remarks.filter_context
+
+    def _check_context(self, member: str) -> None:
+        if self.remarks is not None and self.remarks.filter_context is not None:
+            self._misused(member, "FilterContext")
+
+    def _misused(self, member: str, other: str) -> None:
+        report(
+            "filtercontext-misuse",
+            f"{current_thread().label} uses Data->{member} of {self.operation.label}, where {other} is in use already",
+        )
 
     def log_fields(self) -> dict[str, object]:
         """What a log says of this operation and of the instance's part in it."""
@@ -316,6 +373,7 @@ class Frame(Cell):
             )
         for index in range(self.index + 1):
             operation.inputs.setdefault(index, before)
+        self.remember().changed |= changed_members(self.input, changed)
         request.minor, request.flags, request.parameters = changed.minor, changed.flags, changed.parameters
 
 
@@ -327,7 +385,7 @@ class IrpCtrl(Waitable):
     finish.
     """
 
-    __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "request", "up")
+    __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "request", "tag_data", "up")
 
     guards = ("handoff",)
 
@@ -343,6 +401,8 @@ class IrpCtrl(Waitable):
         self.is_create = request.major == IRP_MJ_CREATE
         self.origin: object = None
         """The drive of the originator, which runs all post-create callbacks."""
+        self.tag_data: Any = None
+        """The reparse data that comes with STATUS_REPARSE, in pool; whoever replaces it frees it (FLT-CBD-21)."""
 
     def holders(self) -> tuple[Thread, ...]:
         return tuple(thread for frame in self.frames for thread in frame.inside)

@@ -62,6 +62,14 @@ class CancelOperation(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class OperationStatus(Message):
+    """Filter manager -> minifilter: what the layer below has returned for an operation."""
+
+    handler: ClassVar[str] = "OperationStatus"
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
 class QueueCallback(Message):
     """Filter manager -> minifilter: one of the routines of a cancel-safe queue."""
 

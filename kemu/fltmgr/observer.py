@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kemu.fltmgr.structures import FLT_REGISTRATION
     from kemu.fltmgr.workitem import FltWorkItem
     from kemu.nt.driver import DRIVER_OBJECT
+    from kemu.nt.work import WorkItem
 
 
 class FltObserver:
@@ -38,11 +39,23 @@ class FltObserver:
     def resuming_post(self, frame: Frame) -> None:
         """FltCompletePendedPostOperation was called; the operation has not moved yet."""
 
+    def processing_safely(self, frame: Frame, flags: int) -> None:
+        """FltDoCompletionProcessingWhenSafe was called."""
+
+    def safe_returned(self, frame: Frame, status: object) -> None:
+        """A SafePostCallback has returned in a system worker."""
+
+    def waiting_cancellably(self, name: str) -> None:
+        """A routine called *name* was called to wait until an operation is cancelled, or something else happens."""
+
     def setting_cancel(self, frame: Frame) -> None:
         """FltSetCancelCompletion was called."""
 
     def queueing(self, frame: Frame, item: FltWorkItem, queue_type: int) -> None:
         """FltQueueDeferredIoWorkItem was called."""
+
+    def queued(self, frame: Frame, item: WorkItem, queue_type: int) -> None:
+        """An operation was handed over to a work item, in this step."""
 
     def inserting(self, frame: Frame, queue: FLT_CALLBACK_DATA_QUEUE) -> None:
         """FltCbdqInsertIo was called."""

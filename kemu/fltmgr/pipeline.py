@@ -13,7 +13,7 @@ frame in another drive hands the operation over and ends; the drive that owns th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kemu.fltmgr.constants import (
     FLT_POSTOP_DISALLOW_FSFILTER_IO,
@@ -39,6 +39,8 @@ from kemu.fltmgr.frame import (
     Frame,
     IrpCtrl,
 )
+from kemu.fltmgr.remarks import StatusRequest
+from kemu.fltmgr.statusrequest import forget_requests, tell_status
 from kemu.fltmgr.steps import (
     AwaitCompletion,
     DeliverPost,
@@ -48,12 +50,16 @@ from kemu.fltmgr.steps import (
     ReturnMoreProcessing,
     ReturnPending,
 )
+from kemu.fltmgr.structures import DrainedStatusBlock
+from kemu.fltmgr.tagdata import take_tag_data
 from kemu.io.request import IRP_OPERATION, Request
 from kemu.nt.driver import crashed, dirty_exit
 from kemu.nt.kthread import HeldLock, current_kthread
 from kemu.nt.status import (
+    NTSTATUS,
     STATUS_FLT_DISALLOW_FAST_IO,
     STATUS_FLT_POST_OPERATION_CLEANUP,
+    STATUS_PENDING,
 )
 from kemu.nt.system import report
 from kemu.runtime import Thread, current_thread
@@ -62,10 +68,14 @@ if TYPE_CHECKING:
     from kemu.fltmgr.manager import FilterManager
 
 
+CUTS_OFF: Final = frozenset((FLT_PREOP_COMPLETE, FLT_PREOP_DISALLOW_FASTIO, FLT_PREOP_DISALLOW_FSFILTER_IO))
+"""The results of a preoperation callback after which the operation does not go down."""
+
+
 class Drive:
     """One thread's turn at moving an operation. Its identity is what a frame's `waiter` remembers."""
 
-    __slots__ = ("name", "synchronised")
+    __slots__ = ("name", "synchronised", "told")
 
     def __init__(self) -> None:
         thread = current_thread()
@@ -74,6 +84,15 @@ class Drive:
         thread.ordinals += 1
         self.synchronised = 0
         """How many frames wait for this drive's thread to run their post-operation callback."""
+        self.told: list[StatusRequest] | None = None
+        """Who wants to be told what the layer below has returned to this thread, the highest instance first."""
+
+    async def tell(self, status: NTSTATUS) -> None:
+        """The lower layer has returned *status*: tell who wanted to know, the lowest instance first."""
+        assert self.told is not None
+        told, self.told = self.told, None
+        for one in reversed(told):
+            await tell_status(one, status)
 
 
 class Pipeline:
@@ -99,8 +118,16 @@ class Pipeline:
 
     async def drive(self, operation: IrpCtrl, drive: Drive) -> None:
         """Push the operation down from where it is, and up again as far as this thread may."""
-        if await self.push_down(operation, drive):
+        complete = await self.push_down(operation, drive)
+        status: NTSTATUS = STATUS_PENDING
+        if drive.told and (not complete or operation.is_create or drive.synchronised):
+            await drive.tell(operation.request.status if complete else status)
+        if complete:
+            status = operation.request.status
             await self.complete_up(operation, drive)
+            if drive.told:
+                # What completes inline does so inside the call of the lower layer.
+                await drive.tell(status)
         while drive.synchronised and await AwaitCompletion(operation, drive):
             await self.complete_up(operation, drive)
 
@@ -165,6 +192,12 @@ class Pipeline:
         """Act on the result of a preoperation callback; return whether the operation goes on downward."""
         operation = frame.operation
         frame.release(thread)
+        remarks = frame.remarks
+        if remarks is not None and remarks.status_requests:
+            if status in CUTS_OFF:
+                forget_requests(thread, remarks)
+            else:
+                drive.told = [*(drive.told or ()), *remarks.status_requests]
         if status == FLT_PREOP_COMPLETE:
             frame.take_result()
             self.cut_off(thread, frame, COMPLETED_HERE)
@@ -223,6 +256,8 @@ class Pipeline:
                 thread.read(frame)
             operation.up -= 1
         request = operation.request
+        if operation.tag_data is not None:
+            take_tag_data(thread, operation)
         request.finish(thread)
         operation.changed()
         if request.is_inner:
@@ -240,7 +275,9 @@ class Pipeline:
             flags = FLTFL_POST_OPERATION_DRAINING
             frame.flags |= FLTFL_CALLBACK_DATA_DRAINING_IO
             frame.result = None
-            frame.status_block().Status = STATUS_FLT_POST_OPERATION_CLEANUP
+            result = frame.status_block()
+            result.Status = STATUS_FLT_POST_OPERATION_CLEANUP
+            result.__class__ = DrainedStatusBlock
         frame.flags |= FLTFL_CALLBACK_DATA_POST_OPERATION
         data = frame.open()
         status: Any = 0

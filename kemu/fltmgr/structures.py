@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from kemu.fltmgr import tagdata
 from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
 from kemu.io.constants import IRP_MJ_OPERATION_END
 from kemu.io.request import Parameters
 from kemu.nt.kthread import current_kthread
+from kemu.nt.routine import KernelObject
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.nt.system import report
 
 if TYPE_CHECKING:
-    from kemu.fltmgr.frame import Frame
+    from kemu.fltmgr.frame import Frame, Input
     from kemu.fltmgr.objects import Filter, FltVolume, Instance
     from kemu.io.request import FileObject
     from kemu.nt.lists import LIST_ENTRY
@@ -76,7 +78,58 @@ class IO_STATUS_BLOCK:
             object.__setattr__(self, "written", True)
 
 
-class _View:
+class DrainedStatusBlock(IO_STATUS_BLOCK):
+    """The result of an operation that is not complete. Its status says so; how much was transferred nobody knows."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "Information":
+            frame: Frame = object.__getattribute__(self, "_frame")
+            report(
+                "drain-used-as-completion",
+                f"{current_kthread().label} reads Data->IoStatus.Information of {frame.operation.label}, whose "
+                "post-operation callback is draining",
+            )
+        return object.__getattribute__(self, name)
+
+
+RELATED_OBJECTS_SIZE: Final = 48
+GARBAGE: Final = 0xBAAD
+"""What is in a member that is undefined."""
+
+
+class FilterContext:
+    """``Data->FilterContext``: four pointers in the place of QueueLinks and QueueContext (FLT-CBD-15)."""
+
+    __slots__ = ("_frame", "_values")
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+        self._values: list[Any] = [None] * 4
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        return self._checked("reads")[index]
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        self._checked("writes")[index] = value
+
+    def _checked(self, does: str) -> list[Any]:
+        remarks = self._frame.remarks
+        if remarks is None or remarks.filter_context is not self:
+            current_kthread().read(self._frame)
+            report(
+                "filtercontext-misuse",
+                f"{current_kthread().label} {does} Data->FilterContext of {self._frame.operation.label}, which is used "
+                "for something else by now",
+            )
+        return self._values
+
+
+class _View(KernelObject):
     __slots__ = ("_frame",)
 
     def __init__(self, frame: Frame) -> None:
@@ -107,6 +160,21 @@ class FLT_RELATED_OBJECTS(_View):
     def FileObject(self) -> FileObject | None:
         """The operation's file object; None in instance callbacks."""
         return self._frame.file
+
+    @property
+    def Size(self) -> int:
+        """The size of the structure in bytes."""
+        return RELATED_OBJECTS_SIZE
+
+    @property
+    def Transaction(self) -> Any:
+        """The transaction that the file object belongs to, or None."""
+        return getattr(self._frame.file, "Transaction", None)
+
+    @property
+    def TransactionContext(self) -> int:
+        """The transaction's mini-version of the file; without a transaction it means nothing (FLT-CBD-25)."""
+        return GARBAGE if self.Transaction is None else 0
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in {"_frame", "__class__"}:
@@ -153,8 +221,9 @@ class FLT_IO_PARAMETER_BLOCK:
         "_parameters",
     )
 
-    def __init__(self, frame: Frame) -> None:
-        given = frame.input
+    def __init__(self, frame: Frame, given: Input | None = None) -> None:
+        if given is None:
+            given = frame.input
         self._frame = frame
         self.MajorFunction = frame.operation.request.major
         self.MinorFunction = given.minor
@@ -172,6 +241,15 @@ class FLT_IO_PARAMETER_BLOCK:
     def Parameters(self, value: Parameters) -> None:
         self._parameters.assign(value)
 
+    @property
+    def OperationFlags(self) -> int:
+        """The SL_ flags of an IRP (FLT-CBD-20)."""
+        return self._parameters.OperationFlags
+
+    @OperationFlags.setter
+    def OperationFlags(self, value: int) -> None:
+        self._parameters.OperationFlags = value
+
 
 class FLT_CALLBACK_DATA(_View):
     """The operation, as one instance sees it."""
@@ -188,8 +266,8 @@ class FLT_CALLBACK_DATA(_View):
         report("cbd-flag-write", f"{current_kthread().label} writes Data->Flags: use FltSetCallbackDataDirty")
 
     @property
-    def Thread(self) -> Thread:
-        """The thread that issued the operation."""
+    def Thread(self) -> Thread | None:
+        """The thread that issued the operation; None if none has (FLT-CBD-23)."""
         return self._frame.operation.request.thread
 
     @Thread.setter
@@ -211,6 +289,9 @@ class FLT_CALLBACK_DATA(_View):
         frame = self._frame
         if frame.iopb is None:
             frame.iopb = FLT_IO_PARAMETER_BLOCK(frame)
+            if frame.remarks is not None and frame.remarks.changed:
+                frame.iopb.__class__ = OriginalParameterBlock
+                object.__getattribute__(frame.iopb, "_parameters").__class__ = OriginalParameters
         return frame.iopb
 
     @property
@@ -235,7 +316,58 @@ class FLT_CALLBACK_DATA(_View):
 
     @QueueContext.setter
     def QueueContext(self, value: Any) -> None:
-        self._frame.queue_context = value
+        self._frame.set_queue_context(value)
+
+    @property
+    def FilterContext(self) -> FilterContext:
+        """Storage for the driver while it has control of the operation: in the place of QueueLinks and QueueContext,
+        so that only one of both can be used (FLT-CBD-15). Finding ``filtercontext-misuse``.
+        """
+        return self._frame.filter_context()
+
+    @property
+    def TagData(self) -> Any:
+        """The reparse data of a create, in pool: for post-create callbacks (FLT-CBD-21). Finding ``tagdata-misuse``."""
+        tagdata.check_access(self._frame, "reads")
+        return self._frame.operation.tag_data
+
+    @TagData.setter
+    def TagData(self, value: Any) -> None:
+        tagdata.check_access(self._frame, "writes")
+        tagdata.replace(self._frame, value)
+
+
+def _looked_back(view: object, name: str) -> None:
+    """A post-operation callback looks at *name*, which its own pre-operation callback may have changed."""
+    frame: Frame = object.__getattribute__(view, "_frame")
+    if frame.remarks is not None and name in frame.remarks.changed:
+        report(
+            "postop-reads-own-change",
+            f"{current_kthread().label} reads {name} of {frame.operation.label} in {frame.label}, which changed it: a "
+            "post-operation callback sees what its pre-operation callback was given",
+        )
+
+
+class OriginalParameterBlock(FLT_IO_PARAMETER_BLOCK):
+    """A parameter block for an instance that has changed something in it: as it was before (FLT-CBD-09)."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            _looked_back(self, name)
+        return object.__getattribute__(self, name)
+
+
+class OriginalParameters(FLT_PARAMETERS):
+    """The parameters of such a block."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            _looked_back(self, name)
+        return object.__getattribute__(self, name)
 
 
 def _released(view: object, what: str) -> None:

@@ -54,10 +54,10 @@ class WatchedCallbackData(FLT_CALLBACK_DATA):
         _used(self, name)
         value = _get(self, name)
         # These two come into being when they are first asked for.
-        if name == "Iopb":
+        if name == "Iopb" and type(value) is FLT_IO_PARAMETER_BLOCK:
             value.__class__ = WatchedParameterBlock
             _get(value, "_parameters").__class__ = WatchedParameters
-        elif name == "IoStatus":
+        elif name == "IoStatus" and type(value) is IO_STATUS_BLOCK:
             value.__class__ = WatchedStatusBlock
         return value
 

@@ -121,9 +121,7 @@ class QueueDeferred(Operation[NTSTATUS]):
     __slots__ = ("frame", "item", "queue_type", "run")
     kind = "FltQueueDeferredIoWorkItem"
 
-    def __init__(
-        self, item: FLT_DEFERRED_IO_WORKITEM, frame: Frame, queue_type: int, run: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, item: WorkItem, frame: Frame, queue_type: int, run: Callable[[], Awaitable[None]]) -> None:
         self.item = item
         self.frame = frame
         self.queue_type = queue_type
@@ -147,12 +145,14 @@ class QueueDeferred(Operation[NTSTATUS]):
         if log is not None:
             log("flt.queue", frame=frame, status=status)
         if status != STATUS_SUCCESS:
-            frame.queue_failed = "FltQueueDeferredIoWorkItem"
+            frame.queue_failed = self.kind
             return status
         frame.queue_failed = None
         frame.handed = True
-        current_system().get(WorkerPool).insert(thread, self.item, self.queue_type, self.run)
+        system = current_system()
+        system.get(WorkerPool).insert(thread, self.item, self.queue_type, self.run)
         hold(thread, frame.instance, self.item.label)
+        system.get(FilterManager).observer.queued(frame, self.item, self.queue_type)
         return status
 
     def target(self) -> Cell:

@@ -196,7 +196,7 @@ class ListRequestsOf(Operation[list[Request]]):
         self.issued = issued
 
     def perform(self, thread: Thread) -> list[Request]:
-        requests = [request for request in self.manager.outstanding if self.issued(request.thread)]
+        requests = [one for one in self.manager.outstanding if one.thread is not None and self.issued(one.thread)]
         for request in requests:
             thread.read(request)
         return [request for request in requests if not request.done]

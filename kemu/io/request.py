@@ -144,7 +144,8 @@ class Request(Waitable):
         self.kind = kind
         self.flags = flags
         self.mode = mode
-        self.thread = thread
+        self.thread: Thread | None = thread
+        """Who has issued it; None if no thread has (FLT-CBD-23)."""
         self.status: NTSTATUS = STATUS_PENDING
         self.information = 0
         self.buffer: Any = b""

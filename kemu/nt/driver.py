@@ -175,7 +175,7 @@ def crashed(actor: DriverActor, routine: str, error: Exception) -> None:
     """Turn an exception that left a driver's routine into what it is on Windows. Does not return normally."""
     # Misuse of kemu is not the driver's behaviour: the user has to hear it as such. It is no exception any more from
     # here, because the code of another driver may be below this one on the stack and swallow it.
-    misuse = error if isinstance(error, KemuError) else foreign_call(error)
+    misuse = error if isinstance(error, KemuError) else foreign_call(error) or _no_coroutine(actor, routine, error)
     if misuse is not None:
         current_thread().runtime.abort(misuse)
     if isinstance(error, RecursionError):
@@ -186,6 +186,16 @@ def crashed(actor: DriverActor, routine: str, error: Exception) -> None:
         "ke.unhandled-exception",
         f"{routine} of {actor.driver} raised {type(error).__name__}: {error} at {site_of(error)}",
         BugCheck(_unhandled(current_kthread()), (int(code),)),
+    )
+
+
+def _no_coroutine(actor: DriverActor, routine: str, error: Exception) -> UsageError | None:
+    """The mistake behind *error* if it is kemu's own await of what a routine has returned that failed."""
+    trace = error.__traceback__
+    if not isinstance(error, TypeError) or trace is None or trace.tb_next is not None or "await" not in str(error):
+        return None
+    return UsageError(
+        f"{routine} of {actor.driver} is no coroutine function: {error}", remedy="declare it with async def"
     )
 
 

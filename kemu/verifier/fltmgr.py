@@ -22,7 +22,6 @@ from kemu.fltmgr.constants import (
 )
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
-from kemu.fltmgr.observer import FltObserver
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem
 from kemu.io.constants import (
@@ -49,18 +48,15 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
     is_known,
 )
-from kemu.nt.system import System, label_of
+from kemu.nt.system import label_of
 from kemu.nt.work import HyperCriticalWorkQueue
+from kemu.verifier.flt_operations import OperationChecks
 
 WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_PREOP_SYNCHRONIZE)})
 
 
-class FltChecks(FltObserver):
+class FltChecks(OperationChecks):
     """Checks the rules about minifilters where the filter manager says that something happened."""
-
-    def __init__(self, system: System) -> None:
-        self.system = system
-        self.report = system.report
 
     # Registration and unload.
 
@@ -160,6 +156,7 @@ class FltChecks(FltObserver):
                     "disallow-fastio-non-fastio",
                     f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO for an {CLASS_NAMES[request.kind]}",
                 )
+            self.check_disallowed(frame)
             if written:
                 self.report("disallow-fastio-status", f"{self.who(frame)} wrote IoStatus.Status as well")
             return
@@ -202,6 +199,8 @@ class FltChecks(FltObserver):
             self.report("sync-on-create", f"{self.who(frame)} returned FLT_PREOP_SYNCHRONIZE")
         elif request.major in {IRP_MJ_READ, IRP_MJ_WRITE} and not request.is_synchronous:
             self.report("sync-async-rw", f"{self.who(frame)} returned FLT_PREOP_SYNCHRONIZE")
+        else:
+            self.check_synchronised(frame)
 
     def _passing(self, frame: Frame, what: str) -> None:
         """The rules for an operation that goes on downward."""
@@ -214,6 +213,8 @@ class FltChecks(FltObserver):
             self.report("major-changed", f"{what} changed Iopb->MajorFunction")
         if not frame.flags & FLTFL_CALLBACK_DATA_DIRTY and frame.changed_parameters():
             self.report("params-not-dirty", f"{what} changed the parameters without FltSetCallbackDataDirty")
+        if frame.remarks is not None:
+            self.check_snapshot(frame, what)
 
     def resuming_pre(self, frame: Frame, status: object, context: object) -> None:
         thread = current_kthread()
@@ -244,6 +245,7 @@ class FltChecks(FltObserver):
         }:
             name = PREOP_NAMES.get(int(status), repr(status)) if isinstance(status, int) else repr(status)
             self.report("pend-bad-status", f"{what} with {name}")
+        self.check_paging(frame, what)
         if thread.locks:
             held = ", ".join(lock.label for lock in thread.locks)
             self.report("lock-across-io", f"{what} while it holds {held}")
@@ -264,6 +266,8 @@ class FltChecks(FltObserver):
             self.report("postop-unknown-status", f"{self.who(frame, post=True)} returned {status!r}")
             return
         request = frame.operation.request
+        if frame.remarks is not None:
+            self.safe_ignored(frame, int(status))
         if status != FLT_POSTOP_MORE_PROCESSING_REQUIRED and (
             frame.handed or frame.state not in {IN_POST, DRAINING_POST}
         ):
@@ -343,8 +347,3 @@ class FltChecks(FltObserver):
         for queue in instance.queues:
             if not queue.disabled:
                 self.report("teardown-cbdq-enabled", f"{queue.label} of {instance.label} still accepts operations")
-
-    def who(self, frame: Frame, *, post: bool = False) -> str:
-        """The callback, in words."""
-        phase = "post" if post else "pre"
-        return f"the {phase}-operation callback of {frame.label} for {frame.operation.label}"

@@ -14,6 +14,10 @@ from kemu.fltmgr.cancel import (
     FltIsIoCanceled,
     FltSetCancelCompletion,
 )
+from kemu.fltmgr.cancelwait import (
+    FltCancellableWaitForMultipleObjects,
+    FltCancellableWaitForSingleObject,
+)
 from kemu.fltmgr.cbdq import (
     FLT_CALLBACK_DATA_IO_CONTEXT,
     FLT_CALLBACK_DATA_QUEUE,
@@ -70,6 +74,9 @@ from kemu.fltmgr.objects import (
 from kemu.fltmgr.objects import (
     Instance as PFLT_INSTANCE,
 )
+from kemu.fltmgr.operationstatus import (
+    FltRequestOperationStatusCallback,
+)
 from kemu.fltmgr.pushlock import (
     FLT_PUSH_LOCK_DISABLE_AUTO_BOOST,
     FLT_PUSH_LOCK_ENABLE_AUTO_BOOST,
@@ -89,6 +96,11 @@ from kemu.fltmgr.registration import (
     FltStartFiltering,
     FltUnregisterFilter,
 )
+from kemu.fltmgr.requestor import (
+    FltGetRequestorProcess,
+    FltGetRequestorProcessId,
+    FltGetRequestorSessionId,
+)
 from kemu.fltmgr.resume import (
     FltCompletePendedPostOperation,
     FltCompletePendedPreOperation,
@@ -99,6 +111,9 @@ from kemu.fltmgr.structures import (
     FLT_OPERATION_REGISTRATION,
     FLT_REGISTRATION,
     FLT_RELATED_OBJECTS,
+)
+from kemu.fltmgr.whensafe import (
+    FltDoCompletionProcessingWhenSafe,
 )
 from kemu.fltmgr.workitem import (
     FLT_DEFERRED_IO_WORKITEM,
@@ -167,6 +182,8 @@ __all__ = [
     "FltAcquirePushLockSharedEx",
     "FltAllocateDeferredIoWorkItem",
     "FltAllocateGenericWorkItem",
+    "FltCancellableWaitForMultipleObjects",
+    "FltCancellableWaitForSingleObject",
     "FltCbdqDisable",
     "FltCbdqEnable",
     "FltCbdqInitialize",
@@ -178,8 +195,12 @@ __all__ = [
     "FltCompletePendedPostOperation",
     "FltCompletePendedPreOperation",
     "FltDeletePushLock",
+    "FltDoCompletionProcessingWhenSafe",
     "FltFreeDeferredIoWorkItem",
     "FltFreeGenericWorkItem",
+    "FltGetRequestorProcess",
+    "FltGetRequestorProcessId",
+    "FltGetRequestorSessionId",
     "FltInitializePushLock",
     "FltIsCallbackDataDirty",
     "FltIsIoCanceled",
@@ -191,6 +212,7 @@ __all__ = [
     "FltRegisterFilter",
     "FltReleasePushLock",
     "FltReleasePushLockEx",
+    "FltRequestOperationStatusCallback",
     "FltSetCallbackDataDirty",
     "FltSetCancelCompletion",
     "FltStartFiltering",

@@ -1,5 +1,8 @@
 """ntifs.h: objects, processes, threads and attaching to them, information of files, oplocks, control codes."""
 
+from kemu.fltmgr.requestor import (
+    IoThreadToProcess,
+)
 from kemu.io.file_constants import (
     FILE_ACTION_ADDED,
     FILE_ACTION_MODIFIED,
@@ -125,6 +128,12 @@ from kemu.io.structures import (
     REQUEST_OPLOCK_INPUT_BUFFER,
     REQUEST_OPLOCK_OUTPUT_BUFFER,
 )
+from kemu.io.toplevel import (
+    FSRTL_CACHE_TOP_LEVEL_IRP,
+    FSRTL_FAST_IO_TOP_LEVEL_IRP,
+    FSRTL_FSP_TOP_LEVEL_IRP,
+    FSRTL_MOD_WRITE_TOP_LEVEL_IRP,
+)
 from kemu.nt.context import (
     KAPC_STATE,
     KeStackAttachProcess,
@@ -234,6 +243,10 @@ __all__ = [
     "FSCTL_SET_SPARSE",
     "FSCTL_SET_ZERO_DATA",
     "FSCTL_UNLOCK_VOLUME",
+    "FSRTL_CACHE_TOP_LEVEL_IRP",
+    "FSRTL_FAST_IO_TOP_LEVEL_IRP",
+    "FSRTL_FSP_TOP_LEVEL_IRP",
+    "FSRTL_MOD_WRITE_TOP_LEVEL_IRP",
     "FileDispositionInformationEx",
     "FileFsAttributeInformation",
     "FileFsDeviceInformation",
@@ -253,6 +266,7 @@ __all__ = [
     "IRP_MN_UNLOCK_ALL_BY_KEY",
     "IRP_MN_UNLOCK_SINGLE",
     "IRP_MN_USER_FS_REQUEST",
+    "IoThreadToProcess",
     "KAPC_STATE",
     "KeStackAttachProcess",
     "KeUnstackDetachProcess",

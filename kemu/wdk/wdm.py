@@ -252,6 +252,10 @@ from kemu.io.shutdown import (
     IoRegisterShutdownNotification,
     IoUnregisterShutdownNotification,
 )
+from kemu.io.toplevel import (
+    IoGetTopLevelIrp,
+    IoSetTopLevelIrp,
+)
 from kemu.nt.access import (
     ACCESS_SYSTEM_SECURITY,
     DELETE,
@@ -1192,6 +1196,7 @@ __all__ = [
     "IoGetCurrentProcess",
     "IoGetDeviceObjectPointer",
     "IoGetNextIrpStackLocation",
+    "IoGetTopLevelIrp",
     "IoInitializeRemoveLock",
     "IoInitializeWorkItem",
     "IoMarkIrpPending",
@@ -1206,6 +1211,7 @@ __all__ = [
     "IoSetCompletionRoutine",
     "IoSetCompletionRoutineEx",
     "IoSetNextIrpStackLocation",
+    "IoSetTopLevelIrp",
     "IoSizeofWorkItem",
     "IoSkipCurrentIrpStackLocation",
     "IoUninitializeWorkItem",

@@ -33,15 +33,15 @@ RANGES: dict[tuple[int, int], str] = {
         ExInitializeWorkItem ExInterlockedInsertHeadList ExInterlockedInsertTailList
         ExInterlockedPopEntryList ExInterlockedPopEntrySList ExInterlockedPushEntryList
         ExInterlockedPushEntrySList ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize
-        FltClearCallbackDataDirty FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled
-        FltIsOperationSynchronous FltSetCallbackDataDirty InitializeSListHead InterlockedAdd
-        InterlockedAdd64 InterlockedAnd InterlockedAnd64 InterlockedCompareExchange
-        InterlockedCompareExchange64 InterlockedCompareExchangePointer InterlockedDecrement
-        InterlockedDecrement64 InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd
-        InterlockedExchangeAdd64 InterlockedExchangePointer InterlockedFlushSList
-        InterlockedIncrement InterlockedIncrement64 InterlockedOr InterlockedOr64
-        InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor InterlockedXor64
-        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
+        FltClearCallbackDataDirty FltClearCancelCompletion FltDoCompletionProcessingWhenSafe
+        FltIsCallbackDataDirty FltIsIoCanceled FltIsOperationSynchronous FltSetCallbackDataDirty
+        InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd InterlockedAnd64
+        InterlockedCompareExchange InterlockedCompareExchange64 InterlockedCompareExchangePointer
+        InterlockedDecrement InterlockedDecrement64 InterlockedExchange InterlockedExchange64
+        InterlockedExchangeAdd InterlockedExchangeAdd64 InterlockedExchangePointer
+        InterlockedFlushSList InterlockedIncrement InterlockedIncrement64 InterlockedOr
+        InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor
+        InterlockedXor64 IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
         IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation IoInitializeWorkItem IoMarkIrpPending
         IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint
         KeGetCurrentIrql KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex
@@ -71,18 +71,19 @@ RANGES: dict[tuple[int, int], str] = {
         ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
         FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
         FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
+        FltGetRequestorProcess FltGetRequestorProcessId FltGetRequestorSessionId
         FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
         FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
         IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver
         IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
-        IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoQueueWorkItem IoQueueWorkItemEx
-        IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine
-        IoSetCompletionRoutineEx IoSizeofWorkItem IofCallDriver IofCompleteRequest
-        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
-        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
-        KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
-        KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
-        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
+        IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoGetTopLevelIrp IoQueueWorkItem
+        IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine
+        IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem IoThreadToProcess IofCallDriver
+        IofCompleteRequest KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc
+        KeAcquireSpinLock KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled
+        KeAreApcsDisabled KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer
+        KeInitializeTimerEx KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer
+        KeResetEvent KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
         MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
@@ -106,13 +107,13 @@ RANGES: dict[tuple[int, int], str] = {
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
         FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
-        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
-        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
-        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
-        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
-        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
-        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
-        PsLookupThreadByThreadId""",
+        FltReleasePushLockEx FltRequestOperationStatusCallback FltStartFiltering FltUnregisterFilter
+        IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
+        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
+        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
+        KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer ProbeForRead
+        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
@@ -151,6 +152,8 @@ DEPENDS = (
     "ExFreePool2",
     "ExFreePoolWithTag",
     "ExFreeToLookasideListEx",
+    "FltCancellableWaitForMultipleObjects",
+    "FltCancellableWaitForSingleObject",
     "FltCompletePendedPreOperation",
     "KeFlushQueuedDpcs",
     "KePulseEvent",
@@ -232,6 +235,8 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
+        ("FltCancellableWaitForSingleObject", [None, None, None], APC_LEVEL),
+        ("FltCancellableWaitForMultipleObjects", [1, [None], 1, None, None, None], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_SUCCESS_NO_CALLBACK, None], APC_LEVEL),
     ],

@@ -99,6 +99,9 @@ NOT_ERRORS = {
     "ke.pool-executable": WARNING,
     "ke.uninit-leak": WARNING,
     "sync-on-create": WARNING,
+    "postop-reads-own-change": WARNING,
+    "status-snapshot-stale": WARNING,
+    "workqueue-flood": WARNING,
 }
 
 

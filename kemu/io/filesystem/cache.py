@@ -28,6 +28,7 @@ from kemu.io.file_constants import FO_NO_INTERMEDIATE_BUFFERING
 from kemu.io.filesystem.nodes import PART, Open, Stream
 from kemu.io.parameters import Parameters
 from kemu.io.request import FS_FILTER_OPERATION, FileObject, Request
+from kemu.io.toplevel import FSRTL_CACHE_TOP_LEVEL_IRP
 from kemu.nt.kthread import APC_LEVEL, current_kthread
 from kemu.nt.process import KernelMode
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_END_OF_FILE, STATUS_SUCCESS
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 PAGE: Final = 4096
 PAGING: Final = IRP_PAGING_IO | IRP_NOCACHE | IRP_SYNCHRONOUS_PAGING_IO
-FSRTL_CACHE_TOP_LEVEL_IRP: Final = 3
-"""What the lazy writer's thread has as its top-level IRP."""
 
 
 class CacheMap(Waitable):
