@@ -72,6 +72,7 @@ RANGES: dict[tuple[int, int], str] = {
         FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
         FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
         FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
+        FltReferenceContext FltReleaseContext FltReleaseContexts FltReleaseContextsEx
         FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
         IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver
         IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
@@ -105,9 +106,16 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
-        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
-        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
+        FltAllocateContext FltDeleteContext FltDeleteFileContext FltDeleteInstanceContext
+        FltDeletePushLock FltDeleteStreamContext FltDeleteStreamHandleContext
+        FltDeleteTransactionContext FltDeleteVolumeContext FltGetContexts FltGetContextsEx
+        FltGetFileContext FltGetInstanceContext FltGetStreamContext FltGetStreamHandleContext
+        FltGetTransactionContext FltGetVolumeContext FltInitializePushLock FltRegisterFilter
+        FltReleasePushLock FltReleasePushLockEx FltSetFileContext FltSetInstanceContext
+        FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext FltSetVolumeContext
+        FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
+        FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUnregisterFilter IoCreateDevice
+        IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
         KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
         KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
         KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
