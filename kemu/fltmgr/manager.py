@@ -11,6 +11,7 @@ from kemu.fltmgr.constants import (
     FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT,
     FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT,
 )
+from kemu.fltmgr.context_end import Contexts
 from kemu.fltmgr.frame import Frame, IrpCtrl
 from kemu.fltmgr.messages import InstanceSetup
 from kemu.fltmgr.objects import Filter, FltVolume, Instance, hold, let_go
@@ -47,6 +48,8 @@ class FilterManager(Actor):
         self.filters: list[Filter] = []
         self.volumes: list[FltVolume] = []
         self.by_driver: dict[DRIVER_OBJECT, Filter] = {}
+        self.contexts = Contexts()
+        system.add(self.contexts)
 
     def mount(self, volume: Volume) -> FltVolume:
         """Put the filter manager on top of *volume*."""
@@ -54,7 +57,15 @@ class FilterManager(Actor):
         self.volumes.append(flt_volume)
         volume.top = _VolumeTop(self, flt_volume)
         volume.filesystem.completer = volume.top
+        if self.contexts.on_files:
+            volume.filesystem.contexts = self.contexts
         return flt_volume
+
+    def keep_file_contexts(self) -> None:
+        """A filter has contexts that go with files: have the file systems tell when one is closed."""
+        self.contexts.on_files = True
+        for volume in self.volumes:
+            volume.volume.filesystem.contexts = self.contexts
 
     async def attach(
         self, filter_: Filter, volume: FltVolume, altitude: str, *, automatic: bool

@@ -18,6 +18,8 @@ from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, c
 
 if TYPE_CHECKING:
     from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
+    from kemu.fltmgr.context_record import Context
+    from kemu.fltmgr.context_types import Definitions
     from kemu.fltmgr.frame import Frame
     from kemu.fltmgr.structures import (
         FLT_OPERATION_REGISTRATION,
@@ -87,6 +89,8 @@ class Filter(RundownObject):
 
     __slots__ = (
         "altitude",
+        "context_definitions",
+        "contexts",
         "driver",
         "driver_object",
         "instances",
@@ -95,6 +99,8 @@ class Filter(RundownObject):
         "started",
         "unload_flags",
     )
+
+    guards = ("contexts", "holds", "references")
 
     def __init__(self, driver_object: DRIVER_OBJECT, registration: FLT_REGISTRATION) -> None:
         super().__init__(current_thread(), f"filter {driver_object.name}")
@@ -107,6 +113,10 @@ class Filter(RundownObject):
         self.started = False
         self.unload_flags: int | None = None
         """The flags of the unload that is going on."""
+        self.contexts: list[Context] = []
+        """Those that are not freed, oldest first."""
+        self.context_definitions: Definitions | None = None
+        """What was declared of contexts; None if nothing was."""
 
 
 class Operations:

@@ -33,6 +33,9 @@ class FltObserver:
     def post_returned(self, frame: Frame, status: object, draining: bool) -> None:
         """A postoperation callback has returned; the filter manager has not acted on it yet."""
 
+    def crashing(self, frame: Frame, error: Exception) -> None:
+        """*error* has left a callback of the driver's."""
+
     def resuming_pre(self, frame: Frame, status: object, context: object) -> None:
         """FltCompletePendedPreOperation was called; the operation has not moved yet."""
 

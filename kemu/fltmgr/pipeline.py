@@ -157,6 +157,7 @@ class Pipeline:
             try:
                 returned: Any = await pre(data, frame.objects)  # type: ignore[arg-type]
             except Exception as error:
+                self.observer.crashing(frame, error)
                 crashed(actor, f"the pre-operation callback for {operation.label}", error)
                 raise
             if (
@@ -288,6 +289,7 @@ class Pipeline:
             try:
                 status = await post(data, frame.objects, context, flags)  # type: ignore[arg-type]
             except Exception as error:
+                self.observer.crashing(frame, error)
                 crashed(actor, f"the post-operation callback for {operation.label}", error)
                 raise
             if (

@@ -8,6 +8,8 @@ from kemu.fltmgr.constants import (
     FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD,
     FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD,
 )
+from kemu.fltmgr.context import declared_contexts
+from kemu.fltmgr.context_end import Contexts, WaitContexts, unlink_all
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
 from kemu.fltmgr.structures import FLT_REGISTRATION
@@ -18,6 +20,7 @@ from kemu.nt.routine import routine
 from kemu.nt.status import (
     NTSTATUS,
     STATUS_FLT_DELETING_OBJECT,
+    STATUS_FLT_INVALID_CONTEXT_REGISTRATION,
     STATUS_INVALID_PARAMETER,
     STATUS_OBJECT_NAME_NOT_FOUND,
     STATUS_SUCCESS,
@@ -37,7 +40,8 @@ async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATIO
     """Register a minifilter; returns the status and the filter.
 
     STATUS_INVALID_PARAMETER for a bad version, STATUS_OBJECT_NAME_NOT_FOUND if the service key defines no
-    altitude (FLT-REG-02). IRQL: <= APC_LEVEL. Findings: ``reg-version``, ``reg-unterminated``,
+    altitude (FLT-REG-02), STATUS_FLT_INVALID_CONTEXT_REGISTRATION for contexts that cannot be declared together
+    (FLT-CTX-02). IRQL: <= APC_LEVEL. Findings: ``reg-version``, ``reg-unterminated``,
     ``reg-illegal-major``, ``reg-shutdown-postop``, ``reg-duplicate-major``, ``reg-foreign``.
     """
     manager = current_system().get(FilterManager)
@@ -46,7 +50,13 @@ async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATIO
         return STATUS_INVALID_PARAMETER, None
     if not Driver.altitude:
         return STATUS_OBJECT_NAME_NOT_FOUND, None
+    definitions = declared_contexts(Driver, Registration)
+    if definitions is not None and not definitions.is_valid:
+        return STATUS_FLT_INVALID_CONTEXT_REGISTRATION, None
     filter_ = Filter(Driver, Registration)
+    filter_.context_definitions = definitions
+    if definitions is not None and definitions.on_files:
+        manager.keep_file_contexts()
     current_thread().write(filter_)
     manager.filters.append(filter_)
     manager.by_driver[Driver] = filter_
@@ -117,6 +127,9 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
         await WaitRundown(Filter)
         if not Filter.instances:
             break
+    await unlink_all(system.get(Contexts), Filter)
+    if Filter.contexts:
+        await WaitContexts(Filter)
     Filter.registered = False
     current_thread().write(Filter)
     manager.filters.remove(Filter)

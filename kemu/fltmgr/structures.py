@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kemu.fltmgr import tagdata
 from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
+from kemu.fltmgr.context_types import FLT_CONTEXT_REGISTRATION
 from kemu.io.constants import IRP_MJ_OPERATION_END
 from kemu.io.request import Parameters
 from kemu.nt.kthread import current_kthread
@@ -59,6 +60,7 @@ class FLT_REGISTRATION:
     InstanceTeardownCompleteCallback: InstanceTeardownCallback | None = None
     Flags: int = 0
     Version: int = field(default=FLT_REGISTRATION_VERSION)
+    ContextRegistration: Sequence[FLT_CONTEXT_REGISTRATION] = ()
 
 
 class IO_STATUS_BLOCK:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kemu.fltmgr.constants import FLTFL_INSTANCE_TEARDOWN_MANUAL
+from kemu.fltmgr.context_end import unlink_all
 from kemu.fltmgr.frame import AWAIT_POST, NOT_CALLED, PASSED, Frame
 from kemu.fltmgr.manager import FilterManager, related_objects
 from kemu.fltmgr.messages import InstanceTeardown
@@ -100,6 +101,7 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
     await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
     # References delay only the freeing, not TeardownComplete (FLT-INST-30).
     await WaitRundown(instance)
+    await unlink_all(manager.contexts, instance)
     await EndTeardown(instance)
 
 

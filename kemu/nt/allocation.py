@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kemu.nt.driver import DriverActor, current_driver
 from kemu.runtime import Cell, Thread
@@ -21,7 +21,12 @@ _POOL: Final = 0xFFFF_8000_0000_0000
 class Allocation(Cell):
     """The record of one block."""
 
-    __slots__ = ("block", "driver", "freed", "from_lookaside", "is_paged", "parts", "site", "size", "tag")
+    __slots__ = ("block", "driver", "freed", "from_lookaside", "is_paged", "parts", "passed", "site", "size", "tag")
+
+    freed_code: ClassVar[str] = "ke.use-after-free"
+    """The finding when it is used after it was freed."""
+    free_routine: ClassVar[str] = ""
+    """The routine that frees it, if the pool's do not (KE-POOL-15)."""
 
     def __init__(self, creator: Thread, block: Structure, size: int, tag: str, *, is_paged: bool) -> None:
         super().__init__(creator, f"block '{tag}'")
@@ -37,6 +42,8 @@ class Allocation(Cell):
         """Who freed it, and where; None as long as it is in use."""
         self.from_lookaside: Any = None
         """The lookaside list that it is an entry of."""
+        self.passed = ""
+        """The operation from whose preoperation callback it was last handed to the postoperation callback."""
 
     def describe(self) -> str:
         """Words for a finding: what, which tag, where from."""

@@ -125,14 +125,14 @@ def checked_block(block: Any, name: str) -> Allocation | None:
     """
     cls = cast("type[object]", type(block))
     kind = cls.__name__
-    routine_name = getattr(cls, "free_routine", "")
+    allocation = allocation_of(block)
+    routine_name = getattr(cls, "free_routine", "") or (allocation.free_routine if allocation is not None else "")
     if routine_name:
         report(
             "ke.freed-elsewhere",
             f"{name} of {block}, a {kind}, which {routine_name} frees",
             verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x105,)),
         )
-    allocation = allocation_of(block)
     if allocation is not None and block is allocation.block:
         return allocation
     inside = allocation if allocation is not None else _around(block)

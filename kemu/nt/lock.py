@@ -177,6 +177,10 @@ def owns_already(
 ) -> None:
     """Report that the owner of a lock that is not recursive asks for it again."""
     stop, verifier = stops
+    inside = current_system().under_locks.get(thread)
+    if inside is not None and any(lock_of(held) is lock for held in inside[1]):
+        # The driver's own routine could not know who would call it, and with what.
+        report("cleanup-lock-inversion", f"{name} asks for {lock.label}, which {thread.label} holds: {inside[0]}")
     report(
         "ke.self-deadlock",
         f"{name}: {thread.label} already owns {lock.label}, which is not recursive",

@@ -77,7 +77,11 @@ class Pool:
         left = [allocation for allocation in own if allocation.from_lookaside is None]
         for allocation in left:
             verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x62, 0, 0, len(left)))
-            yield Leftover("ke.pool-leak", allocation.describe(), verifier=verifier)
+            if allocation.passed:
+                what = f"{allocation.describe()}, the completion context of {allocation.passed}"
+                yield Leftover("postop-context-leak", what, verifier=verifier)
+            else:
+                yield Leftover("ke.pool-leak", allocation.describe(), verifier=verifier)
 
 
 # Allocation.

@@ -237,7 +237,7 @@ def touch_freed(block: Structure, what: str, access: int, field: str = "") -> No
     allocation: Allocation = object.__getattribute__(block, "__dict__")["_allocation"]
     structure: type[Structure] = object.__getattribute__(block, "__dict__")["_structure"]
     address = allocation.address + (offset_of_field(structure, field) if field else 0)
-    code = "ke.use-after-free" if allocation.from_lookaside is None else "ke.lookaside-uaf"
+    code = allocation.freed_code if allocation.from_lookaside is None else "ke.lookaside-uaf"
     code = stale_context(block) or code
     report(
         code,

@@ -94,6 +94,9 @@ class System:
         """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
         self.paged: dict[Any, str] = {}
         """Kernel objects that lie in paged memory, with words for that memory. Asked, never listed."""
+        self.under_locks: dict[Thread, tuple[str, tuple[Any, ...]]] = {}
+        """The threads in a routine that the system calls for whoever happens to come, with words for it and the locks
+        that the thread held. Asked, never listed."""
         self.shortage = Cell(current_thread(), "shortage") if options.low_resources == "once" else None
         """Whether the one allocation that may fail has failed, where it is one."""
         self.had_shortage = False

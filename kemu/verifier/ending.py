@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
+from kemu.fltmgr.context_end import WaitContexts
+from kemu.fltmgr.context_rules import leaks
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
 from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
@@ -71,6 +73,11 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
         if isinstance(thread.op, WaitOutstanding):
             return teardown_hang(verifier, thread.op.instance, detail)
     for thread in threads:
+        if isinstance(thread.op, WaitContexts):
+            held = [context for context in thread.op.filter.contexts if context.holds]
+            if held:
+                code, words = leaks(held)
+                return verifier.finding(code, f"{words}: {detail}", subject=thread.op.filter.driver.label)
         if isinstance(thread.op, WaitRundown):
             waited = thread.op.object
             if isinstance(waited, Filter):

@@ -20,6 +20,8 @@ from kemu.fltmgr.constants import (
     POSTOP_NAMES,
     PREOP_NAMES,
 )
+from kemu.fltmgr.context_end import Contexts
+from kemu.fltmgr.context_rules import assumed_present, hand_over
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.structures import FLT_REGISTRATION
@@ -124,10 +126,17 @@ class FltChecks(OperationChecks):
 
     # Pre-operation callbacks.
 
+    def crashing(self, frame: Frame, error: Exception) -> None:
+        thread = current_kthread()
+        what = f"a callback of {frame.label} for {frame.operation.label}"
+        assumed_present(error, self.system.get(Contexts).missed.get(thread), what)
+
     def pre_returned(self, frame: Frame, status: object, context: object) -> None:
         if not isinstance(status, int) or isinstance(status, bool) or int(status) not in PREOP_NAMES:
             self.report("preop-unknown-status", f"{self.who(frame)} returned {status!r}")
             return
+        if context is not None:
+            hand_over(context, frame.operation.label)
         if status == FLT_PREOP_PENDING:
             self._pending(frame, context)
             return
@@ -219,6 +228,8 @@ class FltChecks(OperationChecks):
     def resuming_pre(self, frame: Frame, status: object, context: object) -> None:
         thread = current_kthread()
         what = f"{thread.label} completes the pended {frame.operation.label} of {frame.label}"
+        if context is not None:
+            hand_over(context, frame.operation.label)
         if frame.state in {IN_POST, POST_PENDED} and (frame.handed or not frame.was_resumed):
             # It was not pended before, or was handed over in the post-operation phase.
             self.report("wrong-resume-routine", f"{what}, which is {frame.state_name}")

@@ -73,6 +73,7 @@ RANGES: dict[tuple[int, int], str] = {
         FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
         FltGetRequestorProcess FltGetRequestorProcessId FltGetRequestorSessionId
         FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
+        FltReferenceContext FltReleaseContext FltReleaseContexts FltReleaseContextsEx
         FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
         IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver
         IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
@@ -106,14 +107,21 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
-        FltReleasePushLockEx FltRequestOperationStatusCallback FltStartFiltering FltUnregisterFilter
-        IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex
-        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
-        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
-        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
-        KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer ProbeForRead
-        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+        FltAllocateContext FltDeleteContext FltDeleteFileContext FltDeleteInstanceContext
+        FltDeletePushLock FltDeleteStreamContext FltDeleteStreamHandleContext
+        FltDeleteTransactionContext FltDeleteVolumeContext FltGetContexts FltGetContextsEx
+        FltGetFileContext FltGetInstanceContext FltGetStreamContext FltGetStreamHandleContext
+        FltGetTransactionContext FltGetVolumeContext FltInitializePushLock FltRegisterFilter
+        FltReleasePushLock FltReleasePushLockEx FltRequestOperationStatusCallback FltSetFileContext
+        FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext
+        FltSetVolumeContext FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
+        FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUnregisterFilter IoCreateDevice
+        IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
+        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
+        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
+        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
+        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
+        PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer

@@ -8,7 +8,7 @@ something else happens: for a byte-range lock, a change in a directory, the brea
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kemu.io.constants import (
     IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION,
@@ -36,7 +36,7 @@ from kemu.io.filesystem.names import join, parse
 from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Stream, round_up
 from kemu.io.filesystem.oplocks import forget_oplock
 from kemu.io.filesystem.waiting import Waiting
-from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, Request
+from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, FileObject, Request
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, KThread
 from kemu.nt.status import (
     NT_SUCCESS,
@@ -54,6 +54,18 @@ if TYPE_CHECKING:
 Result = tuple[NTSTATUS, int]
 """Status and information of a request; STATUS_PENDING if it waits."""
 Handler = Callable[["FileSystem", Thread, Request], Result]
+
+
+class ContextKeeper(Protocol):
+    """Keeps something for files that ends when they are closed, as FsRtl's contexts do."""
+
+    def closed(self, thread: Thread, opened: Open) -> None:
+        """The file object of *opened* is closed, in the step of *thread*."""
+        ...
+
+    async def tear_down(self, file: FileObject) -> None:
+        """Called after that step, in the same thread."""
+        ...
 
 
 class Perform(Operation[bool]):
@@ -114,6 +126,10 @@ class FileSystem(Actor):
         """None unless reads and writes are cached."""
         self._faults = system.options.io_faults
         self.times = system.options.file_times
+        self.contexts: ContextKeeper | None = None
+        """None unless somebody keeps contexts of files, streams or file objects."""
+        self.has_file_contexts = True
+        """Whether a file has contexts of its own, apart from those of its streams; false as on FAT."""
 
     # Before the run.
 
@@ -252,6 +268,8 @@ class FileSystem(Actor):
             done = await Perform(self, request) if self.cache is None else await self._through_cache(request)
             if self.due:
                 await self.settle()
+            if self.contexts is not None and request.major == IRP_MJ_CLOSE:
+                await self.contexts.tear_down(request.file)
             thread.actors.pop()
             return done
         irql = PASSIVE_LEVEL if when == 1 else DISPATCH_LEVEL
@@ -268,6 +286,8 @@ class FileSystem(Actor):
         done = await Perform(self, request) if self.cache is None else await self._through_cache(request)
         if self.due:
             await self.settle()
+        if self.contexts is not None and request.major == IRP_MJ_CLOSE:
+            await self.contexts.tear_down(request.file)
         if done:
             assert self.completer is not None
             await self.completer.completed(request)
@@ -357,7 +377,13 @@ def needs_flush(request: Request) -> bool:
 
 
 def _close(fs: FileSystem, thread: Thread, request: Request) -> Result:
-    """IRP_MJ_CLOSE: the last reference is gone. What others can see of that happened at cleanup."""
+    """IRP_MJ_CLOSE: the last reference is gone. What others can see of that happened at cleanup, but for contexts."""
+    opened = request.file.fs_context
+    if isinstance(opened, Open):
+        opened.stream.files -= 1
+        opened.node.files -= 1
+        if fs.contexts is not None:
+            fs.contexts.closed(thread, opened)
     return STATUS_SUCCESS, 0
 
 

@@ -156,6 +156,9 @@ class Stream:
     """The cache map, once there was cached I/O."""
     mapped = 0
     """How many views of sections of it are mapped."""
+    files = 0
+    """How many file objects there are for it that were not closed. Kept without a cell: only `ContextKeeper` asks."""
+    is_paging_file = False
     _data: Part | None = None
     _size: Part | None = None
     _guard: Part | None = None
@@ -229,6 +232,8 @@ class Node(Cell):
     streams: Mapping[str, Stream] = {}
     """The named streams. Replaced, never changed."""
     streams_made = 0
+    files = 0
+    """How many file objects there are for its streams that were not closed, as in `Stream`."""
     posix_deleted = False
     _basic: Part | None = None
     _listing: Part | None = None
@@ -303,6 +308,8 @@ class Open(Part):
     """One open of a stream, the file system's record behind a file object (CCB)."""
 
     cleaned = False
+    closed = False
+    """Whether the file object was closed; known only where there is a `ContextKeeper`."""
     delete_on_close = False
     posix_delete = False
     pattern: str | None = None

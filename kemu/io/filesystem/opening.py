@@ -39,6 +39,7 @@ from kemu.io.file_constants import (
     FO_FILE_OPEN,
     FO_NO_INTERMEDIATE_BUFFERING,
     SETTABLE_ATTRIBUTES,
+    SL_OPEN_PAGING_FILE,
     SL_OPEN_TARGET_DIRECTORY,
     map_generic,
 )
@@ -346,3 +347,10 @@ def _finish(thread: Thread, request: Request, link: Link, stream: Stream, access
     file.Flags |= FO_FILE_OPEN
     file.fs_context = opened
     stream.opened.append(opened)
+    stream.files += 1
+    node.files += 1
+    if more.get("OperationFlags", 0) & SL_OPEN_PAGING_FILE:
+        stream.is_paging_file = True
+    if request.volume.filesystem.contexts is not None:
+        # Whoever looks for a context meanwhile depends on whether the file is open.
+        thread.write(opened)

@@ -1,0 +1,174 @@
+"""The filter manager's record of a context, and the places that contexts are linked to (FLT-CTX).
+
+A context is in use as long as somebody holds a reference on it or it is linked to an object; the last of these to go
+has it cleaned up. Which one is last depends on the order, so that the count is a cell of its own: dropping commutes as
+long as others are left, and taking a reference through the link commutes with that, because the link holds one itself.
+
+| cell | holds |
+| --- | --- |
+| `Context` | whether the memory is there; what fields of the driver's depend on |
+| `Context.counts` | how many hold it, the link included |
+| `ContextSlot` | which context is linked to one object for one instance or filter |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from kemu.fltmgr.context_types import KIND_NAMES, Definition
+from kemu.io.filesystem.nodes import Stream
+from kemu.nt.allocation import Allocation, place, type_name
+from kemu.nt.kthread import KThread
+from kemu.nt.structure import Structure
+from kemu.runtime import Cell, Thread
+from kemu.runtime.site import Site, here
+
+if TYPE_CHECKING:
+    from kemu.fltmgr.objects import Filter, FltVolume, Instance
+    from kemu.io.request import FileObject
+
+SLOT = -7
+"""What stands in the name of a place between those of what it is a place of."""
+STREAM = -8
+"""What stands in it between the name of a file and the number of its stream."""
+
+Hold = tuple[Thread, str, Site | None]
+"""A reference: who took it, by which routine, and where."""
+
+
+class Context(Allocation):
+    """One context: its memory, its references, and where it is linked."""
+
+    __slots__ = ("counts", "definition", "dying", "external", "filter", "holds", "kind", "slot", "unlinked")
+
+    freed_code: ClassVar[str] = "ctx-use-after-release"
+    free_routine: ClassVar[str] = "FltReleaseContext"
+
+    def __init__(
+        self, thread: KThread, filter_: Filter, kind: int, definition: Definition, block: Structure, size: int,
+        *, is_paged: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(thread, block, size, definition.tag, is_paged=is_paged)
+        self.label = f"{KIND_NAMES[kind]} context {type_name(block)}"
+        self.counts = Cell(thread, f"references of {self.label}")
+        self.filter = filter_
+        self.kind = kind
+        self.definition = definition
+        self.holds: list[Hold] = [(thread, "FltAllocateContext", self.site)]
+        self.slot: ContextSlot | None = None
+        self.unlinked = ""
+        """How the link ended; "" if it was never linked or is so still."""
+        self.dying = False
+        """Whether the last reference is gone."""
+        self.external = False
+        """Whether the memory comes from the driver's own routine, which frees it as well."""
+
+    def describe(self) -> str:
+        """Words for a finding: what, and where from."""
+        return f"the {self.label}, allocated at {place(self.site)}"
+
+    def held_words(self) -> str:
+        """Who holds references that nobody has dropped, and where each was taken."""
+        taken = (f"by {thread.label} with {how} at {place(site)}" for thread, how, site in self.holds)
+        return ", ".join(taken)
+
+    # Inside a step.
+
+    def take(self, thread: Thread, how: str) -> None:
+        """A reference through the link: it commutes with everything but the end of the link."""
+        thread.update(self.counts)
+        self.holds.append((thread, how, here(thread)))
+
+    def drop(self, thread: Thread) -> bool:
+        """Somebody, or the link, has let go of it; whether that was the last."""
+        if self.holds or self.slot is not None:
+            thread.update(self.counts)
+            thread.release_to_waiter(self.counts)
+            return False
+        thread.write(self.counts)
+        thread.acquire_as_waiter(self.counts)
+        self.dying = True
+        return True
+
+    def forget(self, thread: Thread) -> None:
+        """Take one reference off the list: the thread's own newest one before others'."""
+        for index in range(len(self.holds) - 1, -1, -1):
+            if self.holds[index][0] is thread:
+                del self.holds[index]
+                return
+        self.holds.pop()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it can no longer be referenced."""
+        return self.dying or self.freed is not None
+
+
+class ContextSlot(Cell):
+    """Where a context of one kind may be linked: to one object, for one instance or filter.
+
+    Comes into being when it is first looked at; its name follows from what it belongs to.
+    """
+
+    __slots__ = ("_name", "context", "kind", "missed", "object", "owner", "used")
+
+    def __init__(self, kind: int, target: Carrier, owner: Instance | Filter) -> None:
+        self.creator = owner.creator
+        self.ordinal = -1
+        self.version = self.written = 0
+        self.label = f"{KIND_NAMES[kind]} context of {owner.label} for {target.label}"
+        self.kind = kind
+        self.object = target
+        self.owner = owner
+        self.context: Context | None = None
+        self.used = False
+        """Whether anything was ever linked here."""
+        self.missed: dict[Thread, None] = {}
+        """The threads that have found nothing here when they last looked."""
+        self._name: tuple[int, ...] | None = None
+
+    @property
+    def name(self) -> tuple[int, ...]:
+        name = self._name
+        if name is None:
+            name = self._name = (*_name_of(self.object), SLOT, self.kind, *self.owner.name)
+        return name
+
+    # Inside a step.
+
+    def link(self, thread: Thread, context: Context) -> None:
+        """Put *context* here, where nothing is."""
+        self.context = context
+        context.slot = self
+        context.unlinked = ""
+        self.missed.pop(thread, None)
+
+    def unlink(self, thread: Thread, how: str) -> Context:
+        """Take away what is here; its link's reference is then the caller's to drop, or to give away."""
+        context = self.context
+        assert context is not None
+        thread.write(self)
+        thread.exchange(self)
+        self.context = None
+        context.slot = None
+        context.unlinked = how
+        return context
+
+
+if TYPE_CHECKING:
+    Carrier = Cell | Stream | FileObject | FltVolume
+    """What a context is linked to."""
+
+
+def _name_of(target: Carrier) -> tuple[int, ...]:
+    if isinstance(target, Stream):
+        return (*target.node.name, STREAM, target.number)
+    return target.name
+
+
+def context_of(pointer: Any) -> Context | None:
+    """The record of the context that a driver's *pointer* points to, which may be anything."""
+    if not isinstance(pointer, Structure):
+        return None
+    fields: dict[str, Any] = object.__getattribute__(pointer, "__dict__")
+    return fields.get("_context")
