@@ -20,6 +20,7 @@ from kemu.fltmgr.constants import (
     POSTOP_NAMES,
     PREOP_NAMES,
 )
+from kemu.fltmgr.fastio import check_result
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.observer import FltObserver
@@ -38,7 +39,7 @@ from kemu.io.constants import (
     IRP_PAGING_IO,
     major_name,
 )
-from kemu.io.request import CLASS_NAMES, FAST_IO_OPERATION, IRP_OPERATION
+from kemu.io.request import CLASS_NAMES, FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION
 from kemu.nt.driver import DRIVER_OBJECT, current_driver
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import (
@@ -193,6 +194,8 @@ class FltChecks(FltObserver):
             self.report("complete-bad-status", f"{what} with {NTSTATUS(status)}")
         if request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
             self.report("cleanup-close-failed", f"{what} with {NTSTATUS(status)}")
+        if request.kind == FS_FILTER_OPERATION:
+            check_result(frame, what, NTSTATUS(status))
 
     def _synchronising(self, frame: Frame) -> None:
         request = frame.operation.request
@@ -297,6 +300,8 @@ class FltChecks(FltObserver):
             self.report("postop-bad-status", f"{what} set {NTSTATUS(status)}")
         if frame.operation.request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
             self.report("cleanup-close-failed", f"{what} set {NTSTATUS(status)}")
+        if frame.operation.request.kind == FS_FILTER_OPERATION:
+            check_result(frame, f"{what} came", NTSTATUS(status))
 
     def resuming_post(self, frame: Frame) -> None:
         what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"

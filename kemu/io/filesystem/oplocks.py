@@ -297,6 +297,16 @@ def break_for_create(
     return _break(fs, thread, request, stream, breaks)
 
 
+def lets_fast_io_pass(stream: Stream, *, writes: bool) -> bool:
+    """Whether the oplocks of *stream* are no obstacle to fast I/O (FsRtlOplockIsFastIoPossible). The caller has read
+    the guard.
+    """
+    oplock = stream.oplock
+    if oplock is None:
+        return True
+    return not any(writes or holder.level & W or holder.breaking_to is not None for holder in oplock.holders)
+
+
 def close_oplocks(fs: FileSystem, thread: Thread, opened: Open) -> None:
     """A handle is closed: its oplocks go, and who waits for their break goes on."""
     stream = opened.stream
