@@ -121,10 +121,12 @@ class File:
             return request.status, 0
         return request.status, information.EndOfFile
 
-    async def control(self, code: int, data: bytes = b"", length: int = 0) -> tuple[NTSTATUS, bytes]:
+    async def control(
+        self, code: int, data: bytes = b"", length: int = 0, *, fast: bool = False
+    ) -> tuple[NTSTATUS, bytes]:
         """Send a device control (DeviceIoControl) with *data*, room for *length* bytes; the status and the output."""
         parameters = ControlParameters(code, data, length)
-        request = await self._manager.transfer(self.file, IRP_MJ_DEVICE_CONTROL, parameters)
+        request = await self._manager.transfer(self.file, IRP_MJ_DEVICE_CONTROL, parameters, fast=fast)
         return request.status, request.buffer
 
     async def begin_control(self, code: int, data: bytes = b"", length: int = 0) -> Pending:
