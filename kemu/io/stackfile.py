@@ -29,7 +29,7 @@ class StackFileObject(FileObject):
 
     def gone(self) -> None:
         """The query is over."""
-        self.__class__ = _EscapedFileObject
+        self.__class__ = _EscapedFileObject  # type: ignore[assignment]
 
 
 class _EscapedFileObject(StackFileObject):

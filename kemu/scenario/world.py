@@ -13,6 +13,7 @@ from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import Filter
+from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
@@ -291,6 +292,7 @@ class World(Threads):
         self.system.add(IoManager(self.system))
         self.system.add(Devices())
         self.system.add(Irps())
+        self.system.add(Oplocks())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")

@@ -24,6 +24,7 @@ from kemu.fltmgr.fastio import check_result
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.observer import FltObserver
+from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem
 from kemu.io.constants import (
@@ -133,6 +134,9 @@ class FltChecks(FltObserver):
         if not isinstance(status, int) or isinstance(status, bool) or int(status) not in PREOP_NAMES:
             self.report("preop-unknown-status", f"{self.who(frame)} returned {status!r}")
             return
+        oplocks = self.system.get(Oplocks)
+        if oplocks.known or frame in oplocks.told:
+            oplocks.pre_returned(frame, status, self.who(frame))
         if status == FLT_PREOP_PENDING:
             self._pending(frame, context)
             return
