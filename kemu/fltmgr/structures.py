@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kemu.fltmgr import tagdata
 from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
 from kemu.fltmgr.context_types import FLT_CONTEXT_REGISTRATION
 from kemu.io.constants import IRP_MJ_OPERATION_END
 from kemu.io.request import Parameters
+from kemu.io.constants import IRP_MJ_LOCK_CONTROL, IRP_MJ_OPERATION_END
+from kemu.io.parameters import _Member  # pyright: ignore[reportPrivateUsage]
+from kemu.io.request import IRP_OPERATION, Parameters
 from kemu.nt.kthread import current_kthread
 from kemu.nt.routine import KernelObject
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
@@ -185,10 +189,35 @@ class FLT_RELATED_OBJECTS(_View):
             report("relobj-write", f"{current_kthread().label} writes FltObjects->{name}")
 
 
+V = TypeVar("V")
+
+
+class _OfFastLocks(_Member[V]):
+    """A member of LockControl that means something for fast I/O only (FLT-FAST-13)."""
+
+    def __get__(self, parameters: Parameters | None, owner: type) -> Any:
+        if isinstance(parameters, FLT_PARAMETERS):
+            parameters.ask_of_fast_lock(self.name)
+        return super().__get__(cast("Parameters", parameters), owner)
+
+
 class FLT_PARAMETERS(Parameters):
     """The parameters of a parameter block: a copy that belongs to one instance."""
 
     __slots__ = ("_frame",)
+
+    ProcessId = _OfFastLocks[Any](None)
+    FailImmediately = _OfFastLocks(False)
+    ExclusiveLock = _OfFastLocks(False)
+
+    def ask_of_fast_lock(self, name: str) -> None:
+        """The driver reads *name*, which only fast I/O for locks fills in."""
+        request = self._frame.operation.request
+        if request.major == IRP_MJ_LOCK_CONTROL and request.kind == IRP_OPERATION:
+            report(
+                "lock-fastio-fields",
+                f"{current_kthread().label} reads Parameters.LockControl.{name} of {request.label}, which is an IRP",
+            )
 
     def __init__(self, frame: Frame, parameters: Parameters) -> None:
         self._frame = frame

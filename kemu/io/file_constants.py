@@ -132,6 +132,10 @@ FileNormalizedNameInformation: Final = 48
 FileDispositionInformationEx: Final = 64
 FileRenameInformationEx: Final = 65
 FileLinkInformationEx: Final = 72
+FileStatInformation: Final = 68
+FileStatLxInformation: Final = 70
+FileCaseSensitiveInformation: Final = 71
+FileStatBasicInformation: Final = 77
 
 FILE_DISPOSITION_DO_NOT_DELETE: Final = 0x00
 FILE_DISPOSITION_DELETE: Final = 0x01
@@ -166,6 +170,9 @@ IRP_MN_UNLOCK_SINGLE: Final = 0x02
 IRP_MN_UNLOCK_ALL: Final = 0x03
 IRP_MN_UNLOCK_ALL_BY_KEY: Final = 0x04
 IRP_MN_USER_FS_REQUEST: Final = 0x00
+IRP_MN_MDL: Final = 0x02
+IRP_MN_COMPLETE: Final = 0x04
+IRP_MN_COMPLETE_MDL: Final = IRP_MN_COMPLETE | IRP_MN_MDL
 IRP_MN_MOUNT_VOLUME: Final = 0x01
 
 # Change notification.

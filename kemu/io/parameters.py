@@ -45,6 +45,10 @@ class Members(TypedDict, total=False):
     SyncType: int
     PageProtection: int
     EndingOffset: int
+    ResourceToRelease: Any
+    CheckForReadOperation: bool
+    MdlChain: Any
+    DeviceType: int
 
 
 NOTHING_MORE: Final[Mapping[str, Any]] = {}
@@ -135,6 +139,23 @@ class Parameters:
     SyncType = _Member(0)
     PageProtection = _Member(0)
     EndingOffset = _Member(0)
+    ResourceToRelease: _Member[Any] = _Member(None)
+    """What the mapped page writer gives back when it has written; whoever answers ACQUIRE_FOR_MOD_WRITE sets it."""
+
+    # Fast I/O.
+    CheckForReadOperation = _Member(False)
+    MdlChain: _Member[Any] = _Member(None)
+    DeviceType = _Member(0)
+
+    @property
+    def FileOffset(self) -> int:
+        """The offset of a fast I/O operation on cached data."""
+        return self.ByteOffset
+
+    @property
+    def LockKey(self) -> int:
+        """``FastIoCheckIfPossible.LockKey``."""
+        return self.Key
 
     @property
     def Options(self) -> int:
@@ -163,7 +184,9 @@ class Parameters:
     Read = Write = QueryFileInformation = SetFileInformation = Create
     DirectoryControl = QueryDirectory = NotifyDirectory = LockControl = Create
     QueryVolumeInformation = FileSystemControl = Common = Create
-    AcquireForSectionSynchronization = AcquireForModifiedPageWriter = Create
+    AcquireForSectionSynchronization = AcquireForModifiedPageWriter = ReleaseForModifiedPageWriter = Create
+    FastIoCheckIfPossible = NetworkQueryOpen = QueryOpen = MountVolume = DeviceIoControl = Create
+    MdlRead = MdlReadComplete = PrepareMdlWrite = MdlWriteComplete = Create
 
     def copy(self) -> Parameters:
         """A copy that can be changed without changing this one."""

@@ -144,6 +144,46 @@ class FILE_NETWORK_OPEN_INFORMATION(Information):
 
 
 @dataclass(slots=True)
+class FILE_STAT_INFORMATION(Information):
+    """What stat() wants to know of a file, without opening it."""
+
+    SIZE: ClassVar[int] = 72
+    FileId: int = 0
+    CreationTime: int = 0
+    LastAccessTime: int = 0
+    LastWriteTime: int = 0
+    ChangeTime: int = 0
+    AllocationSize: int = 0
+    EndOfFile: int = 0
+    FileAttributes: int = 0
+    ReparseTag: int = 0
+    NumberOfLinks: int = 0
+    EffectiveAccess: int = 0
+
+
+@dataclass(slots=True)
+class FILE_STAT_LX_INFORMATION(FILE_STAT_INFORMATION):
+    """The same for the Linux subsystem; kemu has no more to say."""
+
+    SIZE: ClassVar[int] = 96
+
+
+@dataclass(slots=True)
+class FILE_STAT_BASIC_INFORMATION(FILE_STAT_INFORMATION):
+    """The same, with the volume's number."""
+
+    SIZE: ClassVar[int] = 104
+
+
+@dataclass(slots=True)
+class FILE_CASE_SENSITIVE_INFORMATION(Information):
+    """Whether names in a directory differ in case; they never do here."""
+
+    SIZE: ClassVar[int] = 4
+    Flags: int = 0
+
+
+@dataclass(slots=True)
 class FILE_ATTRIBUTE_TAG_INFORMATION(Information):
     """Attributes and reparse tag; kemu has no reparse points."""
 

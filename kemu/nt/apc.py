@@ -47,7 +47,7 @@ KIND_NAMES: Final = {
 class KAPC(Cell):
     """An APC: *routine*, to be run by *target*."""
 
-    __slots__ = ("arguments", "completes_io", "driver", "kind", "queued", "routine", "target")
+    __slots__ = ("arguments", "completes_io", "driver", "kind", "queued", "reentry", "routine", "target")
 
     def __init__(
         self,
@@ -68,6 +68,8 @@ class KAPC(Cell):
         self.driver = driver
         """The driver whose routine it is, or None for one of kemu's or of a script's."""
         self.completes_io = completes_io
+        self.reentry = "ke.apc-reentry"
+        """The finding that it is for the APC to ask for what its own thread holds."""
         self.queued = False
 
     def describe(self) -> str:
@@ -186,6 +188,13 @@ class ApcQueue:
                 break
             await self.run(apc)
         self.deliver_on_return = False
+
+    async def run_offered(self, apc: KAPC) -> None:
+        """Carry *apc*, which was offered, out now if it has not come yet. It is the thread itself that calls this."""
+        if apc in self.offers:
+            self.thread.write(self.thread)
+            self.offers.remove(apc)
+            await self.run(apc)
 
     def thread_ends(self) -> None:
         """The thread takes its last step (KE-APC-09)."""

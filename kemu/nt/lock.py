@@ -175,7 +175,12 @@ def uninitialised(lock: Cell, name: str) -> None:
 def owns_already(
     lock: Cell, thread: KThread, name: str, stops: tuple[BugCheck | None, BugCheck | None] = (None, None)
 ) -> None:
-    """Report that the owner of a lock that is not recursive asks for it again."""
+    """Report that the owner of a lock that is not recursive asks for it again; in an APC that has interrupted it,
+    perhaps (KE-APC-14).
+    """
+    interrupts = reenters(thread, lock)
+    if interrupts is not None:
+        report(interrupts.reentry, f"{name}: {interrupts.describe()} asks for {lock.label}, which {thread.label} holds")
     stop, verifier = stops
     inside = current_system().under_locks.get(thread)
     if inside is not None and any(lock_of(held) is lock for held in inside[1]):
@@ -194,11 +199,6 @@ def check_acquire(lock: OwnedLock, thread: KThread, name: str) -> None:
     if not lock.initialised:
         uninitialised(lock, name)
     if lock.owner is thread:
-        interrupts = reenters(thread, lock)
-        if interrupts is not None:
-            report(
-                "ke.apc-reentry", f"{name}: {interrupts.describe()} asks for {lock.label}, which {thread.label} holds"
-            )
         owns_already(lock, thread, name, lock.acquired_again)
 
 

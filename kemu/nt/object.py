@@ -345,6 +345,9 @@ async def _delete_later(body: Cell) -> None:
 
 def known_object(body: Cell, where: str) -> Cell:
     """Return *body* if it is an object of the object manager; finding ``ke.bad-pointer`` otherwise."""
+    on_stack = getattr(body, "refuse", None)
+    if on_stack is not None:
+        on_stack(f"passes {body.label} to {where}")
     if type_of(body) is None:
         what = "NULL" if cast("object", body) is None else f"a {type(body).__name__}"
         report("ke.bad-pointer", f"{where} was given {what}, which is no object of the object manager")

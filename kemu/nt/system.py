@@ -57,6 +57,9 @@ class Options:
     cached_io: bool = False
     """Whether reads and writes without IRP_NOCACHE go through a cache, which is filled and written back by paging I/O
     that goes down the volume's stack; otherwise they reach the file at once."""
+    fast_io: bool = False
+    """Whether programs' reads, writes, queries, locks and device controls are tried as fast I/O first, where Windows
+    does that; otherwise they are IRPs."""
     timer_jitter: bool = False
     """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
     work_budget: int = 0

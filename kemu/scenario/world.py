@@ -13,6 +13,7 @@ from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import Filter
+from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
@@ -123,10 +124,12 @@ class File:
             return request.status, 0
         return request.status, information.EndOfFile
 
-    async def control(self, code: int, data: bytes = b"", length: int = 0) -> tuple[NTSTATUS, bytes]:
+    async def control(
+        self, code: int, data: bytes = b"", length: int = 0, *, fast: bool = False
+    ) -> tuple[NTSTATUS, bytes]:
         """Send a device control (DeviceIoControl) with *data*, room for *length* bytes; the status and the output."""
         parameters = ControlParameters(code, data, length)
-        request = await self._manager.transfer(self.file, IRP_MJ_DEVICE_CONTROL, parameters)
+        request = await self._manager.transfer(self.file, IRP_MJ_DEVICE_CONTROL, parameters, fast=fast)
         return request.status, request.buffer
 
     async def begin_control(self, code: int, data: bytes = b"", length: int = 0) -> Pending:
@@ -289,6 +292,7 @@ class World(Threads):
         self.system.add(Devices())
         self.system.add(Irps())
         watch_thread_ends(self.system)
+        self.system.add(Oplocks())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")

@@ -304,6 +304,11 @@ class FileApi(Api):
         status, standard = await self.native.NtQueryInformationFile(hFile, FileStandardInformation)
         return self.succeeded(status), standard.EndOfFile if NT_SUCCESS(status) else 0
 
+    async def GetFileAttributesExW(self, lpFileName: str) -> tuple[bool, Any]:
+        """Times, sizes and attributes of a file: whether it exists, and a FILE_NETWORK_OPEN_INFORMATION."""
+        status, found = await self.native.NtQueryFullAttributesFile(lpFileName)
+        return self.succeeded(status), found
+
     async def DeleteFileW(self, lpFileName: str) -> bool:
         """Delete a file, with POSIX semantics as Windows 10 and later do."""
         return await self._delete(lpFileName, FILE_NON_DIRECTORY_FILE)

@@ -22,6 +22,7 @@ from kemu.io.constants import (
     IRP_MJ_SET_INFORMATION,
     IRP_MJ_WRITE,
 )
+from kemu.io.fastio import query_attributes, query_by_name, tries_first, try_fast
 from kemu.io.file_constants import (
     FILE_APPEND_DATA,
     FILE_LIST_DIRECTORY,
@@ -232,6 +233,20 @@ class Native:
             wait=True,
         )
         return status, block.buffer
+
+    async def NtQueryFullAttributesFile(self, ObjectName: str) -> tuple[NTSTATUS, Any]:
+        """Times, sizes and attributes of a file, which need not be opened for that."""
+        volume = self.volume_of(ObjectName)
+        if volume is None:
+            return STATUS_OBJECT_NAME_NOT_FOUND, None
+        return await query_attributes(self.manager, volume, dos_path(ObjectName))
+
+    async def NtQueryInformationByName(self, ObjectName: str, FileInformationClass: int) -> tuple[NTSTATUS, Any]:
+        """Information about a file, which need not be opened for some classes."""
+        volume = self.volume_of(ObjectName)
+        if volume is None:
+            return STATUS_OBJECT_NAME_NOT_FOUND, None
+        return await query_by_name(self.manager, volume, dos_path(ObjectName), FileInformationClass)
 
     async def NtSetInformationFile(self, FileHandle: Any, FileInformation: Any, FileInformationClass: int) -> NTSTATUS:
         """Set information: the structure of the class."""
@@ -462,7 +477,18 @@ class Native:
         lock: FileLock | None = file.lock
         if lock is not None:
             await AcquireFileLock(lock)
-        request = Request(file.volume, file, major, Parameters(**members), minor=minor)
+        parameters = Parameters(**members)
+        request = None
+        if self.manager.system.options.fast_io and tries_first(file, major, parameters):
+            request = await try_fast(self.manager, file, major, parameters, minor=minor)
+        if request is not None:
+            # Fast I/O is over when the call is, so that the completion is that of a request that nobody waits for.
+            block.Request = request
+            Completion(block, event)(current_thread())
+            if lock is not None:
+                self._release(lock)
+            return request.status
+        request = Request(file.volume, file, major, parameters, minor=minor)
         block.Request = request
         block.Status, block.Information = STATUS_PENDING, 0
         request.on_complete = Completion(block, event)

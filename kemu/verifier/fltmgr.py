@@ -24,6 +24,11 @@ from kemu.fltmgr.context_end import Contexts
 from kemu.fltmgr.context_rules import assumed_present, hand_over
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
+from kemu.fltmgr.fastio import check_result
+from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
+from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
+from kemu.fltmgr.observer import FltObserver
+from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem
 from kemu.io.constants import (
@@ -39,7 +44,7 @@ from kemu.io.constants import (
     IRP_PAGING_IO,
     major_name,
 )
-from kemu.io.request import CLASS_NAMES, FAST_IO_OPERATION, IRP_OPERATION
+from kemu.io.request import CLASS_NAMES, FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION
 from kemu.nt.driver import DRIVER_OBJECT, current_driver
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import (
@@ -137,6 +142,9 @@ class FltChecks(OperationChecks):
             return
         if context is not None:
             hand_over(context, frame.operation.label)
+        oplocks = self.system.get(Oplocks)
+        if oplocks.known or frame in oplocks.told:
+            oplocks.pre_returned(frame, status, self.who(frame))
         if status == FLT_PREOP_PENDING:
             self._pending(frame, context)
             return
@@ -199,6 +207,8 @@ class FltChecks(OperationChecks):
             self.report("complete-bad-status", f"{what} with {NTSTATUS(status)}")
         if request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
             self.report("cleanup-close-failed", f"{what} with {NTSTATUS(status)}")
+        if request.kind == FS_FILTER_OPERATION:
+            check_result(frame, what, NTSTATUS(status))
 
     def _synchronising(self, frame: Frame) -> None:
         request = frame.operation.request
@@ -312,6 +322,8 @@ class FltChecks(OperationChecks):
             self.report("postop-bad-status", f"{what} set {NTSTATUS(status)}")
         if frame.operation.request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
             self.report("cleanup-close-failed", f"{what} set {NTSTATUS(status)}")
+        if frame.operation.request.kind == FS_FILTER_OPERATION:
+            check_result(frame, f"{what} came", NTSTATUS(status))
 
     def resuming_post(self, frame: Frame) -> None:
         what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"

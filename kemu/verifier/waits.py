@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from kemu.nt.apc import takes, why_not
 from kemu.nt.dispatcher import TAKES_NONE, DispatcherObject, WaitForObject, WaitForObjects
 from kemu.nt.event import KEVENT
-from kemu.nt.kthread import KThread
+from kemu.nt.kthread import APC_LEVEL, KThread
 from kemu.nt.semaphore import KSEMAPHORE
 from kemu.runtime import Thread
 from kemu.verifier.finding import Finding
 from kemu.verifier.verifier import Verifier
+
+MOD_WRITE_DEADLOCK: Final = "modwrite-apc-deadlock"
 
 
 def waited_for(thread: Thread) -> tuple[DispatcherObject, ...]:
@@ -24,7 +27,7 @@ def waited_for(thread: Thread) -> tuple[DispatcherObject, ...]:
 def endless_wait(verifier: Verifier, threads: Iterable[Thread], detail: str) -> Finding | None:
     """The finding that the waits of *threads*, none of which can go on, amount to; None if nothing is known of them."""
     stuck = [thread for thread in threads if isinstance(thread, KThread)]
-    for judge in (held_back_completion, reentered, lost_signal):
+    for judge in (held_back_completion, reentered, preempted_owner, lost_signal):
         for thread in stuck:
             found = judge(verifier, thread, detail)
             if found is not None:
@@ -49,8 +52,20 @@ def reentered(verifier: Verifier, thread: KThread, detail: str) -> Finding | Non
         for one in waited_for(thread):
             if isinstance(one, KEVENT | KSEMAPHORE) and one.taken_by is thread:
                 what = f"{apc.describe()} waits for {one.label}, which {thread.label} has taken: {detail}"
-                return verifier.finding("ke.apc-reentry", what, subject=thread.label)
+                return verifier.finding(apc.reentry, what, subject=thread.label)
     return None
+
+
+def preempted_owner(verifier: Verifier, thread: KThread, detail: str) -> Finding | None:
+    """*thread* waits in the release of the mapped page writer, and what it held before stops somebody (FLT-FAST-11)."""
+    if thread.apcs is None or not thread.apcs.running:
+        return None
+    apc, locks = thread.apcs.running[-1]
+    held = thread.locks[:locks]
+    if apc.reentry != MOD_WRITE_DEADLOCK or not held or thread.irql > APC_LEVEL:
+        return None
+    what = f"{apc.describe()} waits while {thread.label}, which it interrupts, holds {held[-1].label}: {detail}"
+    return verifier.finding(MOD_WRITE_DEADLOCK, what, subject=thread.label)
 
 
 def lost_signal(verifier: Verifier, thread: KThread, detail: str) -> Finding | None:

@@ -30,6 +30,9 @@ from kemu.io.parameters import Parameters
 from kemu.io.request import FS_FILTER_OPERATION, FileObject, Request
 from kemu.io.toplevel import FSRTL_CACHE_TOP_LEVEL_IRP
 from kemu.nt.kthread import APC_LEVEL, current_kthread
+from kemu.nt.apc import KAPC, offer_apc, takes_apcs
+from kemu.nt.dispatcher import SPECIAL_KERNEL
+from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.process import KernelMode
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_END_OF_FILE, STATUS_SUCCESS
 from kemu.runtime import BlockingOperation, Thread, Waitable, current_thread
@@ -197,7 +200,11 @@ class Cache:
         self.dirty = DirtyStreams(current_thread(), f"dirty streams of {fs.label}")
         self.faults: list[tuple[Open, int]] = []
         """The pages that requests of the current step have to be given first. Empty between steps."""
-        fs.runtime.spawn(f"lazy writer of {fs.label}", self._write_lazily(), service=True)
+        self.owed: dict[CacheMap, KAPC] = {}
+        """The releases after mapped writes that the writer's thread has not been told of yet."""
+        writer = fs.runtime.spawn(f"lazy writer of {fs.label}", self._write_lazily(), service=True)
+        assert isinstance(writer, KThread)
+        takes_apcs(writer)
 
     def is_cached(self, request: Request) -> bool:
         """Whether a transfer goes through the cache."""
@@ -270,7 +277,7 @@ class Cache:
         thread.write(map_)
         if not stream.node.links:
             map_.cut(0)
-        if stream.opened or map_.dirty or map_.queued or map_.writer is not None or stream.mapped:
+        if stream.opened or map_.dirty or map_.queued or map_.writer is not None or stream.mapped or map_ in self.owed:
             return
         stream.cached = None
         file = map_.file
@@ -343,7 +350,13 @@ class Cache:
         thread = current_kthread()
         thread.top_level_irp = FSRTL_CACHE_TOP_LEVEL_IRP
         while True:
+            thread.read(self.dirty)
+            if not self.dirty.queue:
+                # As soon as it has nothing else to do, which includes that it waits, the thread takes its APCs.
+                await self._release_all()
             map_ = await TakeDirtyStream(self.dirty)
+            if map_ in self.owed:
+                await self._release(map_)
             if map_.mapped:
                 await self._write_mapped(map_)
             else:
@@ -353,7 +366,8 @@ class Cache:
     async def _write_mapped(self, map_: CacheMap) -> None:
         """Write what was changed through views, as the mapped page writer does: it asks before, and tells afterwards.
 
-        The release always runs at APC_LEVEL (FLT-FAST-10).
+        The release is a special kernel APC of the writer's thread. It comes at once if there is nothing else to write,
+        and otherwise wherever it interrupts what the thread does next (FLT-FAST-10).
         """
         thread = current_kthread()
         map_.mapped = False
@@ -361,6 +375,25 @@ class Cache:
         status = await self._tell(map_.file, IRP_MJ_ACQUIRE_FOR_MOD_WRITE, Parameters(EndingOffset=ending))
         if NT_SUCCESS(status):
             await self.write_pages(map_)
-        irql, thread.irql = thread.irql, APC_LEVEL
-        await self._tell(map_.file, IRP_MJ_RELEASE_FOR_MOD_WRITE, Parameters())
-        thread.irql = irql
+
+        async def release() -> None:
+            del self.owed[map_]
+            parameters = Parameters(ResourceToRelease=map_)
+            await self._tell(map_.file, IRP_MJ_RELEASE_FOR_MOD_WRITE, parameters)
+            self.let_go(thread, map_.stream)
+
+        apc = KAPC(thread, SPECIAL_KERNEL, release, label=f"RELEASE_FOR_MOD_WRITE of {map_.stream.label}")
+        apc.reentry = "modwrite-apc-deadlock"
+        self.owed[map_] = apc
+        offer_apc(apc)
+
+    async def _release(self, map_: CacheMap) -> None:
+        """Tell now that *map_* was written."""
+        apcs = current_kthread().apcs
+        assert apcs is not None
+        await apcs.run_offered(self.owed[map_])
+
+    async def _release_all(self) -> None:
+        """Tell all of that, the one that was written first first."""
+        for map_ in list(self.owed):
+            await self._release(map_)

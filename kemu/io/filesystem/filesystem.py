@@ -24,12 +24,13 @@ from kemu.io.constants import (
     IRP_MJ_READ,
     IRP_MJ_SET_INFORMATION,
     IRP_MJ_SET_VOLUME_INFORMATION,
+    IRP_MJ_VOLUME_DISMOUNT,
     IRP_MJ_WRITE,
     IRP_NOCACHE,
     IRP_PAGING_IO,
 )
-from kemu.io.file_constants import FO_NO_INTERMEDIATE_BUFFERING
-from kemu.io.filesystem import data, deletion, directory, information, locks, notify, opening, volume_information
+from kemu.io.file_constants import FO_NO_INTERMEDIATE_BUFFERING, FSCTL_DISMOUNT_VOLUME
+from kemu.io.filesystem import deletion, directory, fastio, information, locks, notify, opening, volume_information
 from kemu.io.filesystem.cache import Cache
 from kemu.io.filesystem.faults import fault_of
 from kemu.io.filesystem.names import join, parse
@@ -37,7 +38,10 @@ from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Str
 from kemu.io.filesystem.oplocks import forget_oplock
 from kemu.io.filesystem.waiting import Waiting
 from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, FileObject, Request
+from kemu.io.parameters import Parameters
+from kemu.io.request import FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION, Completer, Request
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, KThread
+from kemu.nt.process import KernelMode
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -253,6 +257,14 @@ class FileSystem(Actor):
         log = thread.runtime.log
         if log is not None:
             log("fs.call", about=request, path=request.file.FileName)
+        if (
+            request.kind == FAST_IO_OPERATION
+            and request.major in {IRP_MJ_READ, IRP_MJ_WRITE}
+            and not await fastio.is_possible(self, request)
+        ):
+            request.status = fastio.REFUSED
+            thread.actors.pop()
+            return True
         when = 0
         if (
             self._completion != "inline"
@@ -270,6 +282,8 @@ class FileSystem(Actor):
                 await self.settle()
             if self.contexts is not None and request.major == IRP_MJ_CLOSE:
                 await self.contexts.tear_down(request.file)
+            if has_dismounted(request):
+                await self._tell_dismounted(request)
             thread.actors.pop()
             return done
         irql = PASSIVE_LEVEL if when == 1 else DISPATCH_LEVEL
@@ -288,9 +302,23 @@ class FileSystem(Actor):
             await self.settle()
         if self.contexts is not None and request.major == IRP_MJ_CLOSE:
             await self.contexts.tear_down(request.file)
+        if has_dismounted(request):
+            await self._tell_dismounted(request)
         if done:
             assert self.completer is not None
             await self.completer.completed(request)
+
+    async def _tell_dismounted(self, request: Request) -> None:
+        """Let filters know that *request* has dismounted the volume (IRP_MJ_VOLUME_DISMOUNT)."""
+        told = Request(
+            request.volume,
+            request.file,
+            IRP_MJ_VOLUME_DISMOUNT,
+            Parameters(),
+            kind=FAST_IO_OPERATION,
+            mode=KernelMode,
+        )
+        await self.send(told)
 
     async def send(self, request: Request) -> NTSTATUS:
         """Send *request* from the top of the volume's stack, and wait for it."""
@@ -348,7 +376,9 @@ class FileSystem(Actor):
         """Let *request* take effect, inside the calling step; false if it has to wait."""
         handler = HANDLERS.get(request.major)
         fault = fault_of(self, request) if self._faults else None
-        if fault is not None:
+        if request.kind == FAST_IO_OPERATION and not fastio.allows(self, thread, request):
+            status, information_ = fastio.REFUSED, 0
+        elif fault is not None:
             status, information_ = fault, 0
         elif handler is not None:
             status, information_ = handler(self, thread, request)
@@ -366,6 +396,16 @@ class FileSystem(Actor):
         if log is not None:
             log("fs.return", about=request, status=status, info=information_)
         return True
+
+
+def has_dismounted(request: Request) -> bool:
+    """Whether *request* was one to dismount the volume, and has done so."""
+    return (
+        request.major == IRP_MJ_FILE_SYSTEM_CONTROL
+        and request.parameters.FsControlCode == FSCTL_DISMOUNT_VOLUME
+        and NT_SUCCESS(request.status)
+        and request.status != STATUS_PENDING
+    )
 
 
 def needs_flush(request: Request) -> bool:
@@ -389,8 +429,9 @@ def _close(fs: FileSystem, thread: Thread, request: Request) -> Result:
 
 HANDLERS: dict[int, Handler] = {
     IRP_MJ_CREATE: opening.create,
-    IRP_MJ_READ: data.read,
-    IRP_MJ_WRITE: data.write,
+    **fastio.HANDLERS,
+    IRP_MJ_READ: fastio.read,
+    IRP_MJ_WRITE: fastio.write,
     IRP_MJ_QUERY_INFORMATION: information.query,
     IRP_MJ_SET_INFORMATION: information.change,
     IRP_MJ_CLEANUP: deletion.cleanup,

@@ -29,6 +29,7 @@ from kemu.io.file_constants import (
     FileAllocationInformation,
     FileAttributeTagInformation,
     FileBasicInformation,
+    FileCaseSensitiveInformation,
     FileDispositionInformation,
     FileDispositionInformationEx,
     FileEaInformation,
@@ -45,13 +46,16 @@ from kemu.io.file_constants import (
     FileRenameInformation,
     FileRenameInformationEx,
     FileStandardInformation,
+    FileStatBasicInformation,
+    FileStatInformation,
+    FileStatLxInformation,
     FileStreamInformation,
     FileValidDataLengthInformation,
 )
 from kemu.io.filesystem.data import set_allocation, set_end_of_file, set_valid_data_length
 from kemu.io.filesystem.deletion import set_disposition
 from kemu.io.filesystem.names import join
-from kemu.io.filesystem.nodes import Node, Open
+from kemu.io.filesystem.nodes import Node, Open, Stream
 from kemu.io.filesystem.oplocks import break_for_io
 from kemu.io.filesystem.renaming import add_link, rename
 from kemu.io.structures import (
@@ -61,6 +65,7 @@ from kemu.io.structures import (
     FILE_ALLOCATION_INFORMATION,
     FILE_ATTRIBUTE_TAG_INFORMATION,
     FILE_BASIC_INFORMATION,
+    FILE_CASE_SENSITIVE_INFORMATION,
     FILE_DISPOSITION_INFORMATION,
     FILE_DISPOSITION_INFORMATION_EX,
     FILE_EA_INFORMATION,
@@ -74,6 +79,9 @@ from kemu.io.structures import (
     FILE_POSITION_INFORMATION,
     FILE_RENAME_INFORMATION,
     FILE_STANDARD_INFORMATION,
+    FILE_STAT_BASIC_INFORMATION,
+    FILE_STAT_INFORMATION,
+    FILE_STAT_LX_INFORMATION,
     FILE_STREAM_INFORMATION,
     FILE_VALID_DATA_LENGTH_INFORMATION,
     Information,
@@ -233,7 +241,33 @@ def _all(thread: Thread, opened: Open, into: FILE_ALL_INFORMATION) -> None:
 
 
 def _network_open(thread: Thread, opened: Open, into: FILE_NETWORK_OPEN_INFORMATION) -> None:
-    node, stream = opened.node, opened.stream
+    _describe(thread, opened.node, opened.stream, into)
+
+
+def describe_node(thread: Thread, node: Node, into: FILE_NETWORK_OPEN_INFORMATION | FILE_STAT_INFORMATION) -> None:
+    """Times, sizes and attributes of a file that may not be open."""
+    _describe(thread, node, node.stream, into)
+
+
+def describe_stat(thread: Thread, node: Node, into: FILE_STAT_INFORMATION) -> None:
+    """What stat() wants to know of a file that may not be open."""
+    _describe(thread, node, node.stream, into)
+    thread.read(node)
+    into.FileId = node.number
+    into.NumberOfLinks = sum(not link.deleted for link in node.links)
+
+
+def _stat(thread: Thread, opened: Open, into: FILE_STAT_INFORMATION) -> None:
+    describe_stat(thread, opened.node, into)
+
+
+def _case(thread: Thread, opened: Open, into: FILE_CASE_SENSITIVE_INFORMATION) -> None:
+    into.Flags = 0
+
+
+def _describe(
+    thread: Thread, node: Node, stream: Stream, into: FILE_NETWORK_OPEN_INFORMATION | FILE_STAT_INFORMATION
+) -> None:
     thread.read(node.basic)
     thread.read(stream.size)
     into.CreationTime, into.LastAccessTime = node.creation_time, node.last_access_time
@@ -270,6 +304,14 @@ def _links(thread: Thread, opened: Open) -> list[FILE_LINK_ENTRY_INFORMATION]:
     ]
 
 
+STAT_KINDS: dict[int, type[Information]] = {
+    FileStatInformation: FILE_STAT_INFORMATION,
+    FileStatLxInformation: FILE_STAT_LX_INFORMATION,
+    FileStatBasicInformation: FILE_STAT_BASIC_INFORMATION,
+    FileCaseSensitiveInformation: FILE_CASE_SENSITIVE_INFORMATION,
+}
+"""What can be queried by name without an open (FLT-FAST-14)."""
+
 Fill = Callable[[Thread, Open, Any], None]
 QUERIES: dict[int, tuple[type[Information], Fill]] = {
     FileBasicInformation: (FILE_BASIC_INFORMATION, _basic),
@@ -285,6 +327,10 @@ QUERIES: dict[int, tuple[type[Information], Fill]] = {
     FileAllInformation: (FILE_ALL_INFORMATION, _all),
     FileNetworkOpenInformation: (FILE_NETWORK_OPEN_INFORMATION, _network_open),
     FileAttributeTagInformation: (FILE_ATTRIBUTE_TAG_INFORMATION, _attribute_tag),
+    FileStatInformation: (FILE_STAT_INFORMATION, _stat),
+    FileStatLxInformation: (FILE_STAT_LX_INFORMATION, _stat),
+    FileStatBasicInformation: (FILE_STAT_BASIC_INFORMATION, _stat),
+    FileCaseSensitiveInformation: (FILE_CASE_SENSITIVE_INFORMATION, _case),
 }
 LISTERS: dict[int, Callable[[Thread, Open], list[Any]]] = {
     FileStreamInformation: _streams,

@@ -118,6 +118,11 @@ def _free(stream: Stream, wanted: ByteRangeLock) -> bool:
     )
 
 
+def is_free(request: Request, opened: Open) -> bool:
+    """Whether the lock that *request* asks for can be had at once. The caller has read the guard."""
+    return _free(opened.stream, _wanted(request, opened))
+
+
 def _lock(fs: FileSystem, thread: Thread, request: Request, opened: Open) -> Result:
     stream = opened.stream
     start, last = _range(request)

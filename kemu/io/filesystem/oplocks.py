@@ -8,7 +8,8 @@ acknowledges the break or closes its handle (FLT-OPL-06). The legacy levels are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kemu.io.constants import FO_SYNCHRONOUS_IO
 from kemu.io.file_constants import (
@@ -34,8 +35,8 @@ from kemu.io.file_constants import (
     REQUEST_OPLOCK_INPUT_FLAG_ACK,
     REQUEST_OPLOCK_OUTPUT_FLAG_ACK_REQUIRED,
 )
-from kemu.io.filesystem.nodes import Open, Stream
-from kemu.io.filesystem.waiting import Waiting, wait
+from kemu.io.filesystem.nodes import Open
+from kemu.io.filesystem.waiting import Host, Waiting, wait
 from kemu.io.structures import REQUEST_OPLOCK_INPUT_BUFFER, REQUEST_OPLOCK_OUTPUT_BUFFER
 from kemu.nt.access import READ_CONTROL, SYNCHRONIZE
 from kemu.nt.status import (
@@ -48,10 +49,10 @@ from kemu.nt.status import (
     STATUS_PENDING,
     STATUS_SUCCESS,
 )
-from kemu.runtime import Thread
+from kemu.runtime import Cell, Thread
 
 if TYPE_CHECKING:
-    from kemu.io.filesystem.filesystem import FileSystem, Result
+    from kemu.io.filesystem.filesystem import Result
     from kemu.io.request import Request
 
 R: Final = OPLOCK_LEVEL_CACHE_READ
@@ -108,14 +109,35 @@ class Oplock:
         self.breakers: list[Waiting] = []
 
 
-def oplock_control(fs: FileSystem, thread: Thread, request: Request) -> Result:
-    """An FSCTL about oplocks."""
+class Guarded(Protocol):
+    """What has oplocks: a stream, or an object that a filter keeps for one."""
+
+    oplock: Oplock | None
+
+    @property
+    def guard(self) -> Cell:
+        """The cell of locks and oplocks."""
+        ...
+
+    @property
+    def opened(self) -> Sequence[object]:
+        """The opens of it."""
+        ...
+
+    @property
+    def locks(self) -> Sequence[object]:
+        """The byte-range locks."""
+        ...
+
+
+def oplock_control(fs: Host, thread: Thread, request: Request, stream: Guarded | None = None) -> Result:
+    """An FSCTL about the oplocks of *stream*, the one that is open unless it is given."""
     opened = request.file.fs_context
     assert isinstance(opened, Open)
     thread.read(opened)
     if opened.cleaned:
         return STATUS_FILE_CLOSED, 0
-    stream = opened.stream
+    stream = stream or opened.stream
     thread.write(stream.guard)
     code = request.parameters.FsControlCode
     oplock = stream.oplock
@@ -124,13 +146,13 @@ def oplock_control(fs: FileSystem, thread: Thread, request: Request) -> Result:
             return STATUS_SUCCESS, 0
         return wait(fs, thread, request, oplock.breakers, stream.guard)
     if code in ACKNOWLEDGEMENTS:
-        return _acknowledge(fs, thread, request, opened, _legacy_answer(code, opened))
+        return _acknowledge(fs, thread, request, opened, stream, _legacy_answer(code, opened, stream))
     if code == FSCTL_REQUEST_OPLOCK:
         wanted = request.parameters.InputBuffer
         if not isinstance(wanted, REQUEST_OPLOCK_INPUT_BUFFER):
             return STATUS_INVALID_PARAMETER, 0
         if wanted.Flags & REQUEST_OPLOCK_INPUT_FLAG_ACK:
-            return _acknowledge(fs, thread, request, opened, wanted.RequestedOplockLevel)
+            return _acknowledge(fs, thread, request, opened, stream, wanted.RequestedOplockLevel)
         level = wanted.RequestedOplockLevel
         if level not in {R, R | H, R | W, R | W | H}:
             return STATUS_INVALID_PARAMETER, 0
@@ -138,11 +160,12 @@ def oplock_control(fs: FileSystem, thread: Thread, request: Request) -> Result:
         level = LEGACY[code]
         if opened.node.is_directory:
             return STATUS_INVALID_PARAMETER, 0
-    return _request(fs, thread, request, opened, code, level)
+    return _request(fs, thread, request, opened, stream, code, level)
 
 
-def _request(fs: FileSystem, thread: Thread, request: Request, opened: Open, code: int, level: int) -> Result:
-    stream = opened.stream
+def _request(
+    fs: Host, thread: Thread, request: Request, opened: Open, stream: Guarded, code: int, level: int
+) -> Result:
     thread.read(opened.node)
     oplock = stream.oplock
     if request.file.Flags & FO_SYNCHRONOUS_IO:
@@ -160,19 +183,19 @@ def _request(fs: FileSystem, thread: Thread, request: Request, opened: Open, cod
     for holder in [one for one in oplock.holders if one.open is opened]:
         # A new request of the same open takes the place of the old one.
         _end(thread, oplock, holder, 0, R if holder.is_legacy else holder.level)
-    return _hold(fs, thread, request, oplock, Holder(opened, code, level))
+    return _hold(fs, thread, request, stream, oplock, Holder(opened, code, level))
 
 
-def _hold(fs: FileSystem, thread: Thread, request: Request, oplock: Oplock, holder: Holder) -> Result:
-    result = wait(fs, thread, request, holder.waiting, holder.open.stream.guard)
+def _hold(fs: Host, thread: Thread, request: Request, stream: Guarded, oplock: Oplock, holder: Holder) -> Result:
+    result = wait(fs, thread, request, holder.waiting, stream.guard)
     if result[0] == STATUS_PENDING and holder not in oplock.holders:
         oplock.holders.append(holder)
     return result
 
 
-def _legacy_answer(code: int, opened: Open) -> int:
+def _legacy_answer(code: int, opened: Open, stream: Guarded) -> int:
     """What level an acknowledgement of an older kind accepts."""
-    oplock = opened.stream.oplock
+    oplock = stream.oplock
     if code != FSCTL_OPLOCK_BREAK_ACKNOWLEDGE or oplock is None:
         return 0
     for holder in oplock.holders:
@@ -181,8 +204,7 @@ def _legacy_answer(code: int, opened: Open) -> int:
     return 0
 
 
-def _acknowledge(fs: FileSystem, thread: Thread, request: Request, opened: Open, level: int) -> Result:
-    stream = opened.stream
+def _acknowledge(fs: Host, thread: Thread, request: Request, opened: Open, stream: Guarded, level: int) -> Result:
     oplock = stream.oplock
     holders = oplock.holders if oplock is not None else []
     holder = next((one for one in holders if one.open is opened and one.breaking_to is not None), None)
@@ -195,7 +217,7 @@ def _acknowledge(fs: FileSystem, thread: Thread, request: Request, opened: Open,
     holder.level = level
     result: Result = (STATUS_SUCCESS, 0)
     if level:
-        result = _hold(fs, thread, request, oplock, holder)
+        result = _hold(fs, thread, request, stream, oplock, holder)
     if not level or result[0] != STATUS_PENDING:
         oplock.holders.remove(holder)
     _resume(thread, oplock)
@@ -228,7 +250,7 @@ def _end(thread: Thread, oplock: Oplock, holder: Holder, to: int, before: int, *
 
 
 def _break(
-    fs: FileSystem, thread: Thread, request: Request, stream: Stream, breaks: list[tuple[Holder, int]]
+    fs: Host, thread: Thread, request: Request, stream: Guarded, breaks: list[tuple[Holder, int]]
 ) -> Result | None:
     """Break oplocks to the given levels; what *request* comes to for now, or None if it may go on."""
     oplock = stream.oplock
@@ -245,7 +267,7 @@ def _break(
     return wait(fs, thread, request, oplock.breakers, stream.guard)
 
 
-def break_for_io(fs: FileSystem, thread: Thread, request: Request, stream: Stream, *, writes: bool) -> Result | None:
+def break_for_io(fs: Host, thread: Thread, request: Request, stream: Guarded, *, writes: bool) -> Result | None:
     """A read or write, or what amounts to one, is about to happen. The caller has read the guard."""
     oplock = stream.oplock
     if oplock is None or not oplock.holders:
@@ -263,7 +285,7 @@ def break_for_io(fs: FileSystem, thread: Thread, request: Request, stream: Strea
 
 
 def break_for_create(
-    fs: FileSystem, thread: Thread, request: Request, stream: Stream, access: int, *, refused: bool, replaces: bool
+    fs: Host, thread: Thread, request: Request, stream: Guarded, access: int, *, refused: bool, replaces: bool
 ) -> Result | None:
     """Another open is about to be made, or about to be *refused* because of the sharing modes. The caller has read the
     guard.
@@ -297,9 +319,19 @@ def break_for_create(
     return _break(fs, thread, request, stream, breaks)
 
 
-def close_oplocks(fs: FileSystem, thread: Thread, opened: Open) -> None:
+def lets_fast_io_pass(stream: Guarded, *, writes: bool) -> bool:
+    """Whether the oplocks of *stream* are no obstacle to fast I/O (FsRtlOplockIsFastIoPossible). The caller has read
+    the guard.
+    """
+    oplock = stream.oplock
+    if oplock is None:
+        return True
+    return not any(writes or holder.level & W or holder.breaking_to is not None for holder in oplock.holders)
+
+
+def close_oplocks(fs: Host, thread: Thread, opened: Open, stream: Guarded | None = None) -> None:
     """A handle is closed: its oplocks go, and who waits for their break goes on."""
-    stream = opened.stream
+    stream = stream or opened.stream
     oplock = stream.oplock
     if oplock is None:
         return
@@ -317,7 +349,7 @@ def close_oplocks(fs: FileSystem, thread: Thread, opened: Open) -> None:
     _resume(thread, oplock)
 
 
-def forget_oplock(thread: Thread, waiting: Waiting, stream: Stream) -> None:
+def forget_oplock(thread: Thread, waiting: Waiting, stream: Guarded) -> None:
     """The pending request of an owner was cancelled: its oplock goes."""
     oplock = stream.oplock
     if oplock is None:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kemu.nt.status import NTSTATUS, STATUS_CANCELLED, STATUS_PENDING
 from kemu.runtime import Cell, Operation, Thread
 
 if TYPE_CHECKING:
-    from kemu.io.filesystem.filesystem import FileSystem
     from kemu.io.request import Request
+
+
+class Host(Protocol):
+    """Who requests wait with: the file system, or a filter that has oplocks of its own."""
+
+    due: list[tuple[Request, bool]]
+
+    @property
+    def label(self) -> str: ...
+
+    async def complete(self, request: Request) -> None: ...
+
+    def cancelled(self, thread: Thread, waiting: Waiting) -> None: ...
 
 
 class Waiting:
@@ -20,7 +32,7 @@ class Waiting:
 
     __slots__ = ("cell", "filesystem", "queue", "request")
 
-    def __init__(self, filesystem: FileSystem, request: Request, queue: list[Waiting], cell: Cell) -> None:
+    def __init__(self, filesystem: Host, request: Request, queue: list[Waiting], cell: Cell) -> None:
         self.filesystem = filesystem
         self.request = request
         self.queue = queue
@@ -53,7 +65,7 @@ class Waiting:
 
 
 def wait(
-    fs: FileSystem, thread: Thread, request: Request, queue: list[Waiting], cell: Cell, *, front: bool = False
+    fs: Host, thread: Thread, request: Request, queue: list[Waiting], cell: Cell, *, front: bool = False
 ) -> tuple[NTSTATUS, int]:
     """Have *request* wait in *queue*, whose cell is *cell*: STATUS_PENDING, or STATUS_CANCELLED if it was cancelled."""
     cancel = request.cancel
