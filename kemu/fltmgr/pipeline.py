@@ -48,6 +48,7 @@ from kemu.fltmgr.steps import (
     ReturnMoreProcessing,
     ReturnPending,
 )
+from kemu.fltmgr.swap import restore, swap_forgotten
 from kemu.io.request import IRP_OPERATION, Request
 from kemu.nt.driver import crashed, dirty_exit
 from kemu.nt.kthread import HeldLock, current_kthread
@@ -56,6 +57,7 @@ from kemu.nt.status import (
     STATUS_FLT_POST_OPERATION_CLEANUP,
 )
 from kemu.nt.system import report
+from kemu.nt.usermemory import CALLS
 from kemu.runtime import Thread, current_thread
 
 if TYPE_CHECKING:
@@ -176,6 +178,8 @@ class Pipeline:
         frame.take_parameters(thread)
         frame.result = None
         if status == FLT_PREOP_SUCCESS_NO_CALLBACK:
+            if frame.swap is not None:
+                swap_forgotten(frame)
             frame.state = PASSED
             frame.leave(thread)
             return True
@@ -284,6 +288,8 @@ class Pipeline:
             frame.result = None
         else:
             frame.take_result()
+        if frame.swap is not None:
+            restore(thread, frame)
         frame.state = DONE
         frame.leave(thread)
 
@@ -331,3 +337,7 @@ async def drain(pipeline: Pipeline, frame: Frame) -> None:
     """Give a frame that awaits its post-operation callback that callback now, as drained (FLT-INST-24)."""
     if await DeliverPost(frame, draining=True):
         await pipeline.call_post(current_thread(), frame, draining=True)
+
+
+# Whatever drivers do with the memory of a program on behalf of one operation is one call, as far as it is concerned.
+CALLS.add(Pipeline.start.__code__)

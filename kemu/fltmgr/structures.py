@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
+from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION, FLTFL_CALLBACK_DATA_SYSTEM_BUFFER
+from kemu.fltmgr.members import BufferMembers
+from kemu.io.buffers import has_system_buffer
 from kemu.io.constants import IRP_MJ_OPERATION_END
 from kemu.io.request import Parameters
 from kemu.nt.kthread import current_kthread
@@ -115,10 +117,10 @@ class FLT_RELATED_OBJECTS(_View):
             report("relobj-write", f"{current_kthread().label} writes FltObjects->{name}")
 
 
-class FLT_PARAMETERS(Parameters):
+class FLT_PARAMETERS(BufferMembers):
     """The parameters of a parameter block: a copy that belongs to one instance."""
 
-    __slots__ = ("_frame",)
+    __slots__ = ("_frame",)  # pyright: ignore[reportIncompatibleUnannotatedOverride]
 
     def __init__(self, frame: Frame, parameters: Parameters) -> None:
         self._frame = frame
@@ -181,7 +183,10 @@ class FLT_CALLBACK_DATA(_View):
     @property
     def Flags(self) -> int:
         """Class of the operation and its state (FLT-CBD-01, FLT-CBD-02)."""
-        return self._frame.flags
+        frame = self._frame
+        if has_system_buffer(frame.operation.request):
+            return frame.flags | FLTFL_CALLBACK_DATA_SYSTEM_BUFFER
+        return frame.flags
 
     @Flags.setter
     def Flags(self, value: int) -> None:

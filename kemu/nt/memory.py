@@ -77,7 +77,8 @@ class Pool:
         left = [allocation for allocation in own if allocation.from_lookaside is None]
         for allocation in left:
             verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x62, 0, 0, len(left)))
-            yield Leftover("ke.pool-leak", allocation.describe(), verifier=verifier)
+            code = "swap-buffer-leak" if allocation.swapped else "ke.pool-leak"
+            yield Leftover(code, allocation.describe(), verifier=verifier)
 
 
 # Allocation.

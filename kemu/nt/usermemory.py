@@ -42,6 +42,10 @@ class UserBuffer(Cell, Region):
 
     def __init__(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
         super().__init__(process.creator, f"a user buffer of {process.label}")
+        self.filled(process, content, is_writable=is_writable)
+
+    def filled(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
+        """Be memory of *process* with that *content*."""
         self.process = process
         self.content = bytearray(content)
         self.is_writable = is_writable
