@@ -155,7 +155,8 @@ def raw_buffer(frame: Frame) -> UserBuffer | None:
     below = request.parameters
     if frame.flags & FLTFL_CALLBACK_DATA_DIRTY and frame.iopb is not None:
         below = Input.seen(frame.iopb).parameters
-    region, _ = region_of(getattr(below, name))
+    value = getattr(below, name)
+    region, _ = region_of(None if value is memory.given else value)
     region = memory.region if region is None else region
     return region if isinstance(region, UserBuffer) else None
 
@@ -179,7 +180,7 @@ class LockBuffer(Operation[NTSTATUS]):
         memory = memory_of(request)
         name = member_of(request.major)
         value = parameters.Buffer if name == "Buffer" else parameters.more.get(name)
-        region, _ = region_of(value)
+        region, _ = region_of(None if value is memory.given else value)
         if region is None:
             region = memory.region
         thread.write(request)

@@ -12,7 +12,6 @@ from kemu.io.buffers import CONTROLS, MEMBERS, memory_of
 from kemu.io.constants import IRP_MJ_FILE_SYSTEM_CONTROL
 from kemu.io.parameters import Member, Parameters
 from kemu.io.structures import Information
-from kemu.nt.mdl import region_of
 
 if TYPE_CHECKING:
     from kemu.fltmgr.frame import Frame
@@ -84,7 +83,7 @@ class BufferMembers(Parameters):
     def shown(self, name: str, value: Any) -> Any:
         """What a driver sees of the member *name*, which holds *value*."""
         request = self.request
-        if region_of(value)[0] is not None or member_of(request.major) != name:
+        if member_of(request.major) != name:
             return value
         memory = memory_of(request)
         return memory.address if value is memory.given else value

@@ -275,7 +275,7 @@ class Memory:
     def target(self) -> Any:
         """The buffer as the lowest of those sees it who are above."""
         found = getattr(self.request.parameters, MEMBERS.get(self.request.major, "Buffer"))
-        return found if region_of(found)[0] is not None else self.region
+        return found if found is not self.given and region_of(found)[0] is not None else self.region
 
     def finish(self, thread: Thread) -> None:
         """The request is complete: the program has what is in its memory."""
@@ -351,10 +351,10 @@ def fetch(thread: Thread, request: Request) -> bytes | None:
     """What *request* writes, as the file system takes it; None if it is not there any more."""
     value: Any = request.parameters.Buffer
     memory = request.memory
-    if isinstance(value, bytes | bytearray):
-        if memory is None or value is not memory.given:
-            return bytes(value)
+    if memory is not None and value is memory.given:
         value = memory.region
+    elif isinstance(value, bytes | bytearray):
+        return bytes(value)
     region, start = region_of(value)
     if isinstance(region, Mapped):
         region, start = region.mdl.region, start + region.mdl.offset
