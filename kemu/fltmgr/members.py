@@ -35,6 +35,9 @@ class _Shown(Member[Any]):
     def __get__(self, parameters: Any, owner: type) -> Any:
         return self if parameters is None else self.show(parameters)
 
+    def __set__(self, parameters: Any, value: Any) -> None:
+        parameters.more = {**parameters.more, self.name: parameters.kept(value)}
+
     def show(self, view: BufferMembers) -> Any:
         """What a driver sees: the memory of the operation, unless something else was put there."""
         return view.shown(self.name, view.more.get(self.name))
@@ -65,7 +68,7 @@ class _Output(_Shown):
         return view.more.get(self.name) if view.is_structured else view.shown("Buffer", view.Buffer)
 
     def __set__(self, parameters: Any, value: Any) -> None:
-        parameters.Buffer = value
+        parameters.Buffer = parameters.kept(value)
 
 
 class BufferMembers(Parameters):
@@ -74,6 +77,17 @@ class BufferMembers(Parameters):
     __slots__ = ()
 
     _frame: Frame
+
+    @property
+    def Read(self) -> BufferMembers:
+        """The same object, as in the base class."""
+        return self
+
+    Write = QueryFileInformation = SetFileInformation = Read
+    DirectoryControl = QueryDirectory = NotifyDirectory = Read
+    QueryVolumeInformation = SetVolumeInformation = FileSystemControl = DeviceIoControl = Read
+    Buffered = Direct = Neither = FastIo = Read
+    QueryEa = SetEa = QueryQuota = SetQuota = QuerySecurity = Read
 
     @property
     def request(self) -> Request:
@@ -88,6 +102,11 @@ class BufferMembers(Parameters):
         memory = memory_of(request)
         return memory.address if value is memory.given else value
 
+    def kept(self, value: Any) -> Any:
+        """How *value*, which a driver assigns to a buffer's member, is kept: the issuer's own is no change."""
+        memory = self.request.memory
+        return memory.given if memory is not None and value is memory.address else value
+
     @property
     def ReadBuffer(self) -> Any:
         """``Read.ReadBuffer``: the program's address, a system buffer, or NULL for paging I/O, which has an MDL."""
@@ -95,7 +114,7 @@ class BufferMembers(Parameters):
 
     @ReadBuffer.setter
     def ReadBuffer(self, value: Any) -> None:
-        self.Buffer = value
+        self.Buffer = self.kept(value)
 
     @property
     def WriteBuffer(self) -> Any:
@@ -104,14 +123,16 @@ class BufferMembers(Parameters):
 
     @WriteBuffer.setter
     def WriteBuffer(self, value: Any) -> None:
-        self.Buffer = value
+        self.Buffer = self.kept(value)
 
     @property
     def MdlAddress(self) -> Any:
         """The MDL of the buffer, or None (NULL)."""
         found = self.more.get(MDL_ADDRESS, _MISSING)
-        if found is not _MISSING:
-            return found
+        return self._own_mdl() if found is _MISSING else found
+
+    def _own_mdl(self) -> Any:
+        """The MDL that the operation came with, as long as its buffer is there."""
         request = self.request
         name = member_of(request.major)
         value = self.Buffer if name == "Buffer" else self.more.get(name)
@@ -120,7 +141,8 @@ class BufferMembers(Parameters):
 
     @MdlAddress.setter
     def MdlAddress(self, value: Any) -> None:
-        self.more = {**self.more, MDL_ADDRESS: value}
+        if self.more.get(MDL_ADDRESS, _MISSING) is not _MISSING or value is not self._own_mdl():
+            self.more = {**self.more, MDL_ADDRESS: value}
 
     OutputMdlAddress = MdlAddress
     DirectoryBuffer = _Shown()
@@ -139,7 +161,7 @@ class BufferMembers(Parameters):
 
     @SystemBuffer.setter
     def SystemBuffer(self, value: Any) -> None:
-        self.Buffer = value
+        self.Buffer = self.kept(value)
 
     InputBuffer = _Input()
     """``Neither.InputBuffer``, ``FastIo.InputBuffer``."""

@@ -82,7 +82,10 @@ class MDL(KernelObject):
 
     def describe(self) -> str:
         """Words for a finding."""
-        what = "a buffer" if self.region is None else self.region.region_label()
+        region = self.region
+        allocation = allocation_of(region)
+        # The buffer itself may be gone.
+        what = "a buffer" if region is None else region.region_label() if allocation is None else allocation.describe()
         return f"the MDL of {what}" + (f", allocated at {place(self.site)}" if self.site is not None else "")
 
     def covers(self, value: Any) -> bool:

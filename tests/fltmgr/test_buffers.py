@@ -131,7 +131,7 @@ def code(method: int) -> int:
 # How the I/O manager passes buffers.
 
 
-METHODS = [
+METHODS: list[tuple[int, int, dict[str, Any], int]] = [
     (IRP_MJ_CREATE, 0, {"EaBuffer": b"ea"}, SYSTEM),
     (IRP_MJ_CREATE, 0, {}, NO_BUFFER),
     *[
@@ -403,7 +403,7 @@ def test_a_directory_buffer_has_the_bytes_of_its_entries(kind: int) -> None:
 # FltDecodeParameters.
 
 
-DECODED = [
+DECODED: list[tuple[int, dict[str, Any], str | None, str, str, int]] = [
     (IRP_MJ_READ, {}, "MdlAddress", "ReadBuffer", "Length", IoWriteAccess),
     (IRP_MJ_WRITE, {}, "MdlAddress", "WriteBuffer", "Length", IoReadAccess),
     (IRP_MJ_QUERY_INFORMATION, {}, None, "InfoBuffer", "Length", IoWriteAccess),
