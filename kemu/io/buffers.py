@@ -258,6 +258,10 @@ class Memory:
         """Whether it is an address in the issuer's process, and nothing more."""
         return isinstance(self.region, UserBuffer) and self.mdl is None and not self.locked
 
+    def pins(self, region: Region) -> bool:
+        """Whether the pages of *region* are locked, so that they are there whatever the program does."""
+        return any(mdl is not None and mdl.region is region for mdl in (self.mdl, *self.locked))
+
     # What the file system does with it.
 
     def deliver(self, thread: Thread) -> bool:
@@ -270,7 +274,13 @@ class Memory:
             data = encode(cast("list[Any]", data))
         if not isinstance(data, bytes | bytearray):
             return True
-        return put(thread, self.target(), bytes(data[: request.parameters.Length]))
+        target = self.target()
+        region, _ = region_of(target)
+        if isinstance(region, UserBuffer) and not self.pins(region) and not (region.is_mapped and region.is_writable):
+            thread.read(region)
+            return False
+        put(thread, target, bytes(data[: request.parameters.Length]))
+        return True
 
     def target(self) -> Any:
         """The buffer as the lowest of those sees it who are above."""
@@ -329,22 +339,16 @@ def content_of(region: Region) -> bytes | bytearray:
     return region.region_fetch(0, region.region_length()).data
 
 
-def put(thread: Thread, value: Any, data: bytes) -> bool:
-    """Write *data* to a buffer, as the file system; false if it is not there."""
+def put(thread: Thread, value: Any, data: bytes) -> None:
+    """Write *data* to a buffer, as the file system."""
     region, start = region_of(value)
     if isinstance(region, Mapped):
         region, start = region.mdl.region, start + region.mdl.offset
     if isinstance(region, UserBuffer | SystemMemory):
-        if isinstance(region, UserBuffer) and not (region.is_mapped and region.is_writable):
-            thread.read(region)
-            return False
         thread.write(region)
         region.content[start : start + len(data)] = data
-        return True
-    assert region is not None
-    if data:
+    elif region is not None and data:
         region.region_put(start, Copied(data))
-    return True
 
 
 def fetch(thread: Thread, request: Request) -> bytes | None:
@@ -361,7 +365,8 @@ def fetch(thread: Thread, request: Request) -> bytes | None:
     length = request.parameters.Length
     if isinstance(region, UserBuffer | SystemMemory):
         thread.read(region)
-        if isinstance(region, UserBuffer) and not region.is_mapped:
+        pinned = memory is not None and memory.pins(region)
+        if isinstance(region, UserBuffer) and not region.is_mapped and not pinned:
             return None
         return bytes(region.content[start : start + length])
     assert region is not None
