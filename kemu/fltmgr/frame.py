@@ -25,6 +25,7 @@ from kemu.fltmgr.structures import (
     ReleasedRelatedObjects,
     ReleasedStatusBlock,
 )
+from kemu.fltmgr.swap import Swap, take_swap
 from kemu.fltmgr.watched import watch
 from kemu.io.constants import IRP_MJ_CREATE
 from kemu.io.request import FileObject, Parameters, Request
@@ -140,6 +141,7 @@ class Frame(Cell):
         "remarks",
         "result",
         "state",
+        "swap",
         "waiter",
         "was_resumed",
     )
@@ -184,6 +186,8 @@ class Frame(Cell):
         """Whether the cancellation has got hold of the operation."""
         self.canceller: Thread | None = None
         """The thread inside the driver's cancel callback."""
+        self.swap: Swap | None = None
+        """The buffer that the driver has put in the place of the one it was given, as long as it is there."""
         self.was_resumed = False
         """Whether FltCompletePendedPreOperation was called for it."""
         self.late = False
@@ -371,6 +375,7 @@ class Frame(Cell):
                     remedy="complete it instead: kemu has no redirected operations yet",
                 )
             )
+        take_swap(self, before.parameters, changed.parameters)
         for index in range(self.index + 1):
             operation.inputs.setdefault(index, before)
         self.remember().changed |= changed_members(self.input, changed)

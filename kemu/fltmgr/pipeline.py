@@ -52,6 +52,7 @@ from kemu.fltmgr.steps import (
 )
 from kemu.fltmgr.structures import DrainedStatusBlock
 from kemu.fltmgr.tagdata import take_tag_data
+from kemu.fltmgr.swap import restore, swap_forgotten
 from kemu.io.request import IRP_OPERATION, Request
 from kemu.nt.driver import crashed, dirty_exit
 from kemu.nt.kthread import HeldLock, current_kthread
@@ -62,6 +63,7 @@ from kemu.nt.status import (
     STATUS_PENDING,
 )
 from kemu.nt.system import report
+from kemu.nt.usermemory import CALLS
 from kemu.runtime import Thread, current_thread
 
 if TYPE_CHECKING:
@@ -210,6 +212,8 @@ class Pipeline:
         frame.take_parameters(thread)
         frame.result = None
         if status == FLT_PREOP_SUCCESS_NO_CALLBACK:
+            if frame.swap is not None:
+                swap_forgotten(frame)
             frame.state = PASSED
             frame.leave(thread)
             return True
@@ -323,6 +327,8 @@ class Pipeline:
             frame.result = None
         else:
             frame.take_result()
+        if frame.swap is not None:
+            restore(thread, frame)
         frame.state = DONE
         frame.leave(thread)
 
@@ -370,3 +376,7 @@ async def drain(pipeline: Pipeline, frame: Frame) -> None:
     """Give a frame that awaits its post-operation callback that callback now, as drained (FLT-INST-24)."""
     if await DeliverPost(frame, draining=True):
         await pipeline.call_post(current_thread(), frame, draining=True)
+
+
+# Whatever drivers do with the memory of a program on behalf of one operation is one call, as far as it is concerned.
+CALLS.add(Pipeline.start.__code__)

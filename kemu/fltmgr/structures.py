@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from kemu.fltmgr import tagdata
 from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
 from kemu.fltmgr.context_types import FLT_CONTEXT_REGISTRATION
+from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION, FLTFL_CALLBACK_DATA_SYSTEM_BUFFER
+from kemu.fltmgr.members import BufferMembers
+from kemu.io.buffers import has_system_buffer
 from kemu.io.constants import IRP_MJ_OPERATION_END
 from kemu.io.request import Parameters
 from kemu.io.constants import IRP_MJ_LOCK_CONTROL, IRP_MJ_OPERATION_END
@@ -202,9 +205,10 @@ class _OfFastLocks(_Member[V]):
 
 
 class FLT_PARAMETERS(Parameters):
+class FLT_PARAMETERS(BufferMembers):
     """The parameters of a parameter block: a copy that belongs to one instance."""
 
-    __slots__ = ("_frame",)
+    __slots__ = ("_frame",)  # pyright: ignore[reportIncompatibleUnannotatedOverride]
 
     ProcessId = _OfFastLocks[Any](None)
     FailImmediately = _OfFastLocks(False)
@@ -290,7 +294,10 @@ class FLT_CALLBACK_DATA(_View):
     @property
     def Flags(self) -> int:
         """Class of the operation and its state (FLT-CBD-01, FLT-CBD-02)."""
-        return self._frame.flags
+        frame = self._frame
+        if has_system_buffer(frame.operation.request):
+            return frame.flags | FLTFL_CALLBACK_DATA_SYSTEM_BUFFER
+        return frame.flags
 
     @Flags.setter
     def Flags(self, value: int) -> None:

@@ -20,6 +20,7 @@ from kemu.fltmgr.objects import (
 )
 from kemu.fltmgr.pipeline import drain
 from kemu.fltmgr.structures import InstanceTeardownCallback
+from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION
 from kemu.nt.driver import in_driver, status_of
 from kemu.nt.status import (
@@ -96,6 +97,10 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
             thread.read(frame)
             if drains(frame):
                 await drain(manager.pipeline, frame)
+            elif must_cancel(frame):
+                assert frame.swap is not None
+                frame.swap.cancelled = True
+                await manager.system.get(IoManager).cancel(frame.operation.request)
         # A callback that was running may still ask for a post-operation callback: that one is drained as well.
         finished = await WaitOutstanding(instance)
     await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
@@ -108,7 +113,19 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
 def drains(frame: Frame) -> bool:
     """Whether a teardown gives *frame* its post-operation callback early; others are waited for."""
     operation = frame.operation
-    return frame.state == AWAIT_POST and operation.request.kind == IRP_OPERATION and not operation.is_create
+    return (
+        frame.state == AWAIT_POST
+        and operation.request.kind == IRP_OPERATION
+        and not operation.is_create
+        and frame.swap is None
+    )
+
+
+def must_cancel(frame: Frame) -> bool:
+    """Whether a teardown has to cancel the operation of *frame*: one with swapped buffers cannot be drained, because
+    the buffer is in use below (FLT-INST-26).
+    """
+    return frame.state == AWAIT_POST and frame.swap is not None and not frame.swap.cancelled
 
 
 class WaitOutstanding(BlockingOperation[bool]):
@@ -129,7 +146,7 @@ class WaitOutstanding(BlockingOperation[bool]):
     def available(self, thread: Thread) -> bool:
         waits = False
         for frame in self.instance.outstanding:
-            if drains(frame):
+            if drains(frame) or must_cancel(frame):
                 return True
             waits = waits or frame.state != NOT_CALLED
         return not waits

@@ -22,7 +22,7 @@ from kemu.nt.bugcheck import (
 from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.lists import LIST_ENTRY
-from kemu.nt.routine import KernelObject
+from kemu.nt.mdl import MDL
 from kemu.nt.status import NTSTATUS, STATUS_SUCCESS
 from kemu.nt.system import report
 from kemu.runtime import Cell, Thread, current_thread
@@ -312,15 +312,6 @@ class AssociatedIrp:
     def SystemBuffer(self, value: bytearray | None) -> None:
         self._irp.used("writes AssociatedIrp.SystemBuffer", writes=True)
         self._buffer = value
-
-
-class MDL(KernelObject):
-    """A memory descriptor list: here a buffer of the issuer's that is locked in memory."""
-
-    __slots__ = ("buffer",)
-
-    def __init__(self, buffer: bytearray) -> None:
-        self.buffer = buffer
 
 
 class IrpCancel(CancelState):

@@ -38,10 +38,6 @@ FILE_ANY_ACCESS: Final = 0
 FILE_READ_ACCESS: Final = 1
 FILE_WRITE_ACCESS: Final = 2
 
-NormalPagePriority: Final = 16
-HighPagePriority: Final = 32
-MdlMappingNoExecute: Final = 0x40000000
-
 
 def CTL_CODE(DeviceType: int, Function: int, Method: int, Access: int) -> int:
     """Make the code of a device control."""
@@ -307,13 +303,3 @@ def fill_control(
         irp._UserBuffer = output  # pyright: ignore[reportPrivateUsage]
     elif output is not None:
         irp._MdlAddress = MDL(output)  # pyright: ignore[reportPrivateUsage]
-
-
-@routine(
-    "wdm",
-    "PVOID MmGetSystemAddressForMdlSafe(_In_ PMDL Mdl, _In_ ULONG Priority)",
-    max_irql=DISPATCH_LEVEL,
-)
-def MmGetSystemAddressForMdlSafe(Mdl: MDL, Priority: int) -> bytearray | None:
-    """Map the buffer of an MDL: a bytearray, or None where low resources are explored. IRQL: <= DISPATCH_LEVEL."""
-    return None if resources_fail("MmGetSystemAddressForMdlSafe") else Mdl.buffer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Unpack
 
+from kemu.io.buffers import memory_of
 from kemu.io.constants import (
     FILE_OPEN_IF,
     FO_SYNCHRONOUS_IO,
@@ -32,6 +33,7 @@ from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK, RAISED, check_level
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO, STATUS_SUCCESS
 from kemu.nt.system import System, current_system
+from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 
@@ -63,6 +65,8 @@ class IoManager:
             log("irp.create", about=request, path=request.file.FileName, kind=CLASS_NAMES[request.kind])
         # Starting commutes with starting; only who lists the requests of a file sees the order.
         file = request.file
+        if isinstance(request.parameters.Buffer, UserBuffer):
+            memory_of(request)
         thread.update(file)
         file.pending += 1
         self.outstanding.append(request)

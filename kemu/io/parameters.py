@@ -49,6 +49,11 @@ class Members(TypedDict, total=False):
     CheckForReadOperation: bool
     MdlChain: Any
     DeviceType: int
+    EaBuffer: Any
+    EaLength: int
+    QuotaBuffer: Any
+    SecurityBuffer: Any
+    IoControlCode: int
 
 
 NOTHING_MORE: Final[Mapping[str, Any]] = {}
@@ -79,6 +84,9 @@ class _Member(Generic[V]):
         parameters.more = {**parameters.more, self.name: value}
 
 
+Member = _Member
+
+
 class Parameters:
     """The parameters of one request."""
 
@@ -90,14 +98,16 @@ class Parameters:
         Disposition: int = 0,
         Length: int = 0,
         ByteOffset: int = 0,
-        Buffer: bytes | bytearray = b"",
+        Buffer: Any = b"",
         FileInformationClass: int = 0,
         **more: Unpack[Members],
     ) -> None:
         self.Disposition = Disposition
         self.Length = Length
         self.ByteOffset = ByteOffset
-        self.Buffer = Buffer
+        self.Buffer: Any = Buffer
+        """What is written, as bytes or as memory of the program; of a read, the program's memory, if it has passed one.
+        """
         self.FileInformationClass = FileInformationClass
         self.more: Mapping[str, Any] = more or NOTHING_MORE
 
@@ -135,6 +145,15 @@ class Parameters:
     InputBuffer: _Member[Any] = _Member(None)
     OutputBuffer: _Member[Any] = _Member(None)
 
+    # IRP_MJ_DEVICE_CONTROL, IRP_MJ_INTERNAL_DEVICE_CONTROL: `Buffer` goes in, and there is room for `Length` bytes.
+    IoControlCode = _Member(0)
+
+    # Extended attributes, quotas, security descriptors.
+    EaBuffer: _Member[Any] = _Member(None)
+    EaLength = _Member(0)
+    QuotaBuffer: _Member[Any] = _Member(None)
+    SecurityBuffer: _Member[Any] = _Member(None)
+
     # FSFilter operations.
     SyncType = _Member(0)
     PageProtection = _Member(0)
@@ -168,12 +187,12 @@ class Parameters:
         self.CreateOptions = value & 0xFFFFFF
 
     @property
-    def WriteBuffer(self) -> bytes | bytearray:
+    def WriteBuffer(self) -> Any:
         """``Write.WriteBuffer``."""
         return self.Buffer
 
     @WriteBuffer.setter
-    def WriteBuffer(self, value: bytes | bytearray) -> None:
+    def WriteBuffer(self, value: Any) -> None:
         self.Buffer = value
 
     @property
@@ -187,6 +206,10 @@ class Parameters:
     AcquireForSectionSynchronization = AcquireForModifiedPageWriter = ReleaseForModifiedPageWriter = Create
     FastIoCheckIfPossible = NetworkQueryOpen = QueryOpen = MountVolume = DeviceIoControl = Create
     MdlRead = MdlReadComplete = PrepareMdlWrite = MdlWriteComplete = Create
+    QueryVolumeInformation = SetVolumeInformation = FileSystemControl = DeviceIoControl = Common = Create
+    Buffered = Direct = Neither = FastIo = Create
+    QueryEa = SetEa = QueryQuota = SetQuota = QuerySecurity = Create
+    AcquireForSectionSynchronization = AcquireForModifiedPageWriter = Create
 
     def copy(self) -> Parameters:
         """A copy that can be changed without changing this one."""

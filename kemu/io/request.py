@@ -11,6 +11,7 @@ from kemu.nt.status import NTSTATUS, STATUS_PENDING
 from kemu.runtime import BlockingOperation, Cell, Thread, Waitable, current_thread
 
 if TYPE_CHECKING:
+    from kemu.io.buffers import Memory
     from kemu.io.volume import Volume
 
 IRP_OPERATION: Final = 0x1
@@ -107,6 +108,7 @@ class Request(Waitable):
         "information",
         "kind",
         "major",
+        "memory",
         "minor",
         "mode",
         "on_complete",
@@ -150,6 +152,8 @@ class Request(Waitable):
         self.information = 0
         self.buffer: Any = b""
         """What a read or a query returned."""
+        self.memory: Memory | None = None
+        """The memory that it is about, as soon as anybody has looked at it."""
         self.done = False
         self.filter_context: object = None
         """The filter manager's record of the request."""
@@ -188,6 +192,8 @@ class Request(Waitable):
         """The request is complete; whoever waits for it may go on."""
         thread.write(self)
         thread.release(self)
+        if self.memory is not None:
+            self.memory.finish(thread)
         self.done = True
         file = self.file
         thread.update(file)

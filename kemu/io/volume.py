@@ -11,12 +11,14 @@ from kemu.runtime import Cell, current_thread
 class Volume(Cell):
     """A mounted volume."""
 
-    __slots__ = ("bottom", "dos_name", "filesystem", "top")
+    __slots__ = ("bottom", "device_flags", "dos_name", "filesystem", "top")
 
     def __init__(self, system: System, name: str) -> None:
         super().__init__(current_thread(), name)
         self.dos_name = name
         """The DOS name, such as ``C:``."""
+        self.device_flags = 0
+        """DO_BUFFERED_IO or DO_DIRECT_IO, if that is how its device wants buffers (FLT-BUF-01); 0 as NTFS has it."""
         self.filesystem = FileSystem(system.runtime, system, name)
         self.filesystem.completer = self
         self.top: IoTarget = self.filesystem

@@ -17,6 +17,7 @@ from kemu.nt.bugcheck import (
     PAGE_FAULT_IN_NONPAGED_AREA,
     BugCheck,
 )
+from kemu.nt.driver import followed_null
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.storage import Storage
@@ -348,6 +349,8 @@ def span_of(value: Any, name: str, parameter: str, access: int) -> tuple[Region,
     if isinstance(value, bytes | bytearray):
         return Local(value), offset
     thread = current_kthread()
+    if value is None:
+        followed_null(thread, name)
     what = "NULL" if value is None else f"a {type(value).__name__}"
     code = DRIVER_IRQL_NOT_LESS_OR_EQUAL if thread.irql >= DISPATCH_LEVEL else PAGE_FAULT_IN_NONPAGED_AREA
     report("ke.bad-pointer", f"{name} was given {what}, as {parameter}, which takes an address", BugCheck(code))

@@ -181,6 +181,8 @@ def crashed(actor: DriverActor, routine: str, error: Exception) -> None:
     if isinstance(error, RecursionError):
         detail = f"{routine} of {actor.driver} calls itself too deep at {site_of(error)}"
         report("ke.stack-overflow", detail, BugCheck(UNEXPECTED_KERNEL_MODE_TRAP, (8,)))
+    if isinstance(error, TypeError | AttributeError) and "NoneType" in str(error):
+        followed_null(current_kthread(), f"{routine} of {actor.driver}")
     code = error.ExceptionCode if isinstance(error, StructuredException) else STATUS_ACCESS_VIOLATION
     report(
         "ke.unhandled-exception",
@@ -197,6 +199,11 @@ def _no_coroutine(actor: DriverActor, routine: str, error: Exception) -> UsageEr
     return UsageError(
         f"{routine} of {actor.driver} is no coroutine function: {error}", remedy="declare it with async def"
     )
+def followed_null(thread: KThread, name: str) -> None:
+    """*thread* follows a NULL in *name*: it is told if a failed mapping is where that comes from (FLT-BUF-16)."""
+    unmapped, thread.unmapped = thread.unmapped, None
+    if unmapped is not None:
+        report("mdl-map-null-unchecked", f"{name} uses an address for {unmapped}, where there was none to be had")
 
 
 def _unhandled(thread: KThread) -> BugCheckCode:

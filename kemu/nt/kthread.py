@@ -104,6 +104,7 @@ class KThread(Thread, DispatcherObject):
         "told_of_user_apc",
         "top_level_irp",
         "unloading",
+        "unmapped",
     )
 
     guards = ("alive", "alerts", "pending")
@@ -158,6 +159,8 @@ class KThread(Thread, DispatcherObject):
         """How long the thread has stalled its processor at DISPATCH_LEVEL or above."""
         self.told_of_user_apc = False
         """Whether a wait has ended with STATUS_USER_APC since the thread was in user mode last."""
+        self.unmapped: str | None = None
+        """The MDL that could not be mapped when the thread asked for it last: NULL is what its driver has instead."""
 
     def is_signalled(self, thread: Thread) -> bool:
         return not self.alive

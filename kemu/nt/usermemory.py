@@ -25,7 +25,8 @@ from kemu.runtime import Cell, Operation, Thread
 from kemu.runtime.site import Site, here
 
 ALIGNMENTS: Final = (1, 2, 4, 8, 16)
-_IN_DRIVER: Final = in_driver.__code__
+CALLS: Final = {in_driver.__code__}
+"""The functions that call into drivers on behalf of one request."""
 
 Span = tuple[int, int]
 
@@ -41,14 +42,18 @@ class UserBuffer(Cell, Region):
 
     def __init__(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
         super().__init__(process.creator, f"a user buffer of {process.label}")
+        self.filled(process, content, is_writable=is_writable)
+
+    def filled(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
+        """Be memory of *process* with that *content*."""
         self.process = process
         self.content = bytearray(content)
         self.is_writable = is_writable
         self.is_mapped = True
         self.probed: list[tuple[Thread, DriverActor, int, Span]] = []
         """Who has probed which part, for which access."""
-        self.fetched: list[tuple[FrameType | None, Span, Site | None]] = []
-        """In which call of a driver which part was read, and where."""
+        self.fetched: list[tuple[FrameType | None, DriverActor, Span, Site | None]] = []
+        """In which call of which driver which part was read, and where."""
 
     # What the program does.
 
@@ -87,7 +92,7 @@ class UserBuffer(Cell, Region):
         if driver is not None:
             span = (offset, offset + length)
             self._check_probe(thread, driver, READ, span)
-            self._check_fetch(thread, span)
+            self._check_fetch(thread, driver, span)
         return Copied(bytes(self.content[offset : offset + length]))
 
     def region_put(self, offset: int, copied: Copied) -> None:
@@ -103,15 +108,10 @@ class UserBuffer(Cell, Region):
     def _checked(self, thread: KThread, access: int) -> DriverActor | None:
         """The driver that accesses the memory; None if it is the program itself."""
         driver = current_driver()
-        verb = "writes" if access else "reads"
         if thread.process is not self.process:
-            owner = "no process" if thread.process is None else thread.process.label
-            report(
-                "ke.user-va-context",
-                f"{thread.label}, in {owner}, {verb} {self.label}",
-                BugCheck(PAGE_FAULT_IN_NONPAGED_AREA, (0, 2 * access, 0, 0xF)),
-            )
+            self.used_elsewhere(thread, access)
         if thread.irql > APC_LEVEL:
+            verb = "writes" if access else "reads"
             report(
                 "ke.paged",
                 f"{thread.label} {verb} {self.label}, which may be paged out, at {irql_name(thread.irql)}",
@@ -120,6 +120,15 @@ class UserBuffer(Cell, Region):
         if not self.is_mapped or (access and not self.is_writable):
             raise_status(STATUS_ACCESS_VIOLATION, "an access to user memory")
         return driver
+
+    def used_elsewhere(self, thread: KThread, access: int) -> None:
+        """*thread* takes an address in another process than its own for one of its own (KE-CTX-04)."""
+        owner = "no process" if thread.process is None else thread.process.label
+        report(
+            "ke.user-va-context",
+            f"{thread.label}, in {owner}, {'writes' if access else 'reads'} {self.label}",
+            BugCheck(PAGE_FAULT_IN_NONPAGED_AREA, (0, 2 * access, 0, 0xF)),
+        )
 
     def _check_probe(self, thread: Thread, driver: DriverActor, access: int, span: Span) -> None:
         for who, what, how, (start, end) in self.probed:
@@ -131,18 +140,18 @@ class UserBuffer(Cell, Region):
             f"{driver} accesses bytes {span[0]} to {span[1]} of {self.label}, which it has not passed to {needed}",
         )
 
-    def _check_fetch(self, thread: Thread, span: Span) -> None:
+    def _check_fetch(self, thread: Thread, driver: DriverActor, span: Span) -> None:
         call = _call_of_driver()
         site = here(thread)
-        for other, (start, end), before in self.fetched:
-            if other is call and start < span[1] and span[0] < end:
+        for other, who, (start, end), before in self.fetched:
+            if other is call and who is driver and start < span[1] and span[0] < end:
                 report(
                     "ke.double-fetch",
                     f"{thread.label} reads bytes {span[0]} to {span[1]} of {self.label} at {place(site)}, and has read "
                     f"bytes {start} to {end} at {place(before)}: the program may have changed them in between",
                 )
                 return
-        self.fetched.append((call, span, site))
+        self.fetched.append((call, driver, span, site))
 
 
 def _call_of_driver() -> FrameType | None:
@@ -152,7 +161,7 @@ def _call_of_driver() -> FrameType | None:
     found: FrameType | None = None
     frame: FrameType | None = sys._getframe()  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        if frame.f_code is _IN_DRIVER:
+        if frame.f_code in CALLS:
             found = frame
         frame = frame.f_back
     return found

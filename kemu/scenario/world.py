@@ -48,6 +48,7 @@ from kemu.nt.event import KEVENT
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.lockorder import LockOrder
 from kemu.nt.lookaside import Lookasides
+from kemu.nt.mdl import Mdls
 from kemu.nt.memory import Pool
 from kemu.nt.object import ObjectManager
 from kemu.nt.onstack import StackObjects
@@ -103,14 +104,24 @@ class File:
         self._manager = manager
         self.file = file
 
-    async def read(self, length: int, offset: int = 0, *, fast: bool = False, flags: int = 0) -> tuple[NTSTATUS, bytes]:
-        """Read and wait; *fast* tries fast I/O first, *flags* are IRP flags."""
-        parameters = Parameters(Length=length, ByteOffset=offset)
+    async def read(
+        self,
+        length: int,
+        offset: int = 0,
+        *,
+        into: UserBuffer | None = None,
+        fast: bool = False,
+        flags: int = 0,
+    ) -> tuple[NTSTATUS, bytes]:
+        """Read and wait; *fast* tries fast I/O first, *flags* are IRP flags. *into* is where the program wants it."""
+        parameters = Parameters(Length=length, ByteOffset=offset, Buffer=b"" if into is None else into)
         request = await self._manager.transfer(self.file, IRP_MJ_READ, parameters, fast=fast, flags=flags)
         return request.status, request.buffer
 
-    async def write(self, data: bytes, offset: int = 0, *, fast: bool = False, flags: int = 0) -> tuple[NTSTATUS, int]:
-        """Write and wait; the status and how many bytes were written."""
+    async def write(
+        self, data: bytes | UserBuffer, offset: int = 0, *, fast: bool = False, flags: int = 0
+    ) -> tuple[NTSTATUS, int]:
+        """Write and wait; the status and how many bytes were written. *data* may be memory of the program's."""
         parameters = Parameters(Length=len(data), ByteOffset=offset, Buffer=data)
         request = await self._manager.transfer(self.file, IRP_MJ_WRITE, parameters, fast=fast, flags=flags)
         return request.status, request.information
@@ -281,6 +292,7 @@ class World(Threads):
         self.system.add(Watchdog())
         self.system.add(WorkItems())
         self.system.add(Pool())
+        self.system.add(Mdls())
         self.system.add(Lookasides())
         self.system.add(WorkerPool(self.system, self.system_process))
         self.system.add(KernelWorkItems())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kemu.fltmgr.buffers import raw_buffer
 from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
 from kemu.fltmgr.constants import (
     FLT_POSTOP_DISALLOW_FSFILTER_IO,
@@ -279,6 +280,13 @@ class FltChecks(OperationChecks):
             self._completing(frame, what)
         else:
             self._passing(frame, what)
+            raw = raw_buffer(frame)
+            if raw is not None and thread.process is not raw.process:
+                where = "no process" if thread.process is None else thread.process.label
+                self.report(
+                    "pend-unlocked-user-buffer",
+                    f"{what}, in {where}, with {raw.label}, whose pages are not locked",
+                )
 
     # Post-operation callbacks.
 

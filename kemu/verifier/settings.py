@@ -84,7 +84,7 @@ NO_CLASS: Final = frozenset(
 FINAL: Final = frozenset(
     {
         "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.unhandled-exception", "ke.uninitialised",
-        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption",
+        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption", "mdl-map-null-unchecked",
         # Nothing can go on: whatever the settings, that is where the run has come to.
         "ke.hang", "ke.deadlock", "ke.self-deadlock", "ke.lost-wakeup", "ke.worker-starvation", "ke.step-limit",
         "ke.apc-reentry", "ke.apc-io-deadlock", "ke.lock-leak", "ke.unload-hang", "ke.irp-orphan",
@@ -107,6 +107,8 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
         "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
         "postpend-double-complete", "cancel-double-complete",
+        # Somebody accesses memory that is not there, or is somebody else's.
+        "mdl-double-free", "mdl-foreign-free", "swap-inconsistent", "swap-too-small", "pend-unlocked-user-buffer",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

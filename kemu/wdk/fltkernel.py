@@ -1,5 +1,14 @@
 """fltkernel.h: minifilters."""
 
+from kemu.fltmgr.buffers import (
+    FLT_IS_SYSTEM_BUFFER,
+    FltAllocatePoolAlignedWithTag,
+    FltDecodeParameters,
+    FltFreePoolAlignedWithTag,
+    FltGetSwappedBufferMdlAddress,
+    FltLockUserBuffer,
+    FltRetainSwappedBufferMdlAddress,
+)
 from kemu.fltmgr.callback_data import (
     FLT_IS_FASTIO_OPERATION,
     FLT_IS_FS_FILTER_OPERATION,
@@ -342,4 +351,11 @@ __all__ = [
     "PFLT_FILTER",
     "PFLT_INSTANCE",
     "PFLT_VOLUME",
+    "FLT_IS_SYSTEM_BUFFER",
+    "FltAllocatePoolAlignedWithTag",
+    "FltDecodeParameters",
+    "FltFreePoolAlignedWithTag",
+    "FltGetSwappedBufferMdlAddress",
+    "FltLockUserBuffer",
+    "FltRetainSwappedBufferMdlAddress",
 ]

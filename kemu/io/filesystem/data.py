@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kemu.io.buffers import fetch
 from kemu.io.constants import FO_SYNCHRONOUS_IO, IRP_PAGING_IO
 from kemu.io.file_constants import (
     FILE_ACTION_MODIFIED,
@@ -22,6 +23,7 @@ from kemu.io.filesystem.notify import report
 from kemu.io.filesystem.oplocks import break_for_io
 from kemu.nt.status import (
     NTSTATUS,
+    STATUS_ACCESS_VIOLATION,
     STATUS_CANCELLED,
     STATUS_DISK_FULL,
     STATUS_END_OF_FILE,
@@ -89,7 +91,9 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
         return refused, 0
     stream = opened.stream
     parameters = request.parameters
-    data = bytes(parameters.Buffer)
+    data = fetch(thread, request)
+    if data is None:
+        return STATUS_ACCESS_VIOLATION, 0
     paging = request.flags & IRP_PAGING_IO
     start = parameters.ByteOffset
     thread.read(stream.size)

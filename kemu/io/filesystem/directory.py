@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kemu.io.file_constants import (
     IRP_MN_NOTIFY_CHANGE_DIRECTORY,
@@ -94,10 +94,12 @@ def _enumerate(thread: Thread, request: Request, opened: Open) -> Result:
     if first or flags & SL_RESTART_SCAN:
         opened.enumerated = ""
     thread.read(node.listing)
-    buffer = parameters.DirectoryBuffer
-    if buffer is None:
+    buffer: Any = parameters.DirectoryBuffer
+    if not isinstance(buffer, list):
+        # Memory, which gets the bytes of what is found.
         buffer = list[Any]()
-    request.buffer = buffer
+    entries = cast("list[Any]", buffer)
+    request.buffer = entries
     total = 0
     for name, found in _candidates(node, opened):
         if not matches(opened.pattern, name):
@@ -110,9 +112,9 @@ def _enumerate(thread: Thread, request: Request, opened: Open) -> Result:
                 break
             # One that does not fit even alone is told in part, and not again.
             opened.enumerated = _key(name)
-            buffer.append(entry)
+            entries.append(entry)
             return STATUS_BUFFER_OVERFLOW, parameters.Length
-        buffer.append(entry)
+        entries.append(entry)
         opened.enumerated = _key(name)
         total = start + entry.size
         if flags & SL_RETURN_SINGLE_ENTRY:

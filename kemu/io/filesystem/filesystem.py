@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
+from kemu.io.buffers import delivered
 from kemu.io.constants import (
     IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION,
     IRP_MJ_CLEANUP,
@@ -392,6 +393,8 @@ class FileSystem(Actor):
             status, information_ = STATUS_INVALID_DEVICE_REQUEST, 0
         request.status = status
         request.information = information_
+        if request.memory is not None:
+            delivered(thread, request)
         log = thread.runtime.log
         if log is not None:
             log("fs.return", about=request, status=status, info=information_)

@@ -7,7 +7,7 @@ anew (STATUS_NOTIFY_ENUM_DIR).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from kemu.io.file_constants import FILE_NOTIFY_VALID_MASK, SL_WATCH_TREE
 from kemu.io.filesystem.names import join
@@ -68,9 +68,9 @@ class Watch:
         size = sum(-(-one.size // 4) * 4 for one in changes[:-1]) + changes[-1].size
         if size > request.parameters.Length:
             return STATUS_NOTIFY_ENUM_DIR, 0
-        buffer = request.parameters.DirectoryBuffer
-        if buffer is not None:
-            buffer.extend(changes)
+        buffer: Any = request.parameters.DirectoryBuffer
+        if isinstance(buffer, list):
+            cast("list[Any]", buffer).extend(changes)
         request.buffer = changes  # type: ignore[assignment]
         return STATUS_SUCCESS, size
 

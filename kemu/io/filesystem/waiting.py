@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from kemu.io.buffers import delivered
 from kemu.nt.status import NTSTATUS, STATUS_CANCELLED, STATUS_PENDING
 from kemu.runtime import Cell, Operation, Thread
 
@@ -48,6 +49,8 @@ class Waiting:
         self._take(thread)
         self.request.status = status
         self.request.information = information
+        if self.request.memory is not None:
+            delivered(thread, self.request)
         self.filesystem.due.append((self.request, False))
 
     def again(self, thread: Thread) -> None:

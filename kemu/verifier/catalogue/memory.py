@@ -38,9 +38,9 @@ declare("ke.freed-active", "memory was freed while something in it is in use", "
 declare("ke.overrun", "memory was accessed past its end", "KE-POOL-09",
         verifier=(DRIVER_PAGE_FAULT_BEYOND_END_OF_ALLOCATION, 0))  # fmt: skip
 declare("ke.uninit-leak", "memory that was never written reaches user mode", "KE-POOL-14", severity=WARNING)
-declare("ke.paged", "paged memory was touched above APC_LEVEL", "KE-IRQL-07",
-        stop=(DRIVER_IRQL_NOT_LESS_OR_EQUAL, 0))  # fmt: skip
-declare("ke.paged-code", "code that may be paged out runs above APC_LEVEL", "KE-IRQL-08")
+declare("ke.paged", "paged memory was touched above APC_LEVEL", "KE-IRQL-07", "FLT-IRQL-07", "FLT-BUF-04",
+        "FLT-POST-04", stop=(DRIVER_IRQL_NOT_LESS_OR_EQUAL, 0))  # fmt: skip
+declare("ke.paged-code", "code that may be paged out runs above APC_LEVEL", "KE-IRQL-08", "FLT-IRQL-07")
 declare("ke.pageable-sync", "an object that must be resident lies in paged memory", "KE-WAIT-02", "KE-SPIN-10",
         stop=(DRIVER_IRQL_NOT_LESS_OR_EQUAL, 0), verifier=(DRIVER_VERIFIER_DETECTED_VIOLATION, 0xE1))  # fmt: skip
 declare("ke.list-mix", "a list is used with a lock and without, or with two locks", "KE-LIST-01")
@@ -62,5 +62,5 @@ declare("ke.lookaside-size", "the entries of a lookaside list are smaller than a
         verifier=(DRIVER_VERIFIER_DETECTED_VIOLATION, 0xCD))  # fmt: skip
 declare("ke.user-va-context", "user memory was accessed in another process", "KE-CTX-04",
         stop=(PAGE_FAULT_IN_NONPAGED_AREA, 0))  # fmt: skip
-declare("ke.user-unprobed", "user memory was accessed without having been probed", "KE-CTX-04")
-declare("ke.double-fetch", "user memory was read twice", "KE-CTX-04", "KE-RACE-19")
+declare("ke.user-unprobed", "user memory was accessed without having been probed", "KE-CTX-04", "FLT-BUF-02")
+declare("ke.double-fetch", "user memory was read twice", "KE-CTX-04", "KE-RACE-19", "FLT-BUF-03", "FLT-RACE-68")
