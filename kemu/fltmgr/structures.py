@@ -33,6 +33,8 @@ InstanceSetupCallback = Callable[["FLT_RELATED_OBJECTS", int, int, int], Awaitab
 InstanceQueryTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[int]]
 InstanceTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[None]]
 FilterUnloadCallback = Callable[[int], Awaitable[int]]
+NameCallback = Callable[..., Awaitable[Any]]
+"""Returns a status, or a tuple of it and what C has as an out parameter: whether to cache the name, or the context."""
 
 
 @dataclass(slots=True)
@@ -57,6 +59,10 @@ class FLT_REGISTRATION:
     InstanceTeardownCompleteCallback: InstanceTeardownCallback | None = None
     Flags: int = 0
     Version: int = field(default=FLT_REGISTRATION_VERSION)
+    GenerateFileNameCallback: NameCallback | None = None
+    NormalizeNameComponentCallback: NameCallback | None = None
+    NormalizeContextCleanupCallback: Callable[[Any], Awaitable[None]] | None = None
+    NormalizeNameComponentExCallback: NameCallback | None = None
 
 
 class IO_STATUS_BLOCK:

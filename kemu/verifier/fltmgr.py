@@ -51,6 +51,7 @@ from kemu.nt.status import (
 )
 from kemu.nt.system import System, label_of
 from kemu.nt.work import HyperCriticalWorkQueue
+from kemu.verifier.names import NameChecks
 
 WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_PREOP_SYNCHRONIZE)})
 
@@ -61,6 +62,7 @@ class FltChecks(FltObserver):
     def __init__(self, system: System) -> None:
         self.system = system
         self.report = system.report
+        self.names = NameChecks(system)
 
     # Registration and unload.
 
@@ -287,6 +289,8 @@ class FltChecks(FltObserver):
             self.report("disallow-fsfilter-wrong-major", f"{self.who(frame, post=True)} disallowed it")
         if not draining and frame.state == IN_POST:
             self._finishing(frame, self.who(frame, post=True))
+            if status != FLT_POSTOP_MORE_PROCESSING_REQUIRED:
+                self.names.post_ended(frame)
 
     def _finishing(self, frame: Frame, what: str) -> None:
         """The rules for a status that the driver sets in the post-operation phase."""
@@ -302,6 +306,7 @@ class FltChecks(FltObserver):
         what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"
         if frame.state in {IN_POST, POST_PENDED}:
             self._finishing(frame, what)
+            self.names.post_ended(frame)
         if frame.state in {IN_PREOP, PENDED}:
             self.report("wrong-resume-routine", f"{what}, which is {frame.state_name}")
         if frame.state not in {IN_POST, POST_PENDED}:

@@ -35,6 +35,7 @@ from kemu.io.filesystem.faults import fault_of
 from kemu.io.filesystem.names import join, parse
 from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Stream, round_up
 from kemu.io.filesystem.oplocks import forget_oplock
+from kemu.io.filesystem.short_names import add_alias
 from kemu.io.filesystem.waiting import Waiting
 from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, Request
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, KThread
@@ -114,6 +115,8 @@ class FileSystem(Actor):
         """None unless reads and writes are cached."""
         self._faults = system.options.io_faults
         self.times = system.options.file_times
+        self.short_names = system.options.short_names
+        """Whether files have short names beside their long ones, and removed names are tunnelled."""
 
     # Before the run.
 
@@ -128,7 +131,10 @@ class FileSystem(Actor):
             node = link.node if link is not None else self.new_node(thread, name, node, is_directory=True)
         link = node.entry(parsed.name).link
         if link is None:
-            return self.new_node(thread, parsed.name, node, is_directory=False, content=content)
+            made = self.new_node(thread, parsed.name, node, is_directory=False, content=content)
+            if self.short_names:
+                add_alias(thread, made.links[0])
+            return made
         stream = link.node.stream
         stream.bytes[:] = content
         stream.valid = len(content)
@@ -152,10 +158,10 @@ class FileSystem(Actor):
             return None
         node = self.root
         for name in parsed.components:
-            entry = node.entry(name)
-            if entry.link is None:
+            link = node.entry(name).found
+            if link is None:
                 return None
-            node = entry.link.node
+            node = link.node
         return node
 
     # What the parts have in common.
@@ -173,7 +179,10 @@ class FileSystem(Actor):
 
     def undo(self, entry: Entry) -> None:
         """Take back what the calling step has created under *entry*."""
+        link = entry.link
         entry.link = None
+        if link is not None and link.short is not None and link.directory is not None:
+            link.directory.entry(link.short).alias = None
         self.nodes.pop()
 
     def free(self, thread: Thread, node: Node) -> None:
@@ -222,7 +231,7 @@ class FileSystem(Actor):
             return self.root
         node = self.root
         for name in parsed.components[:-1]:
-            link = node.entry(name).link
+            link = node.entry(name).found
             if link is None:
                 return node.entry(name)
             node = link.node
