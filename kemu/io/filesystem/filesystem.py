@@ -131,10 +131,7 @@ class FileSystem(Actor):
             node = link.node if link is not None else self.new_node(thread, name, node, is_directory=True)
         link = node.entry(parsed.name).link
         if link is None:
-            made = self.new_node(thread, parsed.name, node, is_directory=False, content=content)
-            if self.short_names:
-                add_alias(thread, made.links[0])
-            return made
+            return self.new_node(thread, parsed.name, node, is_directory=False, content=content)
         stream = link.node.stream
         stream.bytes[:] = content
         stream.valid = len(content)
@@ -166,13 +163,17 @@ class FileSystem(Actor):
 
     # What the parts have in common.
 
-    def new_node(self, thread: Thread, name: str, parent: Node, *, is_directory: bool, content: bytes = b"") -> Node:
-        """Make a file or a directory called *name* in *parent*."""
+    def new_node(
+        self, thread: Thread, name: str, parent: Node, *, is_directory: bool, content: bytes = b"", short: str = ""
+    ) -> Node:
+        """Make a file or a directory called *name* in *parent*, with the short name *short* if it gets one."""
         time = self.now(thread) if self.times else 0
         node = Node(thread, join(parent.label, name), is_directory=is_directory, data=content, time=time)
         link = Link(parent, name, node)
         node.links.append(link)
         parent.entry(name).link = link
+        if self.short_names:
+            add_alias(thread, link, short)
         self.nodes.append(node)
         self.used += node.stream.allocation
         return node

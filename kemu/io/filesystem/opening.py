@@ -45,7 +45,7 @@ from kemu.io.file_constants import (
 from kemu.io.filesystem.names import Path, fold, parse
 from kemu.io.filesystem.nodes import Link, Node, Open, Stream
 from kemu.io.filesystem.oplocks import break_for_create
-from kemu.io.filesystem.short_names import add_alias, tunnelled
+from kemu.io.filesystem.short_names import tunnelled
 from kemu.io.parameters import USUAL_ACCESS
 from kemu.nt.access import DELETE, SYNCHRONIZE
 from kemu.nt.status import (
@@ -221,9 +221,7 @@ def _create_new(
             if directory.entry(pair.long).found is None:
                 entry, name = directory.entry(pair.long), pair.long
                 thread.write(entry)
-    node = fs.new_node(thread, name, directory, is_directory=is_directory)
-    if fs.short_names:
-        add_alias(thread, node.links[0], short)
+    node = fs.new_node(thread, name, directory, is_directory=is_directory, short=short)
     node.attributes |= attributes
     stream = node.stream
     if path.stream:
