@@ -105,14 +105,17 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
-        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
-        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
-        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
-        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
-        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
-        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
-        PsLookupThreadByThreadId""",
+        FltCheckAndGrowNameControl FltDeletePushLock FltGetDestinationFileNameInformation
+        FltGetFileNameInformation FltGetFileNameInformationUnsafe FltGetTunneledName
+        FltInitializePushLock FltParseFileName FltParseFileNameInformation
+        FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
+        FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx FltStartFiltering
+        FltUnregisterFilter IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously
+        KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe KeDelayExecutionThread
+        KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion
+        KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
+        KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer ProbeForRead
+        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer

@@ -25,5 +25,3 @@ declare(
     "FLT-RACE-47",
     severity=WARNING,
 )
-declare("byteoffset-race", "two transfers at once use and move the position of one file object", "FLT-RACE-67",
-        severity=WARNING)  # fmt: skip
