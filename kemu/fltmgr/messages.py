@@ -76,3 +76,19 @@ class QueueCallback(Message):
     handler: ClassVar[str] = "QueueCallback"
     routine: str
     arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateFileName(Message):
+    """Filter manager -> name provider: what is this file called?"""
+
+    handler: ClassVar[str] = "GenerateFileName"
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizeNameComponent(Message):
+    """Filter manager -> name provider: what is this part of a name in full?"""
+
+    handler: ClassVar[str] = "NormalizeNameComponent"
+    component: str

@@ -11,6 +11,7 @@ from kemu.fltmgr.constants import (
 from kemu.fltmgr.context import declared_contexts
 from kemu.fltmgr.context_end import Contexts, WaitContexts, unlink_all
 from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.name_provider import can_name
 from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.teardown import BeginTeardown, teardown
@@ -42,11 +43,15 @@ async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATIO
     STATUS_INVALID_PARAMETER for a bad version, STATUS_OBJECT_NAME_NOT_FOUND if the service key defines no
     altitude (FLT-REG-02), STATUS_FLT_INVALID_CONTEXT_REGISTRATION for contexts that cannot be declared together
     (FLT-CTX-02). IRQL: <= APC_LEVEL. Findings: ``reg-version``, ``reg-unterminated``,
+    STATUS_INVALID_PARAMETER for a bad version, or a name provider that cannot normalise (FLT-REG-23), STATUS_OBJECT_NAME_NOT_FOUND if the service key defines no
+    altitude (FLT-REG-02). IRQL: <= APC_LEVEL. Findings: ``reg-version``, ``reg-unterminated``,
     ``reg-illegal-major``, ``reg-shutdown-postop``, ``reg-duplicate-major``, ``reg-foreign``.
     """
     manager = current_system().get(FilterManager)
     manager.observer.registering(Driver, Registration)
     if Registration.Version >> 8 != FLT_REGISTRATION_VERSION >> 8:
+        return STATUS_INVALID_PARAMETER, None
+    if not can_name(Registration):
         return STATUS_INVALID_PARAMETER, None
     if not Driver.altitude:
         return STATUS_OBJECT_NAME_NOT_FOUND, None

@@ -43,6 +43,8 @@ InstanceSetupCallback = Callable[["FLT_RELATED_OBJECTS", int, int, int], Awaitab
 InstanceQueryTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[int]]
 InstanceTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[None]]
 FilterUnloadCallback = Callable[[int], Awaitable[int]]
+NameCallback = Callable[..., Awaitable[Any]]
+"""Returns a status, or a tuple of it and what C has as an out parameter: whether to cache the name, or the context."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,10 @@ class FLT_REGISTRATION:
     Flags: int = 0
     Version: int = field(default=FLT_REGISTRATION_VERSION)
     ContextRegistration: Sequence[FLT_CONTEXT_REGISTRATION] = ()
+    GenerateFileNameCallback: NameCallback | None = None
+    NormalizeNameComponentCallback: NameCallback | None = None
+    NormalizeContextCleanupCallback: Callable[[Any], Awaitable[None]] | None = None
+    NormalizeNameComponentExCallback: NameCallback | None = None
 
 
 class IO_STATUS_BLOCK:

@@ -88,6 +88,11 @@ def _text(string: UNICODE_STRING, name: str) -> str:
     return copied.data.decode("utf-16-le", "surrogatepass")
 
 
+def text_of(string: UNICODE_STRING, name: str) -> str:
+    """What *string* says, which the routine called *name* was given."""
+    return _text(string, name)
+
+
 def _put(string: UNICODE_STRING, at: int, text: str, name: str) -> None:
     """Write *text* behind the first *at* bytes, and end the string there."""
     data = text.encode("utf-16-le", "surrogatepass")

@@ -54,6 +54,8 @@ class Options:
     """Whether every transfer may fail, with STATUS_IO_DEVICE_ERROR or for want of space (a choice)."""
     file_times: bool = False
     """Whether files are stamped with virtual time; otherwise their times stay 0 until somebody sets them."""
+    short_names: bool = False
+    """Whether files whose names are long have short ones (8.3) as well, and names that were removed are tunnelled."""
     cached_io: bool = False
     """Whether reads and writes without IRP_NOCACHE go through a cache, which is filled and written back by paging I/O
     that goes down the volume's stack; otherwise they reach the file at once."""

@@ -66,6 +66,7 @@ class Scenario:
     """Whether an IRP may be completed later, after STATUS_PENDING, although its driver completes it at once."""
     io_faults: bool = False
     file_times: bool = False
+    short_names: bool = False
     cached_io: bool = False
     fast_io: bool = False
     preempt: Preemption = "call"
@@ -117,6 +118,7 @@ def scenario(
     worker_threads: int = 3,
     io_faults: bool = False,
     file_times: bool = False,
+    short_names: bool = False,
     cached_io: bool = False,
     fast_io: bool = False,
     explore_setup: bool = False,
@@ -139,6 +141,9 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     on the disk. *file_times* has files stamped with virtual time. With *cached_io* reads and writes go through a cache,
     which paging I/O fills and a lazy writer's thread writes back; with *fast_io* programs' requests are tried as fast
     I/O first, where Windows does that. *explore_setup* lets loading a driver race with
+    on the disk. *file_times* has files stamped with virtual time, *short_names* gives them short names and
+    has removed names tunnelled. With *cached_io* reads and writes go through a cache,
+    which paging I/O fills and a lazy writer's thread writes back. *explore_setup* lets loading a driver race with
     everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
     between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
     state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
@@ -172,6 +177,7 @@ _OPTIONS: Final = (
     "worker_threads",
     "io_faults",
     "file_times",
+    "short_names",
     "cached_io",
     "fast_io",
     "explore_setup",
@@ -218,6 +224,7 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         takes_variant=given is not None,
         io_faults=_checked_flag("io_faults", options.get("io_faults", False), wrong),
         file_times=_checked_flag("file_times", options.get("file_times", False), wrong),
+        short_names=_checked_flag("short_names", options.get("short_names", False), wrong),
         cached_io=_checked_flag("cached_io", options.get("cached_io", False), wrong),
         fast_io=_checked_flag("fast_io", options.get("fast_io", False), wrong),
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),

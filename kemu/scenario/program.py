@@ -63,6 +63,7 @@ class ScenarioProgram:
             scenario.worker_threads,
             io_faults=scenario.io_faults,
             file_times=scenario.file_times,
+            short_names=scenario.short_names,
             cached_io=scenario.cached_io,
             fast_io=scenario.fast_io,
             timer_jitter=scenario.timer_jitter,

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.name_cache import NameCache
+from kemu.fltmgr.name_information import FileNames
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.teardown import detach
@@ -291,6 +293,8 @@ class World(Threads):
         self.system.add(StackObjects())
         self.system.add(Watchdog())
         self.system.add(WorkItems())
+        self.system.add(FileNames())
+        self.system.add(NameCache())
         self.system.add(Pool())
         self.system.add(Mdls())
         self.system.add(Lookasides())

@@ -59,12 +59,18 @@ from kemu.nt.status import (
 from kemu.nt.system import label_of
 from kemu.nt.work import HyperCriticalWorkQueue
 from kemu.verifier.flt_operations import OperationChecks
+from kemu.verifier.names import NameChecks
 
 WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_PREOP_SYNCHRONIZE)})
 
 
 class FltChecks(OperationChecks):
     """Checks the rules about minifilters where the filter manager says that something happened."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.report = system.report
+        self.names = NameChecks(system)
 
     # Registration and unload.
 
@@ -320,6 +326,8 @@ class FltChecks(OperationChecks):
             self.report("disallow-fsfilter-wrong-major", f"{self.who(frame, post=True)} disallowed it")
         if not draining and frame.state == IN_POST:
             self._finishing(frame, self.who(frame, post=True))
+            if status != FLT_POSTOP_MORE_PROCESSING_REQUIRED:
+                self.names.post_ended(frame)
 
     def _finishing(self, frame: Frame, what: str) -> None:
         """The rules for a status that the driver sets in the post-operation phase."""
@@ -337,6 +345,7 @@ class FltChecks(OperationChecks):
         what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"
         if frame.state in {IN_POST, POST_PENDED}:
             self._finishing(frame, what)
+            self.names.post_ended(frame)
         if frame.state in {IN_PREOP, PENDED}:
             self.report("wrong-resume-routine", f"{what}, which is {frame.state_name}")
         if frame.state not in {IN_POST, POST_PENDED}:

@@ -109,6 +109,8 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "postpend-double-complete", "cancel-double-complete",
         # Somebody accesses memory that is not there, or is somebody else's.
         "mdl-double-free", "mdl-foreign-free", "swap-inconsistent", "swap-too-small", "pend-unlocked-user-buffer",
+        # What all filters share is written to by one.
+        "name-modified", "namectrl-buffer-replaced",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

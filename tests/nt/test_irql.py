@@ -107,14 +107,18 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltAllocateContext FltDeleteContext FltDeleteFileContext FltDeleteInstanceContext
-        FltDeletePushLock FltDeleteStreamContext FltDeleteStreamHandleContext
-        FltDeleteTransactionContext FltDeleteVolumeContext FltGetContexts FltGetContextsEx
-        FltGetFileContext FltGetInstanceContext FltGetStreamContext FltGetStreamHandleContext
-        FltGetTransactionContext FltGetVolumeContext FltInitializePushLock FltRegisterFilter
-        FltReleasePushLock FltReleasePushLockEx FltRequestOperationStatusCallback FltSetFileContext
-        FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext
-        FltSetVolumeContext FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
+        FltAllocateContext FltCheckAndGrowNameControl FltDeleteContext FltDeleteFileContext
+        FltDeleteInstanceContext FltDeletePushLock FltDeleteStreamContext
+        FltDeleteStreamHandleContext FltDeleteTransactionContext FltDeleteVolumeContext
+        FltGetContexts FltGetContextsEx FltGetDestinationFileNameInformation FltGetFileContext
+        FltGetFileNameInformation FltGetFileNameInformationUnsafe FltGetInstanceContext
+        FltGetStreamContext FltGetStreamHandleContext FltGetTransactionContext FltGetTunneledName
+        FltGetVolumeContext FltInitializePushLock FltParseFileName FltParseFileNameInformation
+        FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
+        FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
+        FltRequestOperationStatusCallback FltSetFileContext FltSetInstanceContext
+        FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext FltSetVolumeContext
+        FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
         FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUnregisterFilter IoCreateDevice
         IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
         KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex

@@ -54,7 +54,8 @@ def read(fs: FileSystem, thread: Thread, request: Request) -> Result:
     paging = request.flags & IRP_PAGING_IO
     start = parameters.ByteOffset
     if start == FILE_USE_FILE_POINTER_POSITION and request.file.Flags & FO_SYNCHRONOUS_IO:
-        thread.read(opened)
+        # It moves the position as well.
+        thread.write(opened)
         start = request.file.CurrentByteOffset
     if start < 0 or length < 0:
         return STATUS_INVALID_PARAMETER, 0
@@ -102,6 +103,7 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if start < 0:
         if start != FILE_USE_FILE_POINTER_POSITION or not request.file.Flags & FO_SYNCHRONOUS_IO:
             return STATUS_INVALID_PARAMETER, 0
+        thread.write(opened)
         start = request.file.CurrentByteOffset
     if request.file.Flags & FO_NO_INTERMEDIATE_BUFFERING and (start % SECTOR or len(data) % SECTOR) and not paging:
         return STATUS_INVALID_PARAMETER, 0

@@ -21,6 +21,7 @@ from kemu.io.filesystem.locks import release_all
 from kemu.io.filesystem.nodes import Link, Open
 from kemu.io.filesystem.notify import end_watches, watches_deleted
 from kemu.io.filesystem.oplocks import close_oplocks
+from kemu.io.filesystem.short_names import drop_alias
 from kemu.nt.access import DELETE
 from kemu.nt.status import (
     NTSTATUS,
@@ -119,7 +120,7 @@ def cleanup(fs: FileSystem, thread: Thread, request: Request) -> Result:
         node.streams = {folded: one for folded, one in node.streams.items() if one is not stream}
         fs.notify(thread, link, FILE_NOTIFY_CHANGE_STREAM_NAME, FILE_ACTION_REMOVED, stream)
     if link.deleted and not link.removed and (opened.posix_delete or not link.is_open):
-        remove(fs, thread, link)
+        remove(fs, thread, link, by_alias=opened.by_alias)
         node.posix_deleted = link.is_open and not node.links
     if not node.links and not node.all_opened():
         fs.free(thread, node)
@@ -128,7 +129,7 @@ def cleanup(fs: FileSystem, thread: Thread, request: Request) -> Result:
     return STATUS_SUCCESS, 0
 
 
-def remove(fs: FileSystem, thread: Thread, link: Link) -> None:
+def remove(fs: FileSystem, thread: Thread, link: Link, *, by_alias: bool = False) -> None:
     """Take a name out of its directory. The file itself goes with its last name and its last open."""
     directory, node = link.directory, link.node
     assert directory is not None, "the root has no name that could be removed"
@@ -138,5 +139,7 @@ def remove(fs: FileSystem, thread: Thread, link: Link) -> None:
     kind = FILE_NOTIFY_CHANGE_DIR_NAME if node.is_directory else FILE_NOTIFY_CHANGE_FILE_NAME
     fs.notify(thread, link, kind, FILE_ACTION_REMOVED)
     entry.link = None
+    if fs.short_names:
+        drop_alias(fs, thread, link, by_alias=by_alias)
     link.removed = True
     node.links.remove(link)

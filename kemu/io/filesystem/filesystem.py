@@ -37,6 +37,7 @@ from kemu.io.filesystem.faults import fault_of
 from kemu.io.filesystem.names import join, parse
 from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Stream, round_up
 from kemu.io.filesystem.oplocks import forget_oplock
+from kemu.io.filesystem.short_names import add_alias
 from kemu.io.filesystem.waiting import Waiting
 from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, FileObject, Request
 from kemu.io.parameters import Parameters
@@ -135,6 +136,8 @@ class FileSystem(Actor):
         """None unless somebody keeps contexts of files, streams or file objects."""
         self.has_file_contexts = True
         """Whether a file has contexts of its own, apart from those of its streams; false as on FAT."""
+        self.short_names = system.options.short_names
+        """Whether files have short names beside their long ones, and removed names are tunnelled."""
 
     # Before the run.
 
@@ -173,28 +176,35 @@ class FileSystem(Actor):
             return None
         node = self.root
         for name in parsed.components:
-            entry = node.entry(name)
-            if entry.link is None:
+            link = node.entry(name).found
+            if link is None:
                 return None
-            node = entry.link.node
+            node = link.node
         return node
 
     # What the parts have in common.
 
-    def new_node(self, thread: Thread, name: str, parent: Node, *, is_directory: bool, content: bytes = b"") -> Node:
-        """Make a file or a directory called *name* in *parent*."""
+    def new_node(
+        self, thread: Thread, name: str, parent: Node, *, is_directory: bool, content: bytes = b"", short: str = ""
+    ) -> Node:
+        """Make a file or a directory called *name* in *parent*, with the short name *short* if it gets one."""
         time = self.now(thread) if self.times else 0
         node = Node(thread, join(parent.label, name), is_directory=is_directory, data=content, time=time)
         link = Link(parent, name, node)
         node.links.append(link)
         parent.entry(name).link = link
+        if self.short_names:
+            add_alias(thread, link, short)
         self.nodes.append(node)
         self.used += node.stream.allocation
         return node
 
     def undo(self, entry: Entry) -> None:
         """Take back what the calling step has created under *entry*."""
+        link = entry.link
         entry.link = None
+        if link is not None and link.short is not None and link.directory is not None:
+            link.directory.entry(link.short).alias = None
         self.nodes.pop()
 
     def free(self, thread: Thread, node: Node) -> None:
@@ -243,7 +253,7 @@ class FileSystem(Actor):
             return self.root
         node = self.root
         for name in parsed.components[:-1]:
-            link = node.entry(name).link
+            link = node.entry(name).found
             if link is None:
                 return node.entry(name)
             node = link.node

@@ -367,10 +367,15 @@ def change(fs: FileSystem, thread: Thread, request: Request) -> Result:
 def _set(fs: FileSystem, thread: Thread, opened: Open, which: int, given: Information) -> NTSTATUS:
     if isinstance(given, FILE_BASIC_INFORMATION):
         return _set_basic(fs, thread, opened, given)
-    if isinstance(given, FILE_DISPOSITION_INFORMATION):
-        return set_disposition(fs, thread, opened, FILE_DISPOSITION_DELETE if given.DeleteFile else 0)
-    if isinstance(given, FILE_DISPOSITION_INFORMATION_EX):
-        return set_disposition(fs, thread, opened, given.Flags)
+    if isinstance(given, (FILE_DISPOSITION_INFORMATION, FILE_DISPOSITION_INFORMATION_EX)):
+        if isinstance(given, FILE_DISPOSITION_INFORMATION):
+            flags = FILE_DISPOSITION_DELETE if given.DeleteFile else 0
+        else:
+            flags = given.Flags
+        status = set_disposition(fs, thread, opened, flags)
+        if status == STATUS_SUCCESS:
+            opened.node.last_disposition = given
+        return status
     if isinstance(given, FILE_ALLOCATION_INFORMATION):
         return set_allocation(fs, thread, opened, given.AllocationSize)
     if isinstance(given, FILE_END_OF_FILE_INFORMATION):

@@ -41,6 +41,7 @@ from kemu.runtime import Cell, Thread
 if TYPE_CHECKING:
     from kemu.io.filesystem.locks import ByteRangeLock
     from kemu.io.filesystem.oplocks import Oplock
+    from kemu.io.filesystem.short_names import TunnelCache
     from kemu.io.request import FileObject
 
 PART: Final = -5
@@ -93,7 +94,7 @@ class Part(Cell):
 class Entry(Part):
     """One name of one directory, whether there is a file of that name or not. Its kind is the folded name."""
 
-    __slots__ = ("link",)
+    __slots__ = ("alias", "link")
 
     def __init__(self, directory: Node, folded: str) -> None:
         self.creator = directory.creator
@@ -102,6 +103,13 @@ class Entry(Part):
         self.kind = (folded,)
         self._name = None
         self.link: Link | None = None
+        self.alias: Link | None = None
+        """What has this name as its short one."""
+
+    @property
+    def found(self) -> Link | None:
+        """What a path that says this name leads to."""
+        return self.link if self.link is not None else self.alias
 
     @property
     def name(self) -> tuple[int, ...]:
@@ -119,7 +127,7 @@ class Entry(Part):
 class Link:
     """A name that a file has. The cell behind it is the file's own."""
 
-    __slots__ = ("deleted", "directory", "name", "node", "removed")
+    __slots__ = ("deleted", "directory", "name", "node", "removed", "short")
 
     def __init__(self, directory: Node | None, name: str, node: Node) -> None:
         self.directory = directory
@@ -130,6 +138,8 @@ class Link:
         """Whether the name goes when the last of those does (delete pending)."""
         self.removed = False
         """Whether it is gone."""
+        self.short: str | None = None
+        """The short name beside it, if it has one of its own (`short_names`)."""
 
     @property
     def is_open(self) -> bool:
@@ -235,6 +245,10 @@ class Node(Cell):
     files = 0
     """How many file objects there are for its streams that were not closed, as in `Stream`."""
     posix_deleted = False
+    last_disposition: object = None
+    """What was last set of delete pending, for whoever compares."""
+    tunnel: TunnelCache | None = None
+    """Of a directory: what was removed from it of late."""
     _basic: Part | None = None
     _listing: Part | None = None
 
@@ -318,6 +332,8 @@ class Open(Part):
     """The folded name that the enumeration has reached."""
     dismounted = False
     """Whether the volume was dismounted under it."""
+    by_alias = False
+    """Whether it was opened by the file's short name."""
 
     def __init__(self, file: FileObject, link: Link, stream: Stream, access: int, share: int, options: int) -> None:
         super().__init__(file, OPEN)

@@ -46,6 +46,7 @@ from kemu.io.file_constants import (
 from kemu.io.filesystem.names import Path, fold, parse
 from kemu.io.filesystem.nodes import Link, Node, Open, Stream
 from kemu.io.filesystem.oplocks import break_for_create
+from kemu.io.filesystem.short_names import tunnelled
 from kemu.io.parameters import USUAL_ACCESS
 from kemu.nt.access import DELETE, SYNCHRONIZE
 from kemu.nt.status import (
@@ -114,22 +115,26 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if directory is None:
         return STATUS_OBJECT_PATH_NOT_FOUND, 0
     entry = directory.entry(components[-1])
-    if entry.link is None:
+    link = entry.found
+    if link is None:
         if targets:
             thread.read(entry)
             return STATUS_OBJECT_PATH_NOT_FOUND, 0
         return _create_new(fs, thread, request, directory, components[-1], path, access)
     thread.read(entry)
     if targets:
-        if not entry.link.node.is_directory:
+        if not link.node.is_directory:
             return STATUS_OBJECT_PATH_NOT_FOUND, 0
-        status, information = _open_existing(fs, thread, request, entry.link, path, access)
+        status, information = _open_existing(fs, thread, request, link, path, access)
         if status != STATUS_SUCCESS:
             return status, information
-        thread.read(entry.link.node.entry(path.name))
-        exists = entry.link.node.entry(path.name).link is not None
+        thread.read(link.node.entry(path.name))
+        exists = link.node.entry(path.name).found is not None
         return STATUS_SUCCESS, FILE_EXISTS if exists else FILE_DOES_NOT_EXIST
-    return _open_existing(fs, thread, request, entry.link, path, access)
+    result = _open_existing(fs, thread, request, link, path, access)
+    if entry.link is None and isinstance(request.file.fs_context, Open):
+        request.file.fs_context.by_alias = True
+    return result
 
 
 def _wrong_request(parameters: Parameters, access: int) -> NTSTATUS | None:
@@ -157,9 +162,10 @@ def walk(fs: FileSystem, thread: Thread, components: tuple[str, ...]) -> Node | 
     for name in components:
         entry = node.entry(name)
         thread.read(entry)
-        if entry.link is None or not entry.link.node.is_directory:
+        link = entry.found
+        if link is None or not link.node.is_directory:
             return None
-        node = entry.link.node
+        node = link.node
     return node
 
 
@@ -208,7 +214,15 @@ def _create_new(
             return STATUS_DELETE_PENDING, 0
     thread.write(entry)
     thread.update(directory.listing)
-    node = fs.new_node(thread, name, directory, is_directory=is_directory)
+    short = ""
+    if fs.short_names:
+        pair = tunnelled(fs, thread, directory, name)
+        if pair is not None:
+            short = pair.short
+            if directory.entry(pair.long).found is None:
+                entry, name = directory.entry(pair.long), pair.long
+                thread.write(entry)
+    node = fs.new_node(thread, name, directory, is_directory=is_directory, short=short)
     node.attributes |= attributes
     stream = node.stream
     if path.stream:

@@ -21,6 +21,7 @@ from kemu.io.filesystem.deletion import remove
 from kemu.io.filesystem.names import is_component, parse
 from kemu.io.filesystem.nodes import Entry, Link, Node, Open
 from kemu.io.filesystem.opening import walk
+from kemu.io.filesystem.short_names import add_alias, drop_alias, tunnelled
 from kemu.io.structures import FILE_RENAME_INFORMATION
 from kemu.nt.access import DELETE
 from kemu.nt.status import (
@@ -77,10 +78,11 @@ def _target(
         for component in path.components[:-1]:
             entry = found.entry(component)
             thread.read(entry)
-            if entry.link is None or not entry.link.node.is_directory:
+            link = entry.found
+            if link is None or not link.node.is_directory:
                 found = None
                 break
-            found = entry.link.node
+            found = link.node
     return (found, path.name) if found is not None else STATUS_OBJECT_PATH_NOT_FOUND
 
 
@@ -106,7 +108,7 @@ def _open_inside(thread: Thread, directory: Node) -> bool:
 
 def _make_way(fs: FileSystem, thread: Thread, opened: Open, entry: Entry, flags: int) -> NTSTATUS:
     """Delete the file that has the new name already, if that is asked for and can be done."""
-    old = entry.link
+    old = entry.found
     thread.read(entry)
     if old is None or old is opened.link:
         return STATUS_SUCCESS
@@ -174,8 +176,17 @@ def rename(fs: FileSystem, thread: Thread, opened: Open, given: FILE_RENAME_INFO
     moves = directory is not source
     fs.notify(thread, link, kind, FILE_ACTION_REMOVED if moves else FILE_ACTION_RENAMED_OLD_NAME)
     old_entry.link = None
+    pair = None
+    if fs.short_names:
+        pair = tunnelled(fs, thread, directory, name)
+        drop_alias(fs, thread, link, by_alias=opened.by_alias)
+        if pair is not None and directory.entry(pair.long).found is None:
+            name, entry = pair.long, directory.entry(pair.long)
+            thread.write(entry)
     entry.link = link
     link.directory, link.name = directory, name
+    if fs.short_names:
+        add_alias(thread, link, pair.short if pair is not None else "")
     fs.notify(thread, link, kind, FILE_ACTION_ADDED if moves else FILE_ACTION_RENAMED_NEW_NAME)
     return STATUS_SUCCESS
 
@@ -213,5 +224,7 @@ def add_link(fs: FileSystem, thread: Thread, opened: Open, given: FILE_RENAME_IN
     link = Link(directory, name, node)
     node.links.append(link)
     entry.link = link
+    if fs.short_names:
+        add_alias(thread, link)
     fs.notify(thread, link, FILE_NOTIFY_CHANGE_FILE_NAME, FILE_ACTION_ADDED)
     return STATUS_SUCCESS
