@@ -51,8 +51,8 @@ from kemu.fltmgr.steps import (
     ReturnPending,
 )
 from kemu.fltmgr.structures import DrainedStatusBlock
-from kemu.fltmgr.tagdata import take_tag_data
 from kemu.fltmgr.swap import restore, swap_forgotten
+from kemu.fltmgr.tagdata import take_tag_data
 from kemu.io.request import IRP_OPERATION, Request
 from kemu.nt.driver import crashed, dirty_exit
 from kemu.nt.kthread import HeldLock, current_kthread

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from kemu.fltmgr import tagdata
-from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION
-from kemu.fltmgr.context_types import FLT_CONTEXT_REGISTRATION
 from kemu.fltmgr.constants import FLT_REGISTRATION_VERSION, FLTFL_CALLBACK_DATA_SYSTEM_BUFFER
+from kemu.fltmgr.context_types import FLT_CONTEXT_REGISTRATION
 from kemu.fltmgr.members import BufferMembers
 from kemu.io.buffers import has_system_buffer
-from kemu.io.constants import IRP_MJ_OPERATION_END
-from kemu.io.request import Parameters
 from kemu.io.constants import IRP_MJ_LOCK_CONTROL, IRP_MJ_OPERATION_END
 from kemu.io.parameters import _Member  # pyright: ignore[reportPrivateUsage]
 from kemu.io.request import IRP_OPERATION, Parameters
@@ -210,7 +206,6 @@ class _OfFastLocks(_Member[V]):
         return super().__get__(cast("Parameters", parameters), owner)
 
 
-class FLT_PARAMETERS(Parameters):
 class FLT_PARAMETERS(BufferMembers):
     """The parameters of a parameter block: a copy that belongs to one instance."""
 

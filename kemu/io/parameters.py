@@ -202,14 +202,12 @@ class Parameters:
 
     Read = Write = QueryFileInformation = SetFileInformation = Create
     DirectoryControl = QueryDirectory = NotifyDirectory = LockControl = Create
-    QueryVolumeInformation = FileSystemControl = Common = Create
-    AcquireForSectionSynchronization = AcquireForModifiedPageWriter = ReleaseForModifiedPageWriter = Create
-    FastIoCheckIfPossible = NetworkQueryOpen = QueryOpen = MountVolume = DeviceIoControl = Create
-    MdlRead = MdlReadComplete = PrepareMdlWrite = MdlWriteComplete = Create
     QueryVolumeInformation = SetVolumeInformation = FileSystemControl = DeviceIoControl = Common = Create
     Buffered = Direct = Neither = FastIo = Create
     QueryEa = SetEa = QueryQuota = SetQuota = QuerySecurity = Create
-    AcquireForSectionSynchronization = AcquireForModifiedPageWriter = Create
+    AcquireForSectionSynchronization = AcquireForModifiedPageWriter = ReleaseForModifiedPageWriter = Create
+    FastIoCheckIfPossible = NetworkQueryOpen = QueryOpen = MountVolume = Create
+    MdlRead = MdlReadComplete = PrepareMdlWrite = MdlWriteComplete = Create
 
     def copy(self) -> Parameters:
         """A copy that can be changed without changing this one."""

@@ -199,6 +199,8 @@ def _no_coroutine(actor: DriverActor, routine: str, error: Exception) -> UsageEr
     return UsageError(
         f"{routine} of {actor.driver} is no coroutine function: {error}", remedy="declare it with async def"
     )
+
+
 def followed_null(thread: KThread, name: str) -> None:
     """*thread* follows a NULL in *name*: it is told if a failed mapping is where that comes from (FLT-BUF-16)."""
     unmapped, thread.unmapped = thread.unmapped, None

@@ -81,9 +81,8 @@ class Pool:
                 what = f"{allocation.describe()}, the completion context of {allocation.passed}"
                 yield Leftover("postop-context-leak", what, verifier=verifier)
             else:
-                yield Leftover("ke.pool-leak", allocation.describe(), verifier=verifier)
-            code = "swap-buffer-leak" if allocation.swapped else "ke.pool-leak"
-            yield Leftover(code, allocation.describe(), verifier=verifier)
+                code = "swap-buffer-leak" if allocation.swapped else "ke.pool-leak"
+                yield Leftover(code, allocation.describe(), verifier=verifier)
 
 
 # Allocation.

@@ -23,12 +23,9 @@ from kemu.fltmgr.constants import (
 )
 from kemu.fltmgr.context_end import Contexts
 from kemu.fltmgr.context_rules import assumed_present, hand_over
-from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
-from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.fastio import check_result
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
-from kemu.fltmgr.observer import FltObserver
 from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem
@@ -56,7 +53,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
     is_known,
 )
-from kemu.nt.system import label_of
+from kemu.nt.system import System, label_of
 from kemu.nt.work import HyperCriticalWorkQueue
 from kemu.verifier.flt_operations import OperationChecks
 from kemu.verifier.names import NameChecks
@@ -68,8 +65,7 @@ class FltChecks(OperationChecks):
     """Checks the rules about minifilters where the filter manager says that something happened."""
 
     def __init__(self, system: System) -> None:
-        self.system = system
-        self.report = system.report
+        super().__init__(system)
         self.names = NameChecks(system)
 
     # Registration and unload.

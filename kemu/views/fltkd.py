@@ -176,7 +176,8 @@ def callback_data(system: System, which: str) -> Iterator[str]:
     yield f"IRP_CTRL: {_at(operation)}  {request.label}, minor {request.minor} ({CLASS_NAMES[request.kind]})"
     yield f"FileObject               : {_at(request.file)} {request.file.FileName}"
     yield f"CompletionNodeStack      : Size={len(operation.frames)} Next={operation.up}"
-    yield f"Thread                   : {request.thread.label}  RequestorMode : {request.mode}"
+    thread = "NULL" if request.thread is None else request.thread.label
+    yield f"Thread                   : {thread}  RequestorMode : {request.mode}"
     yield f"IoStatus                 : {request.status}, Information {request.information}"
     yield "Node  Cmd                                Callbacks / state"
     for index, frame in enumerate(operation.frames):

@@ -29,7 +29,6 @@ from kemu.io.filesystem.nodes import PART, Open, Stream
 from kemu.io.parameters import Parameters
 from kemu.io.request import FS_FILTER_OPERATION, FileObject, Request
 from kemu.io.toplevel import FSRTL_CACHE_TOP_LEVEL_IRP
-from kemu.nt.kthread import APC_LEVEL, current_kthread
 from kemu.nt.apc import KAPC, offer_apc, takes_apcs
 from kemu.nt.dispatcher import SPECIAL_KERNEL
 from kemu.nt.kthread import KThread, current_kthread

@@ -39,9 +39,8 @@ from kemu.io.filesystem.nodes import CLUSTER, Entry, Link, Node, Open, Part, Str
 from kemu.io.filesystem.oplocks import forget_oplock
 from kemu.io.filesystem.short_names import add_alias
 from kemu.io.filesystem.waiting import Waiting
-from kemu.io.request import FS_FILTER_OPERATION, IRP_OPERATION, Completer, FileObject, Request
 from kemu.io.parameters import Parameters
-from kemu.io.request import FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION, Completer, Request
+from kemu.io.request import FAST_IO_OPERATION, FS_FILTER_OPERATION, IRP_OPERATION, Completer, FileObject, Request
 from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, KThread
 from kemu.nt.process import KernelMode
 from kemu.nt.status import (
