@@ -21,7 +21,7 @@ _POOL: Final = 0xFFFF_8000_0000_0000
 class Allocation(Cell):
     """The record of one block."""
 
-    __slots__ = ("block", "driver", "freed", "from_lookaside", "is_paged", "parts", "site", "size", "tag")
+    __slots__ = ("block", "driver", "freed", "from_lookaside", "is_paged", "parts", "site", "size", "stranded", "tag")
 
     def __init__(self, creator: Thread, block: Structure, size: int, tag: str, *, is_paged: bool) -> None:
         super().__init__(creator, f"block '{tag}'")
@@ -35,6 +35,8 @@ class Allocation(Cell):
         """The kernel objects and structures inside, in the order of the fields."""
         self.freed: tuple[str, Site | None] | None = None
         """Who freed it, and where; None as long as it is in use."""
+        self.stranded = ""
+        """What it was for, if nothing will come any more that would have it freed."""
         self.from_lookaside: Any = None
         """The lookaside list that it is an entry of."""
 

@@ -99,6 +99,10 @@ NOT_ERRORS = {
     "ke.pool-executable": WARNING,
     "ke.uninit-leak": WARNING,
     "sync-on-create": WARNING,
+    "altitude-outside-group": WARNING,
+    "attach-at-altitude": WARNING,
+    "shutdown-in-unload": WARNING,
+    "teardown-slow": WARNING,
 }
 
 

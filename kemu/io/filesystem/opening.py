@@ -38,12 +38,13 @@ from kemu.io.file_constants import (
     FO_DELETE_ON_CLOSE,
     FO_FILE_OPEN,
     FO_NO_INTERMEDIATE_BUFFERING,
+    FO_VOLUME_OPEN,
     SETTABLE_ATTRIBUTES,
     SL_OPEN_TARGET_DIRECTORY,
     map_generic,
 )
 from kemu.io.filesystem.names import Path, fold, parse
-from kemu.io.filesystem.nodes import Link, Node, Open, Stream
+from kemu.io.filesystem.nodes import Link, Node, Open, Stream, VolumeNode
 from kemu.io.filesystem.oplocks import break_for_create
 from kemu.io.parameters import USUAL_ACCESS
 from kemu.nt.access import DELETE, SYNCHRONIZE
@@ -97,6 +98,8 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
         if wrong is not None:
             return wrong, 0
     targets = more.get("OperationFlags", 0) & SL_OPEN_TARGET_DIRECTORY
+    if request.file.Flags & FO_VOLUME_OPEN:
+        return _open_existing(fs, thread, request, _volume_link(fs), Path((), "", False, False), access)
     if options & FILE_OPEN_BY_FILE_ID:
         return _open_by_id(fs, thread, request, access)
     path = parse(request.file.FileName)
@@ -129,6 +132,17 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
         exists = entry.link.node.entry(path.name).link is not None
         return STATUS_SUCCESS, FILE_EXISTS if exists else FILE_DOES_NOT_EXIST
     return _open_existing(fs, thread, request, entry.link, path, access)
+
+
+def _volume_link(fs: FileSystem) -> Link:
+    """What a handle of the volume itself is open on."""
+    link = fs.volume_link
+    if link is None:
+        node = VolumeNode(fs.root)
+        link = fs.volume_link = Link(None, "", node)
+        node.links.append(link)
+        fs.nodes.append(node)
+    return link
 
 
 def _wrong_request(parameters: Parameters, access: int) -> NTSTATUS | None:
@@ -345,4 +359,5 @@ def _finish(thread: Thread, request: Request, link: Link, stream: Stream, access
             file.Flags |= FO_NO_INTERMEDIATE_BUFFERING
     file.Flags |= FO_FILE_OPEN
     file.fs_context = opened
+    request.volume.filesystem.open_files += 1
     stream.opened.append(opened)
