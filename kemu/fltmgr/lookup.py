@@ -116,8 +116,9 @@ async def FltGetFilterFromInstance(Instance: Instance) -> tuple[NTSTATUS, Filter
     max_irql=APC_LEVEL,
 )
 async def FltEnumerateFilters(FilterListSize: int) -> tuple[NTSTATUS, list[Filter], int]:
-    """All filters, each referenced, with how many there are; STATUS_BUFFER_TOO_SMALL, and none, if that is more than
-    *FilterListSize*. IRQL: <= APC_LEVEL.
+    """All filters, each referenced, with how many there are.
+
+    STATUS_BUFFER_TOO_SMALL, and none, if that is more than *FilterListSize*. IRQL: <= APC_LEVEL.
     """
     manager = _manager()
 
@@ -210,9 +211,10 @@ async def FltGetVolumeFromDeviceObject(
     max_irql=PASSIVE_LEVEL,
 )
 async def FltGetVolumeFromName(Filter: Filter, VolumeName: Name) -> tuple[NTSTATUS, FltVolume | None]:
-    r"""The volume of that name, referenced: ``\Device\HarddiskVolume1``, ``\??\C:``, ``\DosDevices\C:``, ``C:`` or
-    ``\??\Volume{...}``, with or without a backslash at the end.
+    r"""The volume of that name, referenced.
 
+    Names are ``\Device\HarddiskVolume1``, ``\??\C:``, ``\DosDevices\C:``, ``C:`` and ``\??\Volume{...}``, with or without
+    a backslash at the end.
     STATUS_FLT_VOLUME_NOT_FOUND, STATUS_FLT_DELETING_OBJECT. IRQL: PASSIVE_LEVEL.
     """
     name = str(VolumeName).rstrip("\\").upper().replace("\\DOSDEVICES\\", "\\??\\")

@@ -269,6 +269,7 @@ class QueueGeneric(Operation[bool]):
         self.who = who
 
     def perform(self, thread: Thread) -> bool:
+        self.object.check_alive(thread, "FltQueueGenericWorkItem")
         thread.read(self.filter)
         if self.filter.deleting:
             return False

@@ -138,7 +138,7 @@ class InstanceChecks(FltObserver):
         if IRP_MJ_SHUTDOWN not in registered:
             self.report(
                 "shutdown-in-unload",
-                f"FilterUnload of {filter_.filter_name} sends {request.label}, and nothing does when the system shuts down",
+                f"FilterUnload of {filter_.filter_name} sends {request.label}, and at a shutdown nothing does",
             )
 
     def dereferencing(self, object_: RundownObject, had_reference: bool) -> None:
