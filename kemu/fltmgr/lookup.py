@@ -213,8 +213,9 @@ async def FltGetVolumeFromDeviceObject(
 async def FltGetVolumeFromName(Filter: Filter, VolumeName: Name) -> tuple[NTSTATUS, FltVolume | None]:
     r"""The volume of that name, referenced.
 
-    Names are ``\Device\HarddiskVolume1``, ``\??\C:``, ``\DosDevices\C:``, ``C:`` and ``\??\Volume{...}``, with or without
-    a backslash at the end.
+    Names are ``\Device\HarddiskVolume1``, ``\??\C:``, ``\DosDevices\C:``, ``C:`` and ``\??\Volume{...}``, with or
+    without a backslash at the end.
+
     STATUS_FLT_VOLUME_NOT_FOUND, STATUS_FLT_DELETING_OBJECT. IRQL: PASSIVE_LEVEL.
     """
     name = str(VolumeName).rstrip("\\").upper().replace("\\DOSDEVICES\\", "\\??\\")

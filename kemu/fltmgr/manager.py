@@ -14,7 +14,7 @@ from kemu.fltmgr.constants import (
 from kemu.fltmgr.frame import Frame, IrpCtrl
 from kemu.fltmgr.instance_constants import FLTFL_INSTANCE_SETUP_DETACHED_VOLUME, INSTANCE_NAME_MAX_CHARS
 from kemu.fltmgr.messages import InstanceSetup
-from kemu.fltmgr.objects import Filter, FltVolume, Instance, RundownObject, hold, let_go
+from kemu.fltmgr.objects import ASKED, UNASKED, Filter, FltVolume, Instance, RundownObject, hold, let_go
 from kemu.fltmgr.observer import FltObserver
 from kemu.fltmgr.pipeline import Pipeline
 from kemu.fltmgr.related import related_objects
@@ -76,7 +76,7 @@ class FilterManager(Actor):
         if there:
             there.sort(key=lambda one: altitude_key(one.altitude) or (0, "", ""), reverse=True)
             flt_volume.newcomers = tuple(there)
-            flt_volume.is_late, flt_volume.ready = True, False
+            flt_volume.is_late, flt_volume.stage = True, UNASKED
 
         def emptied(closing: Thread) -> None:
             system_thread(self, f"dismount:{volume.dos_name}", dismount(self, flt_volume))
@@ -210,7 +210,7 @@ class FilterManager(Actor):
             self.observer.sent_by_unload(request, thread)
         if volume.is_late:
             thread.read(volume)
-            if not volume.ready:
+            if volume.stage != ASKED:
                 await first_operation(self, volume)
         return await self.pipeline.start(await Begin(request, volume))
 

@@ -40,6 +40,12 @@ DRAINING: Final = 2
 GONE: Final = 3
 """InstanceTeardownComplete has returned."""
 
+UNASKED: Final = 0
+"""The first operation on a new volume has not come."""
+ASKING: Final = 1
+"""The thread of the first operation calls the InstanceSetup callbacks."""
+ASKED: Final = 2
+
 
 class Node:
     """One instance's callbacks for one major function (the callback node of a real filter manager)."""
@@ -268,12 +274,12 @@ class FltVolume(RundownObject):
         "kind",
         "newcomers",
         "number",
-        "ready",
         "setting_up",
+        "stage",
         "volume",
     )
 
-    guards = ("holds", "ready", "references")
+    guards = ("holds", "references", "stage")
 
     def __init__(self, volume: Volume, kind: VolumeKind, number: int = 1) -> None:
         super().__init__(current_thread(), volume.dos_name)
@@ -292,8 +298,8 @@ class FltVolume(RundownObject):
         """The filters that there were at the mount, until the first operation has had them asked (FLT-INST-02)."""
         self.is_late = False
         """Whether it was mounted while filters were there."""
-        self.ready = True
-        """Whether those have been asked."""
+        self.stage = ASKED
+        """How far asking those has come."""
         self.setting_up: Thread | None = None
         """The thread whose operation was the first, while it asks them."""
 

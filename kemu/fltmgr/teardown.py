@@ -34,7 +34,7 @@ from kemu.nt.status import (
     STATUS_FLT_INSTANCE_NOT_FOUND,
     STATUS_SUCCESS,
 )
-from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Thread, current_thread
+from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Point, Thread, current_thread
 
 if TYPE_CHECKING:
     from kemu.fltmgr.manager import FilterManager
@@ -195,6 +195,7 @@ async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume, nam
         status = await may_detach(instance)
         if NT_SUCCESS(status):
             begin_detached(manager, instance)
+            await Point("return from FltDetachVolume", instance)
         return status
     if thread.irql > PASSIVE_LEVEL:
         results: list[NTSTATUS] = []

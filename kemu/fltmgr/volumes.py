@@ -27,7 +27,7 @@ from kemu.fltmgr.instance_constants import (
     FLTFL_REGISTRATION_SUPPORT_DAX_VOLUME,
     FLTFL_REGISTRATION_SUPPORT_NPFS_MSFS,
 )
-from kemu.fltmgr.objects import FltVolume, WaitGone, WaitRundown
+from kemu.fltmgr.objects import ASKED, ASKING, FltVolume, WaitGone, WaitRundown
 from kemu.fltmgr.teardown import BeginTeardown, teardown
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
@@ -88,16 +88,17 @@ class ComeFirst(BlockingOperation[bool]):
         self.volume = volume
 
     def available(self, thread: Thread) -> bool:
-        return self.volume.ready or self.volume.setting_up is None
+        return self.volume.stage != ASKING
 
     def take(self, thread: Thread) -> bool:
         volume = self.volume
         thread.read(volume)
         thread.acquire(volume)
-        if volume.ready:
+        if volume.stage == ASKED:
             return False
         thread.write(volume)
-        volume.setting_up = thread
+        volume.stage, volume.setting_up = ASKING, thread
+        volume.changed()
         return True
 
 
@@ -114,7 +115,7 @@ class AllAsked(Operation[None]):
         volume = self.volume
         thread.write(volume)
         thread.release(volume)
-        volume.ready, volume.setting_up, volume.newcomers = True, None, ()
+        volume.stage, volume.setting_up, volume.newcomers = ASKED, None, ()
         volume.changed()
 
     def target(self) -> Cell:
