@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.constants import (
-    FILE_DEVICE_DISK_FILE_SYSTEM,
-    FLT_FILESYSTEM_TYPE_NTFS,
     FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT,
     FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT,
+    FLTFL_INSTANCE_SETUP_NEWLY_MOUNTED_VOLUME,
 )
 from kemu.fltmgr.context_end import Contexts
 from kemu.fltmgr.frame import Frame, IrpCtrl
+from kemu.fltmgr.instance_constants import FLTFL_INSTANCE_SETUP_DETACHED_VOLUME, INSTANCE_NAME_MAX_CHARS
 from kemu.fltmgr.messages import InstanceSetup
-from kemu.fltmgr.objects import Filter, FltVolume, Instance, hold, let_go
+from kemu.fltmgr.objects import ASKED, UNASKED, Filter, FltVolume, Instance, RundownObject, hold, let_go
 from kemu.fltmgr.observer import FltObserver
 from kemu.fltmgr.pipeline import Pipeline
-from kemu.fltmgr.structures import FLT_RELATED_OBJECTS
+from kemu.fltmgr.related import related_objects
+from kemu.fltmgr.service import Service
+from kemu.fltmgr.teardown import system_thread
+from kemu.fltmgr.volumes import NTFS, VolumeKind, dismount, first_operation
 from kemu.io.request import Request
 from kemu.io.volume import Volume
-from kemu.nt.driver import DRIVER_OBJECT, in_driver, status_of
+from kemu.nt.callout import INSTANCE_SETUP
+from kemu.nt.driver import DRIVER_OBJECT, DriverActor, in_driver, status_of
+from kemu.nt.kthread import current_kthread
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -28,10 +34,11 @@ from kemu.nt.status import (
     STATUS_FLT_DO_NOT_ATTACH,
     STATUS_FLT_FILTER_NOT_READY,
     STATUS_FLT_INSTANCE_ALTITUDE_COLLISION,
+    STATUS_FLT_INSTANCE_NAME_COLLISION,
     STATUS_INVALID_PARAMETER,
     STATUS_SUCCESS,
 )
-from kemu.nt.system import System
+from kemu.nt.system import Leftover, System
 from kemu.runtime import Actor, Deliver, Operation, Thread, current_thread
 
 
@@ -50,10 +57,21 @@ class FilterManager(Actor):
         self.by_driver: dict[DRIVER_OBJECT, Filter] = {}
         self.contexts = Contexts()
         system.add(self.contexts)
+        self.services: dict[str, Service] = {}
+        """The service keys of minifilters that have more than an altitude, by name."""
+        self.loading: list[str] = []
+        """The services whose DriverEntry FltLoadFilter has called and is waiting for."""
+        self.mounted = 0
+        """How many volumes there have been."""
 
-    def mount(self, volume: Volume) -> FltVolume:
-        """Put the filter manager on top of *volume*."""
-        flt_volume = FltVolume(volume)
+    def mount(self, volume: Volume, kind: VolumeKind = NTFS) -> FltVolume:
+        """Put the filter manager on top of *volume*. The filters that there are learn of it with its first operation,
+        the highest first (FLT-INST-02, FLT-INST-38).
+        """
+        self.mounted += 1
+        flt_volume = FltVolume(volume, kind, self.mounted)
+        thread = current_thread()
+        thread.write(self.presence)
         self.volumes.append(flt_volume)
         volume.top = _VolumeTop(self, flt_volume)
         volume.filesystem.completer = volume.top
@@ -66,14 +84,62 @@ class FilterManager(Actor):
         self.contexts.on_files = True
         for volume in self.volumes:
             volume.volume.filesystem.contexts = self.contexts
+        there = [one for one in self.filters if one.started and not one.deleting]
+        if there:
+            there.sort(key=lambda one: altitude_key(one.altitude) or (0, "", ""), reverse=True)
+            flt_volume.newcomers = tuple(there)
+            flt_volume.is_late, flt_volume.stage = True, UNASKED
+
+        def emptied(closing: Thread) -> None:
+            system_thread(self, f"dismount:{volume.dos_name}", dismount(self, flt_volume))
+
+        volume.filesystem.emptied = emptied
+        return flt_volume
+
+    def volume_of(self, volume: Volume) -> FltVolume:
+        """The filter manager's view of *volume*."""
+        return next(one for one in self.volumes if one.volume is volume)
+
+    def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
+        """The references that *driver* has taken and not dropped (FLT-REF-03)."""
+        for object_ in self.objects():
+            for who, owner in zip(object_.references, object_.drivers, strict=True):
+                if owner is driver:
+                    yield Leftover("ref-leak", f"a reference on {object_.label}, which {who} took,")
+
+    def objects(self) -> Iterator[RundownObject]:
+        """Whatever can be referenced and is there, in order."""
+        yield from self.filters
+        for volume in self.volumes:
+            yield volume
+            yield from volume.instances
+
+    async def attach_all(self, filter_: Filter, volume: FltVolume, *, newly_mounted: bool = False) -> None:
+        """Offer *volume* to the instances of *filter_* that are attached automatically."""
+        for definition in filter_.definitions:
+            if definition.is_automatic:
+                # The name of an instance that is in no service key is not asked for, and gives way.
+                name = definition.name if filter_.filter_name in self.services else None
+                await self.attach(
+                    filter_, volume, definition.altitude, name=name, automatic=True, newly_mounted=newly_mounted
+                )
 
     async def attach(
-        self, filter_: Filter, volume: FltVolume, altitude: str, *, automatic: bool
+        self,
+        filter_: Filter,
+        volume: FltVolume,
+        altitude: str,
+        *,
+        automatic: bool,
+        name: str | None = None,
+        newly_mounted: bool = False,
+        referenced: bool = False,
     ) -> tuple[NTSTATUS, Instance | None]:
-        """Attach an instance of *filter_* to *volume* at *altitude* on the calling thread (PASSIVE_LEVEL).
+        """Attach an instance of *filter_* called *name* to *volume* at *altitude*, at PASSIVE_LEVEL.
 
         InstanceSetup may refuse; no callback is made before it has agreed (FLT-INST-03, FLT-INST-07). An unload that
-        begins meanwhile waits until this is decided, and then takes the instance down.
+        begins meanwhile waits until this is decided, and then takes the instance down. If it is *referenced*, the
+        caller gets a reference with it. Without a name the first one that is free on the volume is given.
         """
         key = altitude_key(altitude)
         if key is None:
@@ -86,38 +152,56 @@ class FilterManager(Actor):
         if filter_.deleting:
             return STATUS_FLT_DELETING_OBJECT, None
         thread.write(volume)
-        if any(instance.key == key for instance in (*volume.instances, *volume.arriving)):
+        if volume.deleting:
+            return STATUS_FLT_DELETING_OBJECT, None
+        if volume.kind.needs & ~filter_.registration.Flags:
+            # The filter has not registered that it can do with such a volume (FLT-REG-15).
+            return STATUS_FLT_DO_NOT_ATTACH, None
+        there = (*volume.instances, *volume.arriving)
+        if any(instance.key == key for instance in there):
             return STATUS_FLT_INSTANCE_ALTITUDE_COLLISION, None
-        instance = Instance(filter_, volume, altitude, key, f"{filter_.driver_object.name} Instance")
+        if name is None:
+            name = _free_name(filter_, altitude, there)
+        elif any(instance.instance_name == name for instance in there):
+            return STATUS_FLT_INSTANCE_NAME_COLLISION, None
+        instance = Instance(filter_, volume, altitude, key, name)
         volume.arriving.append(instance)
         hold(thread, filter_, thread.label)
-        status = await self._set_up(instance, automatic=automatic)
+        hold(thread, volume, thread.label)
+        flags = FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT if automatic else FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT
+        if newly_mounted:
+            flags |= FLTFL_INSTANCE_SETUP_NEWLY_MOUNTED_VOLUME
+        if volume.is_detached(thread):
+            flags |= FLTFL_INSTANCE_SETUP_DETACHED_VOLUME
+        status = await self._set_up(instance, flags)
         if NT_SUCCESS(status):
-            await Attach(instance)
+            await Attach(instance, referenced=referenced)
             status = STATUS_SUCCESS
         else:
             thread.write(volume)
             volume.arriving.remove(instance)
             status = STATUS_FLT_DO_NOT_ATTACH
+        let_go(thread, volume, thread.label)
         let_go(thread, filter_, thread.label)
         return status, instance if status == STATUS_SUCCESS else None
 
-    async def _set_up(self, instance: Instance, *, automatic: bool) -> NTSTATUS:
+    async def _set_up(self, instance: Instance, flags: int) -> NTSTATUS:
         """Ask the driver whether *instance* may be attached."""
         filter_ = instance.filter
         setup = filter_.registration.InstanceSetupCallback
         if setup is None:
             return STATUS_SUCCESS
         await Deliver(filter_.driver, InstanceSetup, filter_)
-        flags = FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT if automatic else FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT
+        kind = instance.volume.kind
         returned = await in_driver(
             filter_.driver,
             "InstanceSetup",
             setup,
             related_objects(instance),
             flags,
-            FILE_DEVICE_DISK_FILE_SYSTEM,
-            FLT_FILESYSTEM_TYPE_NTFS,
+            kind.device_type,
+            kind.filesystem_type,
+            kind=INSTANCE_SETUP,
         )
         status = status_of(filter_.driver, "InstanceSetup", setup, returned)
         log = current_thread().runtime.log
@@ -133,6 +217,13 @@ class FilterManager(Actor):
 
     async def dispatch(self, request: Request, volume: FltVolume) -> bool:
         """Take a request in its originator's thread; return whether it is complete."""
+        thread = current_kthread()
+        if thread.unloading is not None:
+            self.observer.sent_by_unload(request, thread)
+        if volume.is_late:
+            thread.read(volume)
+            if volume.stage != ASKED:
+                await first_operation(self, volume)
         return await self.pipeline.start(await Begin(request, volume))
 
 
@@ -149,6 +240,13 @@ class _VolumeTop:
     async def completed(self, request: Request) -> None:
         """The file system has completed *request* later, in the calling thread."""
         await self.manager.pipeline.complete_up(operation_of(request), None)
+
+
+def _free_name(filter_: Filter, altitude: str, there: tuple[Instance, ...]) -> str:
+    """A name for an instance at *altitude* that none on the volume has: the default's if that is free."""
+    taken = {instance.instance_name for instance in there}
+    default = filter_.definitions[0].name
+    return default if default not in taken else f"{filter_.filter_name} - {altitude}"[:INSTANCE_NAME_MAX_CHARS]
 
 
 def operation_of(request: Request) -> IrpCtrl:
@@ -191,11 +289,12 @@ class Begin(Operation[IrpCtrl]):
 class Attach(Operation[None]):
     """An instance joins its volume's stack."""
 
-    __slots__ = ("instance",)
+    __slots__ = ("instance", "referenced")
     kind = "attach"
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, *, referenced: bool = False) -> None:
         self.instance = instance
+        self.referenced = referenced
 
     def perform(self, thread: Thread) -> None:
         instance = self.instance
@@ -207,24 +306,11 @@ class Attach(Operation[None]):
         volume.instances.append(instance)
         volume.instances.sort(key=lambda other: other.key, reverse=True)
         instance.filter.instances.append(instance)
+        if self.referenced:
+            instance.add_reference(thread, thread.label)
 
     def target(self) -> FltVolume:
         return self.instance.volume
 
     def describe(self) -> str:
         return f"attach {self.instance.label}"
-
-
-class _NoOperation:
-    """Stands where a frame would be in the related objects of an instance callback."""
-
-    __slots__ = ("file", "instance")
-
-    def __init__(self, instance: Instance) -> None:
-        self.instance = instance
-        self.file = None
-
-
-def related_objects(instance: Instance) -> FLT_RELATED_OBJECTS:
-    """The related objects of an instance callback, which has no operation."""
-    return FLT_RELATED_OBJECTS(cast("Frame", _NoOperation(instance)))

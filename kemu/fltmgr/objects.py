@@ -12,8 +12,11 @@ from kemu.fltmgr.constants import (
     FLTFL_OPERATION_REGISTRATION_SKIP_PAGING_IO,
 )
 from kemu.io.constants import IRP_MJ_OPERATION_END, IRP_MJ_READ, IRP_MJ_WRITE, IRP_NOCACHE, IRP_PAGING_IO
-from kemu.io.request import FAST_IO_OPERATION, Request
-from kemu.nt.driver import DRIVER_OBJECT, DriverActor
+from kemu.io.device import DEVICE_OBJECT
+from kemu.io.file_constants import FO_VOLUME_OPEN
+from kemu.io.request import FAST_IO_OPERATION, FileObject, Request
+from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver
+from kemu.nt.system import System, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
 
 if TYPE_CHECKING:
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
     from kemu.fltmgr.context_record import Context
     from kemu.fltmgr.context_types import Definitions
     from kemu.fltmgr.frame import Frame
+    from kemu.fltmgr.service import InstanceDefinition
     from kemu.fltmgr.structures import (
         FLT_OPERATION_REGISTRATION,
         FLT_REGISTRATION,
         PostOperationCallback,
         PreOperationCallback,
     )
+    from kemu.fltmgr.volumes import VolumeKind
     from kemu.io.volume import Volume
 
 ATTACHED: Final = 0
@@ -36,6 +41,12 @@ DRAINING: Final = 2
 """InstanceTeardownStart has returned."""
 GONE: Final = 3
 """InstanceTeardownComplete has returned."""
+
+UNASKED: Final = 0
+"""The first operation on a new volume has not come."""
+ASKING: Final = 1
+"""The thread of the first operation calls the InstanceSetup callbacks."""
+ASKED: Final = 2
 
 
 class Node:
@@ -54,8 +65,8 @@ class Node:
     def skips(self, request: Request) -> bool:
         """Whether a SKIP flag bypasses both callbacks (FLT-REG-10 to FLT-REG-13)."""
         flags = self.flags
-        if flags & FLTFL_OPERATION_REGISTRATION_SKIP_NON_DASD_IO:
-            return True  # kemu has no volume handles yet, so that every operation is a non-DASD one
+        if flags & FLTFL_OPERATION_REGISTRATION_SKIP_NON_DASD_IO and not request.file.Flags & FO_VOLUME_OPEN:
+            return True
         if request.major not in {IRP_MJ_READ, IRP_MJ_WRITE}:
             return False
         fast = request.kind == FAST_IO_OPERATION
@@ -71,7 +82,7 @@ class Node:
 class RundownObject(Waitable):
     """Something that can be deleted while it is referenced: the deletion waits for the references."""
 
-    __slots__ = ("deleting", "holds", "references")
+    __slots__ = ("deleting", "drivers", "holds", "references", "refused")
 
     guards = ("holds", "references")
 
@@ -79,9 +90,56 @@ class RundownObject(Waitable):
         super().__init__(creator, label)
         self.references: list[str] = []
         """Who took each reference that is not dropped yet, oldest first."""
+        self.drivers: list[DriverActor | None] = []
+        """In which driver's code each of them was taken."""
+        self.refused: list[DriverActor | None] = []
+        """The drivers that asked for a reference when the deletion had begun, and got none."""
         self.holds: list[str] = []
         """What of the driver's is running, or queued to run, and must end first (FLT-ORD-07, FLT-WORK-10)."""
         self.deleting = False
+
+    def add_reference(self, thread: Thread, who: str) -> bool:
+        """Take a rundown reference inside the step of *thread*; false if the deletion has begun."""
+        thread.write(self)
+        driver = current_driver()
+        if self.deleting:
+            self.refused.append(driver)
+            return False
+        self.references.append(who)
+        self.drivers.append(driver)
+        return True
+
+    def drop_reference(self, thread: Thread) -> bool:
+        """Drop one, that of the driver which is running if it has any; false if there is none."""
+        thread.write(self)
+        if not self.references:
+            return False
+        thread.release_to_waiter(self)
+        driver = current_driver()
+        last = len(self.drivers) - 1
+        index = next((place for place in range(last, -1, -1) if self.drivers[place] is driver), last)
+        del self.references[index], self.drivers[index]
+        self.changed()
+        return True
+
+    def check_alive(self, thread: Thread, name: str) -> None:
+        """A step of *thread* in the routine *name* uses the object, which may have gone since the call."""
+        thread.read(self)
+        system: System = thread.runtime.system
+        if self in system.freed:
+            self.report_freed(name, system.freed[self])
+
+    def free(self, thread: Thread, how: str) -> None:
+        """The object is gone, inside the step of *thread*: whoever has a pointer to it must not use it any more."""
+        system: System = thread.runtime.system
+        system.freed[self] = how
+
+    def report_freed(self, name: str, words: str) -> None:
+        """Report that the routine *name* was given the object after it was freed (FLT-REF-04, FLT-REF-06)."""
+        detail = f"{name} on {self.label}, {words}, without a reference that would have kept it"
+        if current_driver() in self.refused:
+            report("ref-unchecked", f"{detail}: FltObjectReference had failed")
+        report("ref-missing", detail)
 
 
 class Filter(RundownObject):
@@ -91,13 +149,19 @@ class Filter(RundownObject):
         "altitude",
         "context_definitions",
         "contexts",
+        "definitions",
         "driver",
         "driver_object",
+        "entered",
         "instances",
         "registered",
         "registration",
+        "start_failed",
         "started",
+        "starter",
+        "tearing",
         "unload_flags",
+        "unloader",
     )
 
     guards = ("contexts", "holds", "references")
@@ -109,14 +173,35 @@ class Filter(RundownObject):
         self.registration = registration
         self.altitude = driver_object.altitude
         self.instances: list[Instance] = []
+        self.definitions: tuple[InstanceDefinition, ...] = ()
+        """The instances of the service key, the default one first."""
         self.registered = True
         self.started = False
+        self.start_failed = False
+        """Whether FltStartFiltering has failed."""
+        self.starter = ""
+        """The thread that is in FltStartFiltering, or was."""
+        self.tearing: list[str] = []
+        """The threads that have been in InstanceTeardownStart."""
+        self.entered = False
+        """Whether DriverEntry has returned."""
         self.unload_flags: int | None = None
         """The flags of the unload that is going on."""
         self.contexts: list[Context] = []
         """Those that are not freed, oldest first."""
         self.context_definitions: Definitions | None = None
         """What was declared of contexts; None if nothing was."""
+        self.unloader = ""
+        """The thread that carries it out."""
+
+    @property
+    def filter_name(self) -> str:
+        """The name that the filter is known by: that of its service."""
+        return self.driver_object.name
+
+    def report_freed(self, name: str, words: str) -> None:
+        """Report that the routine *name* was given the filter after it was unregistered (FLT-UNLOAD-15)."""
+        report("use-after-unregister", f"{name} on {self.label}, {words}")
 
 
 class Operations:
@@ -140,6 +225,7 @@ class Instance(RundownObject):
         "instance_name",
         "key",
         "nodes",
+        "open_files",
         "operations",
         "outstanding",
         "queues",
@@ -159,6 +245,8 @@ class Instance(RundownObject):
         self.state = ATTACHED
         self.outstanding: list[Frame] = []
         self.operations = Operations(f"run-down protection of {self.label}")
+        self.open_files: list[FileObject] = []
+        """The files that the driver has opened through this instance and not closed, oldest first."""
         self.queues: list[FLT_CALLBACK_DATA_QUEUE] = []
         """The cancel-safe queues that were initialised for this instance."""
         self.nodes: dict[int, Node] = {}
@@ -172,17 +260,76 @@ class Instance(RundownObject):
         return tuple(thread for frame in self.outstanding for thread in frame.inside)
 
 
+def volume_device(volume: FltVolume, what: str, name: str) -> DEVICE_OBJECT:
+    """A device object that belongs to *volume*, and takes none of the names of its thread's objects."""
+    thread = volume.creator
+    ordinals = thread.ordinals
+    device = DEVICE_OBJECT(name, None, name)
+    thread.ordinals = ordinals
+    # Names of parts are below zero.
+    device.ordinal = -2 * volume.ordinal - (2 if what == "device" else 3)
+    device._flags = 0  # pyright: ignore[reportPrivateUsage]
+    return device
+
+
 class FltVolume(RundownObject):
     """A volume as the filter manager sees it (PFLT_VOLUME): its instances, highest altitude first."""
 
-    __slots__ = ("arriving", "instances", "volume")
+    __slots__ = (
+        "arriving",
+        "device",
+        "disk",
+        "instances",
+        "is_late",
+        "kind",
+        "newcomers",
+        "number",
+        "setting_up",
+        "stage",
+        "volume",
+    )
 
-    def __init__(self, volume: Volume) -> None:
+    guards = ("holds", "references", "stage")
+
+    def __init__(self, volume: Volume, kind: VolumeKind, number: int = 1) -> None:
         super().__init__(current_thread(), volume.dos_name)
         self.volume = volume
+        self.kind = kind
+        self.number = number
+        """Which volume of the system it is, from 1 on."""
+        self.device = volume_device(self, "device", self.device_name)
+        """The filter manager's own device object for it."""
+        self.disk = volume_device(self, "disk", rf"\Device\Harddisk{number - 1}\DR0") if kind.has_disk else None
+        """That of the disk below."""
         self.instances: list[Instance] = []
         self.arriving: list[Instance] = []
         """Instances that are being set up; their altitudes are taken."""
+        self.newcomers: tuple[Filter, ...] = ()
+        """The filters that there were at the mount, until the first operation has had them asked (FLT-INST-02)."""
+        self.is_late = False
+        """Whether it was mounted while filters were there."""
+        self.stage = ASKED
+        """How far asking those has come."""
+        self.setting_up: Thread | None = None
+        """The thread whose operation was the first, while it asks them."""
+
+    @property
+    def device_name(self) -> str:
+        """The name of the volume's device."""
+        return self.kind.device_name.format(self.number)
+
+    @property
+    def guid_name(self) -> str:
+        """The name by which the mount manager knows it."""
+        return rf"\??\Volume{{00000000-0000-0000-0000-{self.number:012x}}}"
+
+    def is_detached(self, thread: Thread) -> bool:
+        """Whether the volume was dismounted."""
+        thread.read(self.volume.filesystem.presence)
+        return not self.volume.filesystem.is_mounted
+
+    def holders(self) -> tuple[Thread, ...]:
+        return (self.setting_up,) if self.setting_up is not None else ()
 
 
 class WaitRundown(BlockingOperation[None]):
@@ -236,11 +383,8 @@ class TakeReference(Operation[bool]):
         self.who = who
 
     def perform(self, thread: Thread) -> bool:
-        thread.write(self.object)
-        if self.object.deleting:
-            return False
-        self.object.references.append(self.who)
-        return True
+        self.object.check_alive(thread, "FltObjectReference")
+        return self.object.add_reference(thread, self.who)
 
     def target(self) -> Cell:
         return self.object
@@ -279,13 +423,7 @@ class DropReference(Operation[bool]):
         self.object = object_
 
     def perform(self, thread: Thread) -> bool:
-        thread.write(self.object)
-        if not self.object.references:
-            return False
-        thread.release_to_waiter(self.object)
-        self.object.references.pop()
-        self.object.changed()
-        return True
+        return self.object.drop_reference(thread)
 
     def target(self) -> Cell:
         return self.object

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from kemu.fltmgr.objects import Filter, Instance, RundownObject
     from kemu.fltmgr.structures import FLT_REGISTRATION
     from kemu.fltmgr.workitem import FltWorkItem
+    from kemu.io.request import Request
     from kemu.nt.driver import DRIVER_OBJECT
     from kemu.nt.work import WorkItem
+    from kemu.nt.kthread import KThread
 
 
 class FltObserver:
@@ -74,6 +76,18 @@ class FltObserver:
 
     def unregistering(self, filter_: Filter) -> None:
         """FltUnregisterFilter was called."""
+
+    def sent_by_unload(self, request: Request, thread: KThread) -> None:
+        """A thread that is in FilterUnload, or in what that has called, issues *request*."""
+
+    def late_work(self, instance: Instance, what: str) -> None:
+        """The driver begins something for *instance*: a work item, or I/O of its own; *what* in words."""
+
+    def teardown_started(self, instance: Instance) -> None:
+        """InstanceTeardownStart of *instance* is about to be called."""
+
+    def teardown_complete_returned(self, instance: Instance) -> None:
+        """InstanceTeardownComplete of *instance* has returned."""
 
     def unload_returned(self, filter_: Filter, status: int, mandatory: bool) -> None:
         """FilterUnloadCallback has returned."""

@@ -13,20 +13,23 @@ from kemu.fltmgr.context_end import Contexts, WaitContexts, unlink_all
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_provider import can_name
 from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
+from kemu.fltmgr.objects import Filter as RegisteredFilter
+from kemu.fltmgr.service import define
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.teardown import BeginTeardown, teardown
 from kemu.nt.driver import DRIVER_OBJECT
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL
-from kemu.nt.routine import routine
+from kemu.nt.routine import bad_pointer, routine
 from kemu.nt.status import (
     NTSTATUS,
     STATUS_FLT_DELETING_OBJECT,
     STATUS_FLT_INVALID_CONTEXT_REGISTRATION,
+    STATUS_INSUFFICIENT_RESOURCES,
     STATUS_INVALID_PARAMETER,
     STATUS_OBJECT_NAME_NOT_FOUND,
     STATUS_SUCCESS,
 )
-from kemu.nt.system import current_system
+from kemu.nt.system import current_system, resources_fail
 from kemu.runtime import Cell, Operation, Point, Thread, current_thread
 
 
@@ -61,7 +64,13 @@ async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATIO
     filter_.context_definitions = definitions
     if definitions is not None and definitions.on_files:
         manager.keep_file_contexts()
+    if resources_fail("FltRegisterFilter"):
+        return STATUS_INSUFFICIENT_RESOURCES, None
+    filter_ = Filter(Driver, Registration)
+    service = manager.services.get(Driver.name) or define(Driver.name, Driver.altitude)
+    filter_.definitions = service.definitions
     current_thread().write(filter_)
+    current_thread().write(manager.presence)
     manager.filters.append(filter_)
     manager.by_driver[Driver] = filter_
     log = current_thread().runtime.log
@@ -80,12 +89,17 @@ async def FltStartFiltering(Filter: Filter) -> NTSTATUS:
     manager = current_system().get(FilterManager)
     if Filter.started:
         return STATUS_INVALID_PARAMETER
+    if resources_fail("FltStartFiltering"):
+        Filter.start_failed = True
+        return STATUS_INSUFFICIENT_RESOURCES
     Filter.started = True
     thread = current_thread()
+    Filter.starter = thread.label
     thread.write(Filter)
     thread.release(Filter)
-    for volume in manager.volumes:
-        await manager.attach(Filter, volume, Filter.altitude, automatic=True)
+    thread.read(manager.presence)
+    for volume in list(manager.volumes):
+        await manager.attach_all(Filter, volume)
     # Operations may reach the callbacks before DriverEntry goes on (FLT-REG-17, FLT-RACE-35).
     await Point("return from FltStartFiltering", Filter)
     return STATUS_SUCCESS
@@ -108,7 +122,13 @@ class StopFiltering(Operation[None]):
         return self.filter
 
 
-@routine("fltkernel", "VOID FltUnregisterFilter(_In_ PFLT_FILTER Filter)", max_irql=APC_LEVEL, under_spin_lock=False)
+@routine(
+    "fltkernel",
+    "VOID FltUnregisterFilter(_In_ PFLT_FILTER Filter)",
+    max_irql=APC_LEVEL,
+    under_spin_lock=False,
+    unchecked=("Filter",),
+)
 async def FltUnregisterFilter(Filter: Filter) -> None:
     """Tear down every instance and wait until nobody references the filter (FLT-UNLOAD-10, FLT-UNLOAD-11).
 
@@ -116,6 +136,8 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
     """
     system = current_system()
     manager = system.get(FilterManager)
+    if not isinstance(Filter, RegisteredFilter):  # pyright: ignore[reportUnnecessaryIsInstance]
+        bad_pointer("FltUnregisterFilter", "Filter", RegisteredFilter, Filter)
     manager.observer.unregistering(Filter)
     reason = FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD
     if Filter.unload_flags == FLTFL_FILTER_UNLOAD_MANDATORY:
@@ -135,8 +157,11 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
     if Filter.contexts:
         await WaitContexts(Filter)
     Filter.registered = False
-    current_thread().write(Filter)
+    thread = current_thread()
+    thread.write(Filter)
+    thread.write(manager.presence)
     manager.filters.remove(Filter)
+    Filter.free(thread, f"which {thread.label} has unregistered")
     log = current_thread().runtime.log
     if log is not None:
         log("flt.filter.unload", flt=Filter.driver.label)
@@ -153,8 +178,18 @@ async def FltObjectReference(FltObject: RundownObject) -> NTSTATUS:
     return STATUS_FLT_DELETING_OBJECT
 
 
-@routine("fltkernel", "VOID FltObjectDereference(_Inout_ PVOID FltObject)", max_irql=DISPATCH_LEVEL)
+@routine(
+    "fltkernel",
+    "VOID FltObjectDereference(_Inout_ PVOID FltObject)",
+    max_irql=DISPATCH_LEVEL,
+    unchecked=("FltObject",),
+)
 async def FltObjectDereference(FltObject: RundownObject) -> None:
-    """Drop a rundown reference. IRQL: <= DISPATCH_LEVEL. Findings: ``ref-underflow`` (FLT-REF-03)."""
+    """Drop a rundown reference. IRQL: <= DISPATCH_LEVEL.
+
+    Findings: ``ref-unchecked`` if FltObjectReference had failed (FLT-REF-06), ``ref-underflow`` (FLT-REF-03).
+    """
+    if not isinstance(FltObject, RundownObject):  # pyright: ignore[reportUnnecessaryIsInstance]
+        bad_pointer("FltObjectDereference", "FltObject", RundownObject, FltObject)
     had_reference = await DropReference(FltObject)
     current_system().get(FilterManager).observer.dereferencing(FltObject, had_reference)

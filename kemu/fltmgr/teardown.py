@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
 from kemu.fltmgr.constants import FLTFL_INSTANCE_TEARDOWN_MANUAL
 from kemu.fltmgr.context_end import unlink_all
 from kemu.fltmgr.frame import AWAIT_POST, NOT_CALLED, PASSED, Frame
-from kemu.fltmgr.manager import FilterManager, related_objects
 from kemu.fltmgr.messages import InstanceTeardown
 from kemu.fltmgr.objects import (
     DRAINING,
@@ -19,10 +21,13 @@ from kemu.fltmgr.objects import (
     let_go,
 )
 from kemu.fltmgr.pipeline import drain
+from kemu.fltmgr.related import related_objects
 from kemu.fltmgr.structures import InstanceTeardownCallback
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION
 from kemu.nt.driver import in_driver, status_of
+from kemu.nt.kthread import PASSIVE_LEVEL, KThread, current_kthread
+from kemu.nt.process import Process
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -31,7 +36,10 @@ from kemu.nt.status import (
     STATUS_FLT_INSTANCE_NOT_FOUND,
     STATUS_SUCCESS,
 )
-from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
+from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Point, Thread, current_thread
+
+if TYPE_CHECKING:
+    from kemu.fltmgr.manager import FilterManager
 
 
 class BeginTeardown(Operation[bool]):
@@ -77,6 +85,7 @@ class EndTeardown(Operation[None]):
         instance.state = GONE
         instance.volume.instances.remove(instance)
         instance.filter.instances.remove(instance)
+        instance.free(thread, f"which {thread.label} has freed at the end of its teardown")
         instance.changed()
 
     def target(self) -> Cell:
@@ -86,6 +95,7 @@ class EndTeardown(Operation[None]):
 async def teardown(manager: FilterManager, instance: Instance, reason: int) -> None:
     """Take down an instance that `BeginTeardown` has marked, on the calling thread at PASSIVE_LEVEL."""
     registration = instance.filter.registration
+    manager.observer.teardown_started(instance)
     await call(instance, registration.InstanceTeardownStartCallback, "start", reason)
     thread = current_thread()
     thread.write(instance)
@@ -104,6 +114,7 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
         # A callback that was running may still ask for a post-operation callback: that one is drained as well.
         finished = await WaitOutstanding(instance)
     await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
+    manager.observer.teardown_complete_returned(instance)
     # References delay only the freeing, not TeardownComplete (FLT-INST-30).
     await WaitRundown(instance)
     await unlink_all(manager.contexts, instance)
@@ -183,19 +194,51 @@ async def call(instance: Instance, callback: InstanceTeardownCallback | None, ph
         )
 
 
-async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume) -> NTSTATUS:
-    """``fltmc detach``: take down the highest instance of *filter_* on *volume*, if the filter agrees.
+async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume, name: str | None = None) -> NTSTATUS:
+    """``fltmc detach``: take down the highest instance of *filter_* on *volume*, or that called *name*, if it agrees.
 
     STATUS_FLT_INSTANCE_NOT_FOUND, STATUS_FLT_DELETING_OBJECT if it is going away already (FLT-INST-13),
     STATUS_FLT_DO_NOT_DETACH if InstanceQueryTeardown vetoes or is missing (FLT-INST-14, FLT-REG-14).
     """
-    instance = next((one for one in volume.instances if one.filter is filter_), None)
-    thread = current_thread()
+    instance = next(
+        (one for one in volume.instances if one.filter is filter_ and name in {None, one.instance_name}), None
+    )
+    thread = current_kthread()
     thread.read(volume)
     if instance is None:
         return STATUS_FLT_INSTANCE_NOT_FOUND
     if instance.deleting:
         return STATUS_FLT_DELETING_OBJECT
+    if any(thread in frame.inside for frame in instance.outstanding):
+        # The teardown waits for the very callback that asks for it: only the question is put here (FLT-RACE-30).
+        status = await may_detach(instance)
+        if NT_SUCCESS(status):
+            begin_detached(manager, instance)
+            await Point("return from FltDetachVolume", instance)
+        return status
+    if thread.irql > PASSIVE_LEVEL:
+        results: list[NTSTATUS] = []
+
+        async def at_passive_level() -> None:
+            results.append(await detach_now(manager, instance))
+
+        await Join(system_thread(manager, f"detach:{instance.instance_name}", at_passive_level()))
+        return results[0]
+    return await detach_now(manager, instance)
+
+
+async def detach_now(manager: FilterManager, instance: Instance) -> NTSTATUS:
+    """Take *instance* down on the calling thread, if its filter agrees."""
+    status = await may_detach(instance)
+    if NT_SUCCESS(status):
+        await teardown(manager, instance, FLTFL_INSTANCE_TEARDOWN_MANUAL)
+    return status
+
+
+async def may_detach(instance: Instance) -> NTSTATUS:
+    """Ask the filter whether *instance* may be detached, and mark it as going away if so."""
+    filter_ = instance.filter
+    thread = current_thread()
     query = filter_.registration.InstanceQueryTeardownCallback
     if query is None:
         return STATUS_FLT_DO_NOT_DETACH
@@ -208,7 +251,18 @@ async def detach(manager: FilterManager, filter_: Filter, volume: FltVolume) -> 
     let_go(thread, filter_, thread.label)
     if not NT_SUCCESS(status):
         return status
-    if not await BeginTeardown(instance):
-        return STATUS_FLT_DELETING_OBJECT
-    await teardown(manager, instance, FLTFL_INSTANCE_TEARDOWN_MANUAL)
-    return STATUS_SUCCESS
+    return STATUS_SUCCESS if await BeginTeardown(instance) else STATUS_FLT_DELETING_OBJECT
+
+
+def begin_detached(manager: FilterManager, instance: Instance) -> None:
+    """Have a system thread take down *instance*, which is marked."""
+    coroutine = teardown(manager, instance, FLTFL_INSTANCE_TEARDOWN_MANUAL)
+    system_thread(manager, f"detach:{instance.instance_name}", coroutine)
+
+
+def system_thread(manager: FilterManager, name: str, coroutine: Coroutine[Any, Any, None]) -> KThread:
+    """A thread of the System process, at PASSIVE_LEVEL, that runs *coroutine*."""
+    thread = manager.system.runtime.spawn(name, coroutine)
+    assert isinstance(thread, KThread)
+    thread.process = manager.system.get(Process)
+    return thread

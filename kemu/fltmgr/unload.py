@@ -43,11 +43,12 @@ async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = F
     thread.acquire(filter_)
     if filter_.unload_flags is not None or filter_.deleting:
         return STATUS_FLT_DELETING_OBJECT
+    filter_.unloader = thread.label
     filter_.unload_flags = flags = FLTFL_FILTER_UNLOAD_MANDATORY if mandatory else 0
     await Deliver(filter_.driver, FilterUnload, filter_)
-    thread.unloading = filter_.driver.driver
+    unloading, thread.unloading = thread.unloading, filter_.driver.driver
     returned = await in_driver(filter_.driver, "FilterUnload", callback, flags)
-    thread.unloading = None
+    thread.unloading = unloading
     status = status_of(filter_.driver, "FilterUnload", callback, returned)
     manager.observer.unload_returned(filter_, status, mandatory)
     if not NT_SUCCESS(status) and not mandatory:

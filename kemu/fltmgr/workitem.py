@@ -238,6 +238,8 @@ async def FltQueueGenericWorkItem(
         await in_driver(actor, name, WorkerRoutine, FltWorkItem, FltObject, Context)
         let_go(current_thread(), FltObject, who)
 
+    if isinstance(FltObject, Instance):
+        current_system().get(FilterManager).observer.late_work(FltObject, "a work item")
     if not await QueueGeneric(FltWorkItem, FltObject, filter_, QueueType, run, who):
         return STATUS_FLT_DELETING_OBJECT
     await Point(f"return from queueing {FltWorkItem.label}", FltWorkItem)
@@ -267,6 +269,7 @@ class QueueGeneric(Operation[bool]):
         self.who = who
 
     def perform(self, thread: Thread) -> bool:
+        self.object.check_alive(thread, "FltQueueGenericWorkItem")
         thread.read(self.filter)
         if self.filter.deleting:
             return False

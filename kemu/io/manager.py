@@ -13,6 +13,7 @@ from kemu.io.constants import (
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
 )
+from kemu.io.file_constants import FO_VOLUME_OPEN
 from kemu.io.parameters import Members, Parameters
 from kemu.io.request import (
     CLASS_NAMES,
@@ -37,6 +38,15 @@ from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 
+def file_object(volume: Volume, path: str, *, synchronous: bool) -> FileObject:
+    """A new file object for *path* on *volume*; for the volume itself if there is no path."""
+    file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
+    if not path:
+        file.label = volume.dos_name
+        file.Flags |= FO_VOLUME_OPEN
+    return file
+
+
 class IoManager:
     """The I/O manager of one run."""
 
@@ -46,12 +56,24 @@ class IoManager:
         self.cancel_lock.initialised = True
         self.outstanding: list[Request] = []
         self.volumes: list[Volume] = []
-        """The mounted volumes, oldest first."""
+        """The volumes, oldest first."""
+        self.by_name: dict[str, Volume] = {}
+        """Those that the names of drives lead to."""
 
     def mount(self, volume: Volume) -> None:
         """Take *volume* up, whose file system sends its paging I/O from the top of the stack."""
         self.volumes.append(volume)
+        self.remember(volume)
         volume.filesystem.sender = self.call
+
+    def remember(self, volume: Volume) -> None:
+        """Let names lead to *volume*, and no more to a dismounted one that was called so."""
+        self.by_name[volume.dos_name.upper()] = volume
+
+    def volume_named(self, path: str) -> Volume | None:
+        r"""The volume that a path of a program is on, ``D:\a``, or means itself, ``\\.\D:``; None without one."""
+        drive = path[4:] if path.startswith(("\\\\.\\", "\\\\?\\")) else path
+        return self.by_name.get(drive[:2].upper())
 
     async def start(self, request: Request) -> None:
         """Send *request* down the calling thread; returns when the stack returns, complete or not."""
@@ -90,7 +112,7 @@ class IoManager:
         **members: Unpack[Members],
     ) -> tuple[NTSTATUS, FileObject | None]:
         """Open a file: its status, and the file object if that is a success. *members* are more of the parameters."""
-        file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
+        file = file_object(volume, path, synchronous=synchronous)
         status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
         return status, file if NT_SUCCESS(status) else None
 

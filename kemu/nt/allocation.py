@@ -41,6 +41,7 @@ class Allocation(Cell):
     """The finding when it is used after it was freed."""
     free_routine: ClassVar[str] = ""
     """The routine that frees it, if the pool's do not (KE-POOL-15)."""
+    __slots__ = ("block", "driver", "freed", "from_lookaside", "is_paged", "parts", "site", "size", "stranded", "tag")
 
     def __init__(self, creator: Thread, block: Structure, size: int, tag: str, *, is_paged: bool) -> None:
         super().__init__(creator, f"block '{tag}'")
@@ -56,6 +57,8 @@ class Allocation(Cell):
         """Who freed it, and where; None as long as it is in use."""
         self.swapped = False
         """Whether it was put in the place of the buffer of an operation (FLT-BUF-08)."""
+        self.stranded = ""
+        """What it was for, if nothing will come any more that would have it freed."""
         self.from_lookaside: Any = None
         """The lookaside list that it is an entry of."""
         self.passed = ""

@@ -32,6 +32,8 @@ class Callout:
     name: str
     arbitrary: bool = False
     """Whether it runs in whatever thread happens to be current (KE-CTX-01)."""
+    must_not_wait: bool = False
+    """Whether it is called where others wait for it, and so must not wait for others (FLT-INST-06)."""
     unique: int = 2
     """The part of the first parameter of 0xC8 that says what has returned."""
     irql: tuple[BugCheckCode, int] | None = None
@@ -68,6 +70,7 @@ INTERRUPT_ROUTINE: Final = Callout(
 )
 APC_ROUTINE: Final = Callout("APC routine", arbitrary=True, unique=1)
 WORKER_ROUTINE: Final = Callout("worker routine")
+INSTANCE_SETUP: Final = Callout("InstanceSetup callback", must_not_wait=True)
 
 
 def kind_of(kind: Callout, thread: KThread) -> Callout:

@@ -229,6 +229,7 @@ async def in_driver(
     irql, locks = thread.irql, len(thread.locks)
     apc = thread.kernel_apc_disable, thread.special_apc_disable
     arbitrary, thread.arbitrary = thread.arbitrary, kind.arbitrary
+    setting_up, thread.setting_up = thread.setting_up, kind.must_not_wait
     if len(thread.actors) > DEEPEST:
         inside = " > ".join(one.label for one in thread.actors)
         detail = f"{name} of {actor.driver} is called {DEEPEST + 1} callbacks deep: {inside}"
@@ -246,6 +247,7 @@ async def in_driver(
     ):
         left_dirty(f"{name} of {actor.driver}", irql, locks, combined(*apc), kind)
     thread.arbitrary = arbitrary
+    thread.setting_up = setting_up
     thread.actors.pop()
     # An unload that comes before this finds the thread in the driver's code.
     thread.read(actor.presence)

@@ -99,6 +99,7 @@ class KThread(Thread, DispatcherObject):
         "priority",
         "process",
         "raised",
+        "setting_up",
         "special_apc_disable",
         "stalled",
         "told_of_user_apc",
@@ -153,6 +154,8 @@ class KThread(Thread, DispatcherObject):
         """The states of KeStackAttachProcess that are not undone, innermost last."""
         self.arbitrary = False
         """Whether the thread happens to be current in a routine that runs in an arbitrary context (KE-CTX-01)."""
+        self.setting_up = False
+        """Whether the thread is in a routine that others wait for, and that must not wait for others (FLT-INST-06)."""
         self.dpc_ticks = 0
         """How long the current DPC has stalled its processor."""
         self.stalled = 0

@@ -8,7 +8,7 @@ allocated it and who freed it, and every report says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from kemu.nt.allocation import Allocation, place
@@ -70,6 +70,9 @@ class Pool:
         self.nx_opt_in: dict[DriverActor | None, None] = {}
         """The drivers that want NonPagedPool to be without execution."""
 
+        self.told: Callable[[Allocation], None] | None = None
+        """Told of every block that is made."""
+
     def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
         """The blocks that *driver* has allocated and not freed (KE-POOL-11)."""
         # The entries of a lookaside list go with the list, which is told of itself.
@@ -83,6 +86,10 @@ class Pool:
             else:
                 code = "swap-buffer-leak" if allocation.swapped else "ke.pool-leak"
                 yield Leftover(code, allocation.describe(), verifier=verifier)
+            if allocation.stranded:
+                yield Leftover("unpaired-state", f"{allocation.describe()}, {allocation.stranded},", verifier=verifier)
+            else:
+                yield Leftover("ke.pool-leak", allocation.describe(), verifier=verifier)
 
 
 # Allocation.
@@ -120,7 +127,10 @@ def allocate(size: int, tag: str, *, is_paged: bool, zeroed: bool) -> Structure:
         furnish(block, structure, allocation, allocation.parts, zeroed=zeroed)
     else:
         block.__dict__["_allocation"] = allocation
-    current_system().get(Pool).allocations[allocation] = None
+    pool = current_system().get(Pool)
+    pool.allocations[allocation] = None
+    if pool.told is not None:
+        pool.told(allocation)
     log = thread.runtime.log
     if log is not None:
         log("mem.alloc", tag=tag, size=int(size))

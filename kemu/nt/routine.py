@@ -250,7 +250,7 @@ def _checked(
                     if value is not None or not may_be_null:
                         bad_pointer(name, parameter, kind, value)
                 elif system.freed and value in system.freed:
-                    report("ke.use-after-free", f"{name} on {value}, {system.freed[value]}")
+                    freed_use(name, value, system.freed[value])
                 elif system.paged and value in system.paged:
                     _check_paged(name, value, system.paged[value], irql)
         if is_awaited and thread.apcs is not None:
@@ -279,6 +279,15 @@ def _announced(thread: KThread, name: str, waits: bool) -> None:
     thread.irql = irql
     if not waits:
         report("ke.wait-true", f"{name} was called after {announcing} with Wait = TRUE, which a wait must follow")
+
+
+def freed_use(name: str, value: object, words: str) -> None:
+    """Report that the routine *name* was given *value*, of which *words* say how it was freed."""
+    own: Callable[[str, str], None] | None = getattr(value, "report_freed", None)
+    if own is not None:
+        own(name, words)
+    else:
+        report("ke.use-after-free", f"{name} on {value}, {words}")
 
 
 def bad_pointer(name: str, parameter: str, kind: type, value: object) -> None:

@@ -195,6 +195,8 @@ async def KeWaitForSingleObject(
     thread = current_kthread()
     if thread.arbitrary and Timeout != 0:
         arbitrary_wait(thread, name)
+    if thread.setting_up and Timeout != 0:
+        setup_wait(thread, name)
     if WaitMode or Alertable or thread.apcs is not None:
         return await interruptible_wait(name, (Object,), False, WaitMode, Alertable, Timeout)
     if isinstance(Object, KMUTEX):
@@ -239,6 +241,8 @@ async def KeWaitForMultipleObjects(
     thread = current_kthread()
     if thread.arbitrary and Timeout != 0:
         arbitrary_wait(thread, name)
+    if thread.setting_up and Timeout != 0:
+        setup_wait(thread, name)
     if WaitMode and WaitBlockArray is not None and is_on_stack(WaitBlockArray):
         stack_object(thread, name, WaitBlockArray)
     return await interruptible_wait(name, objects, WaitType == WaitAll, WaitMode, Alertable, Timeout)
@@ -264,6 +268,8 @@ async def KeDelayExecutionThread(WaitMode: int, Alertable: bool, Interval: int) 
     thread = current_kthread()
     if thread.arbitrary and Interval != 0:
         arbitrary_wait(thread, name)
+    if thread.setting_up and Interval != 0:
+        setup_wait(thread, name)
     return await interruptible_wait(name, (), False, WaitMode, Alertable, Interval)
 
 
@@ -386,6 +392,11 @@ def stack_object(thread: KThread, name: str, object_: Cell) -> None:
 def arbitrary_wait(thread: KThread, name: str) -> None:
     """Report a wait in whatever thread happens to be current (KE-CTX-02)."""
     report("ke.arbitrary-wait", f"{name}: {thread.label} is made to wait by a routine that runs in an arbitrary thread")
+
+
+def setup_wait(thread: KThread, name: str) -> None:
+    """Report a wait in an InstanceSetup callback, which operations of the volume wait for (FLT-INST-06)."""
+    report("setup-blocking", f"{name}: {thread.label} waits in an InstanceSetup callback, where its volume is held up")
 
 
 KeWaitForMutexObject = KeWaitForSingleObject

@@ -6,7 +6,9 @@ A script is an ``async def`` that takes a `World` (and the variant under test). 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from kemu.errors import ScenarioError
@@ -16,12 +18,16 @@ from kemu.fltmgr.name_cache import NameCache
 from kemu.fltmgr.name_information import FileNames
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
+from kemu.fltmgr.service import InstanceDefinition, Service, define, outside_group
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
+from kemu.fltmgr.volumes import KINDS
 from kemu.fltmgr.workitem import WorkItems
 from kemu.io.constants import (
+    FILE_OPEN,
     FILE_OPEN_IF,
     IRP_MJ_DEVICE_CONTROL,
+    IRP_MJ_FILE_SYSTEM_CONTROL,
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
@@ -29,8 +35,8 @@ from kemu.io.constants import (
 from kemu.io.control import ControlParameters, open_device
 from kemu.io.device import DEVICE_OBJECT, Devices
 from kemu.io.disk import Disk
-from kemu.io.file_constants import FileStandardInformation
-from kemu.io.filesystem.names import dos_path
+from kemu.io.file_constants import FSCTL_DISMOUNT_VOLUME, IRP_MN_USER_FS_REQUEST, FileStandardInformation
+from kemu.io.filesystem.names import dos_path, is_volume
 from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
 from kemu.io.parameters import Parameters
@@ -78,6 +84,11 @@ from kemu.verifier.settings import DEFAULT, VerifierSettings
 from kemu.verifier.verifier import Verifier
 
 T = TypeVar("T")
+
+
+def name_of(driver: Driver) -> str:
+    """The name of the service of *driver*."""
+    return driver.name or type(driver).__name__
 
 
 class Pending:
@@ -209,19 +220,25 @@ class UserProcess(Actor):
     ) -> tuple[NTSTATUS, File | None]:
         r"""Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure.
 
-        A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to.
+        A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to, ``\\.\C:``
+        a volume itself, and ``D:\a`` a file on another volume than the first.
         """
         manager = self.world.system.get(IoManager)
+        named = manager.volume_named(path) if ":" in path[:6] else None
+        if is_volume(path) and named is not None:
+            status, file = await manager.create(named, "", disposition, synchronous=not overlapped)
+            return status, File(manager, file) if file is not None else None
         if path.startswith(("\\\\.\\", "\\\\?\\")):
             status, device_file = await open_device(manager, path, synchronous=not overlapped)
             return status, File(manager, device_file) if device_file is not None else None
         name = dos_path(path)
-        status, file = await manager.create(volume or self.world.volume, name, disposition, synchronous=not overlapped)
+        volume = volume or named or self.world.volume
+        status, file = await manager.create(volume, name, disposition, synchronous=not overlapped)
         return status, File(manager, file) if file is not None else None
 
-    async def open(self, path: str, *, overlapped: bool = False) -> File:
+    async def open(self, path: str, *, overlapped: bool = False, volume: Volume | None = None) -> File:
         """Open or create a file that must open; anything but success is a failed expectation."""
-        status, file = await self.create(path, overlapped=overlapped)
+        status, file = await self.create(path, overlapped=overlapped, volume=volume)
         self.world.check(file is not None, f"opening {path} must succeed, but returned {status}")
         assert file is not None
         return file
@@ -248,9 +265,9 @@ class LoadedDriver:
             )
         return filter_
 
-    async def detach(self, volume: Volume | None = None) -> NTSTATUS:
-        """``fltmc detach``: tear the instance down."""
-        return await self._world.detach(self, volume)
+    async def detach(self, volume: Volume | None = None, name: str | None = None) -> NTSTATUS:
+        """``fltmc detach``: tear the highest instance on *volume* down, or the one called *name*."""
+        return await self._world.detach(self, volume, name)
 
     async def unload(self, *, mandatory: bool = False) -> NTSTATUS:
         """``fltmc unload``, or a service stop if *mandatory*; for a driver that is no minifilter, a service stop."""
@@ -258,7 +275,7 @@ class LoadedDriver:
 
 
 class World(Threads):
-    """One emulated machine with one volume, ``C:``."""
+    """One emulated machine with a volume, ``C:``, and those that are added."""
 
     def __init__(
         self,
@@ -310,43 +327,103 @@ class World(Threads):
         watch_thread_ends(self.system)
         self.system.add(Oplocks())
         self.manager = FilterManager(self.system, FltChecks(self.system))
+        checks = FltChecks(self.system)
+        self.manager = FilterManager(self.system, checks)
         self.system.add(self.manager)
+        checks.watch_pairs()
         self.volume = Volume(self.system, "C:")
         self.system.get(IoManager).mount(self.volume)
-        self._flt_volume = self.manager.mount(self.volume)
+        self.manager.mount(self.volume)
         self._stack: VolumeStack | None = None
 
     # Drivers.
 
-    async def load(self, driver: Driver | type[Driver], altitude: str | None = None) -> LoadedDriver:
-        """Load a driver. Of a minifilter the default instance has *altitude*, and is attached to the volume.
+    async def load(
+        self,
+        driver: Driver | type[Driver],
+        altitude: str | None = None,
+        *,
+        instances: Iterable[InstanceDefinition] = (),
+        default: str | None = None,
+        group: str = "",
+    ) -> LoadedDriver:
+        """Load a driver. Of a minifilter the default instance has *altitude*, and is attached to every volume.
 
-        A driver without an altitude is no minifilter: what it can be reached by are the devices that it creates.
+        A driver without an altitude is no minifilter: what it can be reached by are the devices that it creates. With
+        *instances* the service key defines these, of which *default* is the default one (the first unless given), and
+        *altitude* is left out. *group* is its load order group.
 
         Loading takes no decisions as long as the scenario has started no thread, unless it is declared with
         ``explore_setup=True``. An altitude that is malformed or taken is a `ScenarioError`: the driver would run
         unattached, and the scenario would test nothing. Use `attach` to see how a filter takes a collision.
         """
+        one = driver() if isinstance(driver, type) else driver
+        instances = tuple(instances)
+        if instances or group:
+            service = define(name_of(one), altitude or "", instances, default, group)
+            self._declare(service)
+            altitude = service.definitions[0].altitude
+        elif default is not None:
+            raise ScenarioError(f"{default!r} is no instance: there are none", remedy="give instances=, too")
+        else:
+            self.manager.services.pop(name_of(one), None)
         if altitude is not None:
             self._check_altitude(altitude)
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
             self._decide(False)
-        one = driver() if isinstance(driver, type) else driver
         while self._bystanders:
             self._bystanders -= 1
             # Above and below in turn, so that the drivers under test stand in the middle of the stack.
             side = 140000 if self._bystanders % 2 else 385000
             await load_driver(self.system, PassThrough(self._bystanders), str(side + self._bystanders))
-        status, driver_object = await load_driver(self.system, one, altitude)
-        self.manager.observer.driver_entered(driver_object, self.manager.by_driver.get(driver_object), status)
+        status, driver_object = await self._load(one, altitude)
+        if quiet:
+            self._decide(True)
+        return LoadedDriver(self, one, driver_object, status)
+
+    async def _load(self, driver: Driver, altitude: str | None) -> tuple[NTSTATUS, DRIVER_OBJECT]:
+        """Call DriverEntry of *driver* on the calling thread, and act on the result."""
+        status, driver_object = await load_driver(self.system, driver, altitude)
+        filter_ = self.manager.by_driver.get(driver_object)
+        if filter_ is not None:
+            current_thread().write(filter_)
+            filter_.entered = True
+        self.manager.observer.driver_entered(driver_object, filter_, status)
         if not NT_SUCCESS(status):
             discard(driver_object, current_thread())
         elif driver_object.DeviceObject is not None:
             await self.system.get(Devices).ready(driver_object)
-        if quiet:
-            self._decide(True)
-        return LoadedDriver(self, one, driver_object, status)
+        return status, driver_object
+
+    def service(
+        self,
+        driver: Driver | type[Driver],
+        altitude: str = "",
+        *,
+        instances: Iterable[InstanceDefinition] = (),
+        default: str | None = None,
+        group: str = "",
+    ) -> str:
+        """Install a minifilter without loading it, for FltLoadFilter; the name of its service. Arguments as for `load`.
+
+        A class is made into a new driver with every load.
+        """
+
+        async def load() -> tuple[NTSTATUS, DRIVER_OBJECT]:
+            one = driver() if isinstance(driver, type) else driver
+            return await self._load(one, service.definitions[0].altitude)
+
+        name = driver.name or driver.__name__ if isinstance(driver, type) else name_of(driver)
+        service = define(name, altitude, instances, default, group)
+        self._declare(replace(service, load=load))
+        return name
+
+    def _declare(self, service: Service) -> None:
+        wrong = outside_group(service)
+        if wrong:
+            self.verifier.report("altitude-outside-group", wrong, subject=service.name)
+        self.manager.services[service.name] = service
 
     def _check_altitude(self, altitude: str) -> None:
         key = altitude_key(altitude)
@@ -355,7 +432,7 @@ class World(Threads):
                 f"{altitude!r} is not an altitude",
                 remedy='write decimal digits with at most one point in a string, such as "328010.5"',
             )
-        for instance in self._flt_volume.instances:
+        for instance in self.manager.volume_of(self.volume).instances if self.volume.filesystem.is_mounted else ():
             if instance.key == key:
                 raise ScenarioError(
                     f"altitude {altitude!r} is taken by {instance.filter.driver.driver}",
@@ -372,15 +449,57 @@ class World(Threads):
             return await unload_driver(self.system, driver.driver_object, self.system_process)
         return await unload(self.manager, driver.filter, mandatory=mandatory)
 
-    async def detach(self, driver: LoadedDriver, volume: Volume | None = None) -> NTSTATUS:
-        """``fltmc detach`` on the calling thread."""
-        wanted = volume or self.volume
-        flt_volume = next(one for one in self.manager.volumes if one.volume is wanted)
-        return await detach(self.manager, driver.filter, flt_volume)
+    async def detach(self, driver: LoadedDriver, volume: Volume | None = None, name: str | None = None) -> NTSTATUS:
+        """``fltmc detach`` on the calling thread: the highest instance on *volume*, or the one called *name*."""
+        return await detach(self.manager, driver.filter, self.manager.volume_of(volume or self.volume), name)
 
-    async def attach(self, driver: LoadedDriver, altitude: str) -> NTSTATUS:
-        """``fltmc attach`` at *altitude* on the calling thread."""
-        status, _ = await self.manager.attach(driver.filter, self._flt_volume, altitude, automatic=False)
+    async def attach(
+        self, driver: LoadedDriver, altitude: str, volume: Volume | None = None, name: str | None = None
+    ) -> NTSTATUS:
+        """``fltmc attach`` at *altitude* on the calling thread, to *volume*, as an instance called *name*."""
+        flt_volume = self.manager.volume_of(volume or self.volume)
+        status, _ = await self.manager.attach(driver.filter, flt_volume, altitude, name=name, automatic=False)
+        return status
+
+    # Volumes.
+
+    def add_volume(self, name: str, filesystem: str = "NTFS") -> Volume:
+        """Mount another volume, ``D:``, with that file system: NTFS, ReFS, FAT, exFAT, CDFS, SMB, NPFS or DAX.
+
+        The filters that are there are asked whether they want to be attached when the first operation comes
+        (FLT-INST-02). What the file system does is that of NTFS whatever it is called. A volume that was dismounted may
+        be mounted again under its name, as a new one. Call it while no thread opens files by that name.
+        """
+        if not re.fullmatch("[A-Za-z]:", name):
+            raise ScenarioError(f"{name!r} is no name of a volume", remedy='give a letter and a colon, such as "D:"')
+        kind = KINDS.get(filesystem)
+        if kind is None:
+            remedy = f"the file systems are: {', '.join(KINDS)}"
+            raise ScenarioError(f"there is no file system {filesystem!r}", remedy=remedy)
+        manager = self.system.get(IoManager)
+        there = manager.volume_named(name)
+        if there is not None and there.filesystem.is_mounted:
+            raise ScenarioError(f"{name} is mounted already", remedy="give another letter, or dismount it first")
+        volume = Volume(self.system, name.upper())
+        manager.mount(volume)
+        self.manager.mount(volume, kind)
+        return volume
+
+    async def dismount(self, volume: Volume | None = None) -> NTSTATUS:
+        """Dismount *volume* as ``fsutil volume dismount`` does: by a handle of the volume, which is closed then.
+
+        What else is open on it can only be closed from here on. When nothing is, the instances on it are taken down
+        (FLT-INST-36), by a system thread.
+        """
+        manager = self.system.get(IoManager)
+        volume = volume or self.volume
+        status, file = await manager.create(volume, "", FILE_OPEN)
+        if file is None:
+            return status
+        parameters = Parameters(FsControlCode=FSCTL_DISMOUNT_VOLUME)
+        request = Request(volume, file, IRP_MJ_FILE_SYSTEM_CONTROL, parameters, minor=IRP_MN_USER_FS_REQUEST)
+        status = await manager.call(request)
+        await manager.close(file)
         return status
 
     def _decide(self, decides: bool) -> None:
@@ -414,9 +533,9 @@ class World(Threads):
         """Shut the system down, as far as drivers are told of it: no driver is unloaded (KE-UNLOAD-01)."""
         await shut_down(self.system.get(IoManager))
 
-    def file(self, path: str, data: bytes = b"") -> None:
-        """Put a file on the volume before the run begins."""
-        self.volume.filesystem.add(dos_path(path), data)
+    def file(self, path: str, data: bytes = b"", volume: Volume | None = None) -> None:
+        """Put a file on *volume*, the first one unless given, before the run begins."""
+        (volume or self.volume).filesystem.add(dos_path(path), data)
 
     def directory(self, path: str) -> None:
         """Put a directory on the volume before the run begins."""

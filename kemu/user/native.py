@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from kemu.io.constants import (
-    FO_SYNCHRONOUS_IO,
     IRP_MJ_CREATE,
     IRP_MJ_DIRECTORY_CONTROL,
     IRP_MJ_FILE_SYSTEM_CONTROL,
@@ -52,8 +51,8 @@ from kemu.io.file_constants import (
     FileValidDataLengthInformation,
     map_generic,
 )
-from kemu.io.filesystem.names import dos_path
-from kemu.io.manager import IoManager, ListRequests
+from kemu.io.filesystem.names import dos_path, is_volume
+from kemu.io.manager import IoManager, ListRequests, file_object
 from kemu.io.parameters import Members, Parameters
 from kemu.io.request import FileObject, Request, WaitDone
 from kemu.io.section import MapView, Section, UnmapView, View, create_section
@@ -150,10 +149,9 @@ class Native:
 
     def volume_of(self, path: str) -> Volume | None:
         """The volume that *path* is on: by its drive, or the one that a path without one is on."""
-        if len(path) < 2 or path[1] != ":":
+        if (len(path) < 2 or path[1] != ":") and not is_volume(path):
             return self.default
-        drive = path[:2].upper()
-        return next((one for one in self.manager.volumes if one.dos_name.upper() == drive), None)
+        return self.manager.volume_named(path)
 
     async def NtCreateFile(
         self,
@@ -172,8 +170,8 @@ class Native:
             return STATUS_OBJECT_NAME_NOT_FOUND, 0, None
         synchronous = bool(CreateOptions & SYNCHRONOUS)
         access = map_generic(DesiredAccess)
-        name = ObjectName if ObjectName.isdigit() else dos_path(ObjectName)
-        file = FileObject(volume, name, FO_SYNCHRONOUS_IO if synchronous else 0)
+        name = ObjectName if ObjectName.isdigit() else "" if is_volume(ObjectName) else dos_path(ObjectName)
+        file = file_object(volume, name, synchronous=synchronous)
         members: Members = {
             "DesiredAccess": access,
             "FileAttributes": FileAttributes,

@@ -6,7 +6,7 @@ from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
 from kemu.fltmgr.context_end import WaitContexts
 from kemu.fltmgr.context_rules import leaks
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
-from kemu.fltmgr.objects import Filter, Instance, WaitRundown
+from kemu.fltmgr.objects import Filter, FltVolume, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.irp import IRP, IrpCancel
 from kemu.io.manager import IoManager
@@ -82,7 +82,7 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
             waited = thread.op.object
             if isinstance(waited, Filter):
                 return verifier.finding("unload-hang", detail, subject=waited.label)
-            if isinstance(waited, Instance) and waited.references:
+            if isinstance(waited, Instance | FltVolume) and waited.references:
                 return verifier.finding("ref-leak", detail, subject=waited.label)
     pended = pended_operation(system, verifier, detail) or pended_irp(system, verifier, detail)
     if pended is not None:

@@ -27,6 +27,7 @@ from kemu.fltmgr.fastio import check_result
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.oplock import Oplocks
+from kemu.fltmgr.objects import DRAINING, Filter, Instance
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem
 from kemu.io.constants import (
@@ -53,10 +54,11 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
     is_known,
 )
-from kemu.nt.system import System, label_of
+from kemu.nt.system import label_of
 from kemu.nt.work import HyperCriticalWorkQueue
 from kemu.verifier.flt_operations import OperationChecks
 from kemu.verifier.names import NameChecks
+from kemu.verifier.flt_instances import InstanceChecks
 
 WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_PREOP_SYNCHRONIZE)})
 
@@ -67,6 +69,9 @@ class FltChecks(OperationChecks):
     def __init__(self, system: System) -> None:
         super().__init__(system)
         self.names = NameChecks(system)
+
+class FltChecks(InstanceChecks):
+    """Checks the rules about minifilters where the filter manager says that something happened."""
 
     # Registration and unload.
 
@@ -95,6 +100,8 @@ class FltChecks(OperationChecks):
 
     def driver_entered(self, driver_object: DRIVER_OBJECT, filter_: Filter | None, status: int) -> None:
         name = driver_object.name
+        if filter_ is not None and self.never_started(filter_, status):
+            return
         if NT_SUCCESS(NTSTATUS(status)):
             if filter_ is not None and not filter_.started:
                 self.report("reg-order", f"DriverEntry of {name} succeeded, but never called FltStartFiltering")
@@ -127,10 +134,6 @@ class FltChecks(OperationChecks):
         if not unloads:
             return
         self.system.report_leftovers(name, filter_.driver)
-
-    def dereferencing(self, object_: RundownObject, had_reference: bool) -> None:
-        if not had_reference:
-            self.report("ref-underflow", f"FltObjectDereference of {object_.label}, which nobody has referenced")
 
     # Pre-operation callbacks.
 

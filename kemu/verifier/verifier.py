@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from kemu.errors import InternalError
@@ -19,6 +20,8 @@ class Verifier:
     def __init__(self, runtime: Runtime, settings: VerifierSettings = DEFAULT) -> None:
         self.runtime = runtime
         self.settings = settings
+        self.causes: list[Callable[[str, str], str]] = []
+        """Each makes, of a code and what happened, the code of the reason behind it, or leaves it."""
         self.advisories: list[Finding] = []
         self.went_on: str | None = None
         """The code of the first error after which the run went on all the same."""
@@ -33,6 +36,8 @@ class Verifier:
         verifier: BugCheck | None = None,
     ) -> None:
         """Note a broken rule; an error ends the run, and then this does not return."""
+        for cause in self.causes:
+            code = cause(code, detail)
         finding = self.finding(code, detail, bug_check, subject, verifier=verifier)
         rule = CATALOGUE[code]
         action = self.settings.action(rule)

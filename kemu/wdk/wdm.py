@@ -1,5 +1,6 @@
 """wdm.h: IRPs, devices, waiting, locks, IRQL, objects and handles, pool, deferred work, lists, cancellation."""
 
+from kemu.fltmgr.loading import MmGetSystemRoutineAddress
 from kemu.fltmgr.structures import (
     IO_STATUS_BLOCK,
 )
@@ -816,6 +817,7 @@ from kemu.nt.workitem import (
 )
 
 __all__ = [
+    "MmGetSystemRoutineAddress",
     "ACCESS_SYSTEM_SECURITY",
     "ALL_PROCESSOR_GROUPS",
     "APC_LEVEL",

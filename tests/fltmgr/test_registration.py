@@ -471,7 +471,7 @@ def test_a_filter_that_does_not_want_the_volume() -> None:
 
 
 @pytest.mark.rule("FLT-REG-18", "FLT-RACE-35")
-@pytest.mark.parametrize(("first", "expected"), [(True, {None}), (False, {None, "ke.uninitialised"})])
+@pytest.mark.parametrize(("first", "expected"), [(True, {None}), (False, {None, "start-before-init"})])
 def test_what_callbacks_use_is_initialised_before_the_start(first: bool, expected: set[str | None]) -> None:
     async def script(lab: Lab) -> None:
         mutex = FAST_MUTEX("Mutex")

@@ -57,6 +57,7 @@ RANGES: dict[tuple[int, int], str] = {
         RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
         WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
+        FltCompareInstanceAltitudes FltGetDeviceObject FltGetDiskDeviceObject
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
         ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
@@ -89,6 +90,12 @@ RANGES: dict[tuple[int, int], str] = {
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
+        FltDetachVolume FltEnumerateFilters FltEnumerateInstances FltEnumerateVolumes
+        FltGetBottomInstance FltGetFileSystemType FltGetFilterFromInstance FltGetFilterFromName
+        FltGetFilterInformation FltGetInstanceInformation FltGetLowerInstance FltGetTopInstance
+        FltGetUpperInstance FltGetVolumeFromDeviceObject FltGetVolumeFromFileObject
+        FltGetVolumeFromInstance FltGetVolumeInformation FltGetVolumeInstanceFromName
+        FltGetVolumeName FltGetVolumeProperties
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
         ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
@@ -127,6 +134,9 @@ RANGES: dict[tuple[int, int], str] = {
         ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
         PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        FltGetRoutineAddress FltLoadFilter FltUnloadFilter
+        FltAttachVolume FltAttachVolumeAtAltitude FltGetVolumeFromName FltGetVolumeGuidName
+        FltIsVolumeWritable MmGetSystemRoutineAddress
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
         IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait

@@ -105,6 +105,10 @@ NOT_ERRORS = {
     "postop-reads-own-change": WARNING,
     "status-snapshot-stale": WARNING,
     "workqueue-flood": WARNING,
+    "altitude-outside-group": WARNING,
+    "attach-at-altitude": WARNING,
+    "shutdown-in-unload": WARNING,
+    "teardown-slow": WARNING,
 }
 
 

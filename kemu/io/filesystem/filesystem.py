@@ -118,6 +118,12 @@ class FileSystem(Actor):
         self.watches: list[notify.Watch] = []
         self.limit: int | None = None
         """The size of the volume in clusters, or None for one that never gets full."""
+        self.volume_link: Link | None = None
+        """What handles of the volume itself are open on, once there was one."""
+        self.open_files = 0
+        """How many file objects are open. The cell of this is `presence`, which every create and close reads."""
+        self.emptied: Callable[[Thread], None] | None = None
+        """Told when the last file object of a volume that was dismounted is closed, in the step of that."""
         self.used = 0
         """How much of that is taken, in bytes."""
         self.due: list[tuple[Request, bool]] = []
@@ -436,6 +442,14 @@ def _close(fs: FileSystem, thread: Thread, request: Request) -> Result:
         opened.node.files -= 1
         if fs.contexts is not None:
             fs.contexts.closed(thread, opened)
+    """IRP_MJ_CLOSE: the last reference is gone. What others can see of that happened at cleanup."""
+    if isinstance(request.file.fs_context, Open):
+        thread.read(fs.presence)
+        fs.open_files -= 1
+        if not fs.is_mounted:
+            thread.write(fs.presence)
+            if not fs.open_files and fs.emptied is not None:
+                fs.emptied(thread)
     return STATUS_SUCCESS, 0
 
 

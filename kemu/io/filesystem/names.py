@@ -86,6 +86,11 @@ def dos_path(text: str) -> str:
     return text if text.startswith("\\") else f"\\{text}"
 
 
+def is_volume(text: str) -> bool:
+    r"""Whether a program that opens *text* means a volume itself: ``\\.\C:``."""
+    return len(text) == 6 and text[:4] in {"\\\\.\\", "\\\\?\\"} and text[5] == ":"
+
+
 def split(text: str) -> tuple[str, str]:
     r"""The directory of a path and the name in it: ``\a\b`` is ``\a`` and ``b``."""
     directory, _, name = text.rpartition("\\")

@@ -318,6 +318,22 @@ class Node(Cell):
         return all(entry.link is None for entry in self.entries.values())
 
 
+class VolumeNode(Node):
+    """What a handle of the volume itself is open on: no file, and in no directory. It has one sector."""
+
+    def __init__(self, root: Node) -> None:
+        thread = root.creator
+        ordinals = thread.ordinals
+        super().__init__(thread, "volume", is_directory=False, data=bytes(SECTOR))
+        # Whoever opens it first: the name is its own, and takes none of the thread's.
+        thread.ordinals = ordinals
+        self.root = root
+
+    @property
+    def name(self) -> tuple[int, ...]:
+        return (*self.root.name, PART, 6)
+
+
 class Open(Part):
     """One open of a stream, the file system's record behind a file object (CCB)."""
 

@@ -38,13 +38,14 @@ from kemu.io.file_constants import (
     FO_DELETE_ON_CLOSE,
     FO_FILE_OPEN,
     FO_NO_INTERMEDIATE_BUFFERING,
+    FO_VOLUME_OPEN,
     SETTABLE_ATTRIBUTES,
     SL_OPEN_PAGING_FILE,
     SL_OPEN_TARGET_DIRECTORY,
     map_generic,
 )
 from kemu.io.filesystem.names import Path, fold, parse
-from kemu.io.filesystem.nodes import Link, Node, Open, Stream
+from kemu.io.filesystem.nodes import Link, Node, Open, Stream, VolumeNode
 from kemu.io.filesystem.oplocks import break_for_create
 from kemu.io.filesystem.short_names import tunnelled
 from kemu.io.parameters import USUAL_ACCESS
@@ -99,6 +100,8 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
         if wrong is not None:
             return wrong, 0
     targets = more.get("OperationFlags", 0) & SL_OPEN_TARGET_DIRECTORY
+    if request.file.Flags & FO_VOLUME_OPEN:
+        return _open_existing(fs, thread, request, _volume_link(fs), Path((), "", False, False), access)
     if options & FILE_OPEN_BY_FILE_ID:
         return _open_by_id(fs, thread, request, access)
     path = parse(request.file.FileName)
@@ -135,6 +138,17 @@ def create(fs: FileSystem, thread: Thread, request: Request) -> Result:
     if entry.link is None and isinstance(request.file.fs_context, Open):
         request.file.fs_context.by_alias = True
     return result
+
+
+def _volume_link(fs: FileSystem) -> Link:
+    """What a handle of the volume itself is open on."""
+    link = fs.volume_link
+    if link is None:
+        node = VolumeNode(fs.root)
+        link = fs.volume_link = Link(None, "", node)
+        node.links.append(link)
+        fs.nodes.append(node)
+    return link
 
 
 def _wrong_request(parameters: Parameters, access: int) -> NTSTATUS | None:
@@ -360,6 +374,7 @@ def _finish(thread: Thread, request: Request, link: Link, stream: Stream, access
             file.Flags |= FO_NO_INTERMEDIATE_BUFFERING
     file.Flags |= FO_FILE_OPEN
     file.fs_context = opened
+    request.volume.filesystem.open_files += 1
     stream.opened.append(opened)
     stream.files += 1
     node.files += 1

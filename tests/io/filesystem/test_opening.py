@@ -168,7 +168,8 @@ def test_what_makes_no_sense_is_refused(disk: Disk, wrong: dict[str, Any], statu
     ("path", "status"),
     [
         ("a", STATUS_OBJECT_NAME_INVALID),
-        ("", STATUS_OBJECT_NAME_INVALID),
+        # That is the volume itself.
+        ("", STATUS_SUCCESS),
         ("\\\\", STATUS_OBJECT_NAME_INVALID),
         (r"\d\\x", STATUS_OBJECT_NAME_INVALID),
         (r"\a*", STATUS_OBJECT_NAME_INVALID),
