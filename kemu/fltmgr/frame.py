@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kemu.errors import UsageError
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
 from kemu.fltmgr.structures import (
     FLT_CALLBACK_DATA,
@@ -306,16 +305,15 @@ class Frame(Cell):
         operation = self.operation
         request = operation.request
         before, changed = Input.of(request), Input.seen(iopb)
-        if changed.file is not before.file or object.__getattribute__(iopb, "TargetInstance") is not self.instance:
-            # Not raised: the caller may be the driver, which could catch it.
-            thread.runtime.abort(
-                UsageError(
-                    f"{self.label} redirects {operation.label} to another file or instance",
-                    remedy="complete it instead: kemu has no redirected operations yet",
-                )
-            )
         for index in range(self.index + 1):
             operation.inputs.setdefault(index, before)
+        target = object.__getattribute__(iopb, "TargetInstance")
+        if changed.file is not before.file or target is not self.instance:
+            # Few operations are redirected: how that is done is needed by nobody else.
+            from kemu.fltmgr.redirect import redirect
+
+            redirect(thread, self, changed, target)
+            return
         request.minor, request.flags, request.parameters = changed.minor, changed.flags, changed.parameters
 
 

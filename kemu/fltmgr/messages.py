@@ -62,6 +62,14 @@ class CancelOperation(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class IoCompleted(Message):
+    """Filter manager -> minifilter: asynchronous I/O that it has initiated is complete."""
+
+    handler: ClassVar[str] = "IoCompleted"
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
 class QueueCallback(Message):
     """Filter manager -> minifilter: one of the routines of a cancel-safe queue."""
 

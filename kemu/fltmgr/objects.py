@@ -121,12 +121,14 @@ class Operations:
 class Instance(RundownObject):
     """One attachment of one filter to one volume at one altitude (PFLT_INSTANCE).
 
-    `outstanding` are the frames of operations that this instance takes part in and has not finished with.
+    `outstanding` are the frames of operations that this instance takes part in and has not finished with, `initiated`
+    the requests that it has begun below itself (FLT-INST-27).
     """
 
     __slots__ = (
         "altitude",
         "filter",
+        "initiated",
         "instance_name",
         "key",
         "nodes",
@@ -148,6 +150,8 @@ class Instance(RundownObject):
         self.instance_name = name
         self.state = ATTACHED
         self.outstanding: list[Frame] = []
+        self.initiated: list[Request] = []
+        """The I/O that the filter has initiated through this instance, and that is not over."""
         self.operations = Operations(f"run-down protection of {self.label}")
         self.queues: list[FLT_CALLBACK_DATA_QUEUE] = []
         """The cancel-safe queues that were initialised for this instance."""
@@ -159,13 +163,14 @@ class Instance(RundownObject):
                 self.nodes.setdefault(registration.MajorFunction, Node(self, registration))
 
     def holders(self) -> tuple[Thread, ...]:
-        return tuple(thread for frame in self.outstanding for thread in frame.inside)
+        issuers = [request.thread for request in self.initiated if not request.is_inner]
+        return tuple(thread for frame in self.outstanding for thread in frame.inside) + tuple(issuers)
 
 
 class FltVolume(RundownObject):
     """A volume as the filter manager sees it (PFLT_VOLUME): its instances, highest altitude first."""
 
-    __slots__ = ("arriving", "instances", "volume")
+    __slots__ = ("arriving", "instances", "stack_size", "volume")
 
     def __init__(self, volume: Volume) -> None:
         super().__init__(current_thread(), volume.dos_name)
@@ -173,6 +178,8 @@ class FltVolume(RundownObject):
         self.instances: list[Instance] = []
         self.arriving: list[Instance] = []
         """Instances that are being set up; their altitudes are taken."""
+        self.stack_size = 8
+        """For how many devices requests that begin here have room."""
 
 
 class WaitRundown(BlockingOperation[None]):

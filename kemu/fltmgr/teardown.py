@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kemu.fltmgr.constants import FLTFL_INSTANCE_TEARDOWN_MANUAL
 from kemu.fltmgr.frame import AWAIT_POST, NOT_CALLED, PASSED, Frame
+from kemu.fltmgr.generated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager, related_objects
 from kemu.fltmgr.messages import InstanceTeardown
 from kemu.fltmgr.objects import (
@@ -29,6 +30,7 @@ from kemu.nt.status import (
     STATUS_FLT_INSTANCE_NOT_FOUND,
     STATUS_SUCCESS,
 )
+from kemu.nt.system import report
 from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
 
 
@@ -98,6 +100,9 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
         # A callback that was running may still ask for a post-operation callback: that one is drained as well.
         finished = await WaitOutstanding(instance)
     await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
+    left = manager.system.get(GeneratedIo).still_open(current_thread(), instance)
+    if left is not None:
+        report("teardown-file-leak", f"{left.file.label} is still open, which was opened through {instance.label}")
     # References delay only the freeing, not TeardownComplete (FLT-INST-30).
     await WaitRundown(instance)
     await EndTeardown(instance)
@@ -125,7 +130,7 @@ class WaitOutstanding(BlockingOperation[bool]):
         self.instance = instance
 
     def available(self, thread: Thread) -> bool:
-        waits = False
+        waits = bool(self.instance.initiated)
         for frame in self.instance.outstanding:
             if drains(frame):
                 return True
@@ -136,6 +141,8 @@ class WaitOutstanding(BlockingOperation[bool]):
         instance = self.instance
         thread.write(instance)
         thread.acquire_as_waiter(instance.operations)
+        if instance.initiated:
+            return False
         for frame in instance.outstanding:
             thread.read(frame)
             # The operation may have moved on since this thread was woken: then it looks again.
@@ -148,7 +155,8 @@ class WaitOutstanding(BlockingOperation[bool]):
         return True
 
     def describe(self) -> str:
-        names = ", ".join(f"{f.operation.request.label} ({f.state_name})" for f in self.instance.outstanding)
+        frames = [f"{f.operation.request.label} ({f.state_name})" for f in self.instance.outstanding]
+        names = ", ".join([*frames, *(f"{request.label} (initiated)" for request in self.instance.initiated)])
         return f"see the operations of {self.instance.label} finished" + (f" ({names})" if names else "")
 
 

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
+from kemu.fltmgr.generated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import Filter
+from kemu.fltmgr.redirect import Redirections
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.workitem import WorkItems
@@ -291,6 +293,8 @@ class World(Threads):
         self.system.add(Irps())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
+        self.system.add(GeneratedIo())
+        self.system.add(Redirections())
         self.volume = Volume(self.system, "C:")
         self.system.get(IoManager).mount(self.volume)
         self._flt_volume = self.manager.mount(self.volume)

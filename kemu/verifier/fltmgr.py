@@ -20,6 +20,7 @@ from kemu.fltmgr.constants import (
     POSTOP_NAMES,
     PREOP_NAMES,
 )
+from kemu.fltmgr.createfile import check_failed_create
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.observer import FltObserver
@@ -297,6 +298,8 @@ class FltChecks(FltObserver):
             self.report("postop-bad-status", f"{what} set {NTSTATUS(status)}")
         if frame.operation.request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
             self.report("cleanup-close-failed", f"{what} set {NTSTATUS(status)}")
+        if frame.operation.is_create:
+            check_failed_create(frame, what, status)
 
     def resuming_post(self, frame: Frame) -> None:
         what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"

@@ -1,5 +1,9 @@
 """fltkernel.h: minifilters."""
 
+from kemu.fltmgr.alignedpool import (
+    FltAllocatePoolAlignedWithTag,
+    FltFreePoolAlignedWithTag,
+)
 from kemu.fltmgr.callback_data import (
     FLT_IS_FASTIO_OPERATION,
     FLT_IS_FS_FILTER_OPERATION,
@@ -44,8 +48,10 @@ from kemu.fltmgr.constants import (
     FLTFL_CALLBACK_DATA_DRAINING_IO,
     FLTFL_CALLBACK_DATA_FAST_IO_OPERATION,
     FLTFL_CALLBACK_DATA_FS_FILTER_OPERATION,
+    FLTFL_CALLBACK_DATA_GENERATED_IO,
     FLTFL_CALLBACK_DATA_IRP_OPERATION,
     FLTFL_CALLBACK_DATA_POST_OPERATION,
+    FLTFL_CALLBACK_DATA_REISSUED_IO,
     FLTFL_CALLBACK_DATA_SYSTEM_BUFFER,
     FLTFL_FILTER_UNLOAD_MANDATORY,
     FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT,
@@ -61,6 +67,47 @@ from kemu.fltmgr.constants import (
     FLTFL_POST_OPERATION_DRAINING,
     FLTFL_REGISTRATION_DO_NOT_SUPPORT_SERVICE_STOP,
 )
+from kemu.fltmgr.createfile import (
+    FltCancelFileOpen,
+    FltClose,
+    FltCreateFile,
+    FltCreateFileEx,
+    FltCreateFileEx2,
+    FltOpenVolume,
+)
+from kemu.fltmgr.ecp import (
+    FltAcknowledgeEcp,
+    FltAllocateExtraCreateParameter,
+    FltAllocateExtraCreateParameterList,
+    FltFindExtraCreateParameter,
+    FltFreeExtraCreateParameter,
+    FltFreeExtraCreateParameterList,
+    FltGetEcpListFromCallbackData,
+    FltInsertExtraCreateParameter,
+    FltIsEcpAcknowledged,
+    FltIsEcpFromUserMode,
+    FltSetEcpListIntoCallbackData,
+)
+from kemu.fltmgr.fileio import (
+    FLTFL_IO_OPERATION_DO_NOT_UPDATE_BYTE_OFFSET,
+    FLTFL_IO_OPERATION_NON_CACHED,
+    FLTFL_IO_OPERATION_PAGING,
+    FLTFL_IO_OPERATION_SYNCHRONOUS_PAGING,
+    FltDeviceIoControlFile,
+    FltFlushBuffers,
+    FltFsControlFile,
+    FltQueryDirectoryFile,
+    FltQueryInformationFile,
+    FltQuerySecurityObject,
+    FltQueryVolumeInformation,
+    FltQueryVolumeInformationFile,
+    FltReadFile,
+    FltSetInformationFile,
+    FltSetVolumeInformation,
+    FltTagFile,
+    FltUntagFile,
+    FltWriteFile,
+)
 from kemu.fltmgr.objects import (
     Filter as PFLT_FILTER,
 )
@@ -69,6 +116,17 @@ from kemu.fltmgr.objects import (
 )
 from kemu.fltmgr.objects import (
     Instance as PFLT_INSTANCE,
+)
+from kemu.fltmgr.ownio import (
+    FLT_ALLOCATE_CALLBACK_DATA_PREALLOCATE_ALL_MEMORY,
+    FltAllocateCallbackData,
+    FltAllocateCallbackDataEx,
+    FltCancelIo,
+    FltFreeCallbackData,
+    FltPerformAsynchronousIo,
+    FltPerformSynchronousIo,
+    FltReissueSynchronousIo,
+    FltReuseCallbackData,
 )
 from kemu.fltmgr.pushlock import (
     FLT_PUSH_LOCK_DISABLE_AUTO_BOOST,
@@ -81,6 +139,11 @@ from kemu.fltmgr.pushlock import (
     FltInitializePushLock,
     FltReleasePushLock,
     FltReleasePushLockEx,
+)
+from kemu.fltmgr.redirect import (
+    FltAdjustDeviceStackSizeForIoRedirection,
+    FltIsIoRedirectionAllowed,
+    FltIsIoRedirectionAllowedForOperation,
 )
 from kemu.fltmgr.registration import (
     FltObjectDereference,
@@ -198,4 +261,55 @@ __all__ = [
     "PFLT_FILTER",
     "PFLT_INSTANCE",
     "PFLT_VOLUME",
+    "FLTFL_CALLBACK_DATA_GENERATED_IO",
+    "FLTFL_CALLBACK_DATA_REISSUED_IO",
+    "FltAllocatePoolAlignedWithTag",
+    "FltFreePoolAlignedWithTag",
+    "FltCancelFileOpen",
+    "FltClose",
+    "FltCreateFile",
+    "FltCreateFileEx",
+    "FltCreateFileEx2",
+    "FltOpenVolume",
+    "FltAcknowledgeEcp",
+    "FltAllocateExtraCreateParameter",
+    "FltAllocateExtraCreateParameterList",
+    "FltFindExtraCreateParameter",
+    "FltFreeExtraCreateParameter",
+    "FltFreeExtraCreateParameterList",
+    "FltGetEcpListFromCallbackData",
+    "FltInsertExtraCreateParameter",
+    "FltIsEcpAcknowledged",
+    "FltIsEcpFromUserMode",
+    "FltSetEcpListIntoCallbackData",
+    "FLTFL_IO_OPERATION_DO_NOT_UPDATE_BYTE_OFFSET",
+    "FLTFL_IO_OPERATION_NON_CACHED",
+    "FLTFL_IO_OPERATION_PAGING",
+    "FLTFL_IO_OPERATION_SYNCHRONOUS_PAGING",
+    "FltDeviceIoControlFile",
+    "FltFlushBuffers",
+    "FltFsControlFile",
+    "FltQueryDirectoryFile",
+    "FltQueryInformationFile",
+    "FltQuerySecurityObject",
+    "FltQueryVolumeInformation",
+    "FltQueryVolumeInformationFile",
+    "FltReadFile",
+    "FltSetInformationFile",
+    "FltSetVolumeInformation",
+    "FltTagFile",
+    "FltUntagFile",
+    "FltWriteFile",
+    "FLT_ALLOCATE_CALLBACK_DATA_PREALLOCATE_ALL_MEMORY",
+    "FltAllocateCallbackData",
+    "FltAllocateCallbackDataEx",
+    "FltCancelIo",
+    "FltFreeCallbackData",
+    "FltPerformAsynchronousIo",
+    "FltPerformSynchronousIo",
+    "FltReissueSynchronousIo",
+    "FltReuseCallbackData",
+    "FltAdjustDeviceStackSizeForIoRedirection",
+    "FltIsIoRedirectionAllowed",
+    "FltIsIoRedirectionAllowedForOperation",
 ]

@@ -1,5 +1,21 @@
 """ntifs.h: objects, processes, threads and attaching to them, information of files, oplocks, control codes."""
 
+from kemu.fltmgr.createfile import (
+    IO_DRIVER_CREATE_CONTEXT,
+    IO_IGNORE_SHARE_ACCESS_CHECK,
+    IoInitializeDriverCreateContext,
+)
+from kemu.fltmgr.fileio import (
+    FSCTL_DELETE_REPARSE_POINT,
+    FSCTL_SET_REPARSE_POINT,
+)
+from kemu.fltmgr.issuing import (
+    FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS,
+)
+from kemu.io.ecp import (
+    ECP_CONTEXT,
+    ECP_LIST,
+)
 from kemu.io.file_constants import (
     FILE_ACTION_ADDED,
     FILE_ACTION_MODIFIED,
@@ -32,6 +48,7 @@ from kemu.io.file_constants import (
     FILE_RENAME_REPLACE_IF_EXISTS,
     FILE_USE_FILE_POINTER_POSITION,
     FILE_WRITE_TO_END_OF_FILE,
+    FO_FILE_OPEN_CANCELLED,
     FSCTL_DISMOUNT_VOLUME,
     FSCTL_IS_VOLUME_MOUNTED,
     FSCTL_LOCK_VOLUME,
@@ -81,6 +98,9 @@ from kemu.io.file_constants import (
     FileRenameInformationEx,
     SyncTypeCreateSection,
     SyncTypeOther,
+)
+from kemu.io.fileobject import (
+    IoReplaceFileObjectName,
 )
 from kemu.io.filesystem.oplocks import (
     FILE_OPLOCK_BROKEN_TO_LEVEL_2,
@@ -282,4 +302,14 @@ __all__ = [
     "SyncTypeCreateSection",
     "SyncTypeOther",
     "ZwDuplicateObject",
+    "IO_DRIVER_CREATE_CONTEXT",
+    "IO_IGNORE_SHARE_ACCESS_CHECK",
+    "IoInitializeDriverCreateContext",
+    "FO_FILE_OPEN_CANCELLED",
+    "IoReplaceFileObjectName",
+    "ECP_CONTEXT",
+    "ECP_LIST",
+    "FSCTL_DELETE_REPARSE_POINT",
+    "FSCTL_SET_REPARSE_POINT",
+    "FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS",
 ]

@@ -202,6 +202,9 @@ from kemu.io.file_constants import (
     FileStreamInformation,
     FileValidDataLengthInformation,
 )
+from kemu.io.fileobject import (
+    IoFileObjectType,
+)
 from kemu.io.irp import (
     IO_STACK_LOCATION,
     IRP,
@@ -1470,4 +1473,5 @@ __all__ = [
     "ZwClose",
     "on_stack",
     "sizeof",
+    "IoFileObjectType",
 ]

@@ -99,6 +99,9 @@ NOT_ERRORS = {
     "ke.pool-executable": WARNING,
     "ke.uninit-leak": WARNING,
     "sync-on-create": WARNING,
+    "placeholder-io": WARNING,
+    "byteoffset-race": WARNING,
+    "redirect-unchecked": WARNING,
 }
 
 
