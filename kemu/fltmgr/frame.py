@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kemu.errors import UsageError
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_DIRTY
 from kemu.fltmgr.remarks import Remarks
 from kemu.fltmgr.structures import (
@@ -379,6 +378,15 @@ class Frame(Cell):
         for index in range(self.index + 1):
             operation.inputs.setdefault(index, before)
         self.remember().changed |= changed_members(self.input, changed)
+        for index in range(self.index + 1):
+            operation.inputs.setdefault(index, before)
+        target = object.__getattribute__(iopb, "TargetInstance")
+        if changed.file is not before.file or target is not self.instance:
+            # Few operations are redirected: how that is done is needed by nobody else.
+            from kemu.fltmgr.redirect import redirect
+
+            redirect(thread, self, changed, target)
+            return
         request.minor, request.flags, request.parameters = changed.minor, changed.flags, changed.parameters
 
 

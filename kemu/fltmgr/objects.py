@@ -216,12 +216,14 @@ class Operations:
 class Instance(RundownObject):
     """One attachment of one filter to one volume at one altitude (PFLT_INSTANCE).
 
-    `outstanding` are the frames of operations that this instance takes part in and has not finished with.
+    `outstanding` are the frames of operations that this instance takes part in and has not finished with, `initiated`
+    the requests that it has begun below itself (FLT-INST-27).
     """
 
     __slots__ = (
         "altitude",
         "filter",
+        "initiated",
         "instance_name",
         "key",
         "nodes",
@@ -244,6 +246,8 @@ class Instance(RundownObject):
         self.instance_name = name
         self.state = ATTACHED
         self.outstanding: list[Frame] = []
+        self.initiated: list[Request] = []
+        """The I/O that the filter has initiated through this instance, and that is not over."""
         self.operations = Operations(f"run-down protection of {self.label}")
         self.open_files: list[FileObject] = []
         """The files that the driver has opened through this instance and not closed, oldest first."""
@@ -257,7 +261,8 @@ class Instance(RundownObject):
                 self.nodes.setdefault(registration.MajorFunction, Node(self, registration))
 
     def holders(self) -> tuple[Thread, ...]:
-        return tuple(thread for frame in self.outstanding for thread in frame.inside)
+        issuers = [request.thread for request in self.initiated if not request.is_inner]
+        return tuple(thread for frame in self.outstanding for thread in frame.inside) + tuple(issuers)
 
 
 def volume_device(volume: FltVolume, what: str, name: str) -> DEVICE_OBJECT:
@@ -288,6 +293,7 @@ class FltVolume(RundownObject):
         "stage",
         "volume",
     )
+    __slots__ = ("arriving", "instances", "stack_size", "volume")
 
     guards = ("holds", "references", "stage")
 
@@ -330,6 +336,8 @@ class FltVolume(RundownObject):
 
     def holders(self) -> tuple[Thread, ...]:
         return (self.setting_up,) if self.setting_up is not None else ()
+        self.stack_size = 8
+        """For how many devices requests that begin here have room."""
 
 
 class WaitRundown(BlockingOperation[None]):

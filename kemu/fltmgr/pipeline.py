@@ -250,7 +250,6 @@ class Pipeline:
                 operation.changed()
                 return
             if frame.waiter is not None:
-                frame.waiter = None
                 assert drive is not None
                 drive.synchronised -= 1
             if frame.state == AWAIT_POST:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from kemu.fltmgr.constants import FLTFL_INSTANCE_TEARDOWN_MANUAL
 from kemu.fltmgr.context_end import unlink_all
 from kemu.fltmgr.frame import AWAIT_POST, NOT_CALLED, PASSED, Frame
+from kemu.fltmgr.generated import GeneratedIo
+from kemu.fltmgr.manager import FilterManager, related_objects
 from kemu.fltmgr.messages import InstanceTeardown
 from kemu.fltmgr.objects import (
     DRAINING,
@@ -40,6 +42,8 @@ from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Poin
 
 if TYPE_CHECKING:
     from kemu.fltmgr.manager import FilterManager
+from kemu.nt.system import report
+from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
 
 
 class BeginTeardown(Operation[bool]):
@@ -115,6 +119,9 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
         finished = await WaitOutstanding(instance)
     await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
     manager.observer.teardown_complete_returned(instance)
+    left = manager.system.get(GeneratedIo).still_open(current_thread(), instance)
+    if left is not None:
+        report("teardown-file-leak", f"{left.file.label} is still open, which was opened through {instance.label}")
     # References delay only the freeing, not TeardownComplete (FLT-INST-30).
     await WaitRundown(instance)
     await unlink_all(manager.contexts, instance)
@@ -155,7 +162,7 @@ class WaitOutstanding(BlockingOperation[bool]):
         self.instance = instance
 
     def available(self, thread: Thread) -> bool:
-        waits = False
+        waits = bool(self.instance.initiated)
         for frame in self.instance.outstanding:
             if drains(frame) or must_cancel(frame):
                 return True
@@ -166,6 +173,8 @@ class WaitOutstanding(BlockingOperation[bool]):
         instance = self.instance
         thread.write(instance)
         thread.acquire_as_waiter(instance.operations)
+        if instance.initiated:
+            return False
         for frame in instance.outstanding:
             thread.read(frame)
             # The operation may have moved on since this thread was woken: then it looks again.
@@ -178,7 +187,8 @@ class WaitOutstanding(BlockingOperation[bool]):
         return True
 
     def describe(self) -> str:
-        names = ", ".join(f"{f.operation.request.label} ({f.state_name})" for f in self.instance.outstanding)
+        frames = [f"{f.operation.request.label} ({f.state_name})" for f in self.instance.outstanding]
+        names = ", ".join([*frames, *(f"{request.label} (initiated)" for request in self.instance.initiated)])
         return f"see the operations of {self.instance.label} finished" + (f" ({names})" if names else "")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Unpack
+from collections.abc import Awaitable, Callable
+from typing import Final, Unpack
 
 from kemu.io.buffers import memory_of
 from kemu.io.constants import (
@@ -14,6 +14,9 @@ from kemu.io.constants import (
     IRP_MJ_CREATE,
 )
 from kemu.io.file_constants import FO_VOLUME_OPEN
+from kemu.io.ecp import Ecps
+from kemu.io.file_constants import FO_HANDLE_CREATED
+from kemu.io.filesystem.names import dos_path
 from kemu.io.parameters import Members, Parameters
 from kemu.io.request import (
     CLASS_NAMES,
@@ -29,13 +32,24 @@ from kemu.io.volume import Volume
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_lowered, check_release
 from kemu.nt.lockorder import LockOrder
+from kemu.nt.object import ObjectManager
 from kemu.nt.process import Process
 from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK, RAISED, check_level
-from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO, STATUS_SUCCESS
+from kemu.nt.status import (
+    NT_SUCCESS,
+    NTSTATUS,
+    STATUS_FLT_DISALLOW_FAST_IO,
+    STATUS_REPARSE,
+    STATUS_REPARSE_POINT_NOT_RESOLVED,
+    STATUS_SUCCESS,
+)
 from kemu.nt.system import System, current_system
 from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
+
+MOST_REPARSES: Final = 32
+"""How many times one open is sent again (a choice of kemu's)."""
 
 
 def file_object(volume: Volume, path: str, *, synchronous: bool) -> FileObject:
@@ -59,6 +73,9 @@ class IoManager:
         """The volumes, oldest first."""
         self.by_name: dict[str, Volume] = {}
         """Those that the names of drives lead to."""
+        """The mounted volumes, oldest first."""
+        self.ecps = Ecps()
+        system.add(self.ecps)
 
     def mount(self, volume: Volume) -> None:
         """Take *volume* up, whose file system sends its paging I/O from the top of the stack."""
@@ -92,7 +109,7 @@ class IoManager:
         thread.update(file)
         file.pending += 1
         self.outstanding.append(request)
-        if await request.volume.top.dispatch(request) and not request.done:
+        if await (file.below or request.volume.top).dispatch(request) and not request.done:
             request.finish(thread)
 
     async def call(self, request: Request) -> NTSTATUS:
@@ -116,6 +133,49 @@ class IoManager:
         status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
         return status, file if NT_SUCCESS(status) else None
 
+        async def send(file: FileObject) -> Request:
+            parameters = Parameters(Disposition=disposition, **members)
+            request = Request(file.volume, file, IRP_MJ_CREATE, parameters)
+            await self.call(request)
+            return request
+
+        request = await self.open(send, FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0))
+        if not NT_SUCCESS(request.status):
+            return request.status, None
+        request.file.Flags |= FO_HANDLE_CREATED
+        return request.status, request.file
+
+    async def open(self, send: Callable[[FileObject], Awaitable[Request]], file: FileObject) -> Request:
+        """Have *send* send a create for *file*; again, for the name that the file object has then, as long as that is
+        answered with STATUS_REPARSE (FLT-IO-24). Returns the last request, whose file object is another one then.
+        """
+        ecps = self.ecps
+        request = await send(file)
+        rounds = 0
+        while request.status == STATUS_REPARSE:
+            rounds += 1
+            if rounds > MOST_REPARSES:
+                request.status = STATUS_REPARSE_POINT_NOT_RESOLVED
+                break
+            again = self._renamed(file)
+            ecps.move(file, again)
+            file = again
+            request = await send(file)
+        if ecps.of:
+            await ecps.end(file)
+        return request
+
+    def _renamed(self, file: FileObject) -> FileObject:
+        """A new file object for the name that *file* was given instead of its own."""
+        name = file.FileName
+        if name.upper().startswith("\\??\\"):
+            name = name[4:]
+        volume = next((one for one in self.volumes if name.upper().startswith(one.dos_name.upper())), file.volume)
+        again = FileObject(volume, dos_path(name), file.Flags & FO_SYNCHRONOUS_IO)
+        again.handles = file.handles
+        again.below = file.below
+        return again
+
     async def close(self, file: FileObject) -> NTSTATUS:
         """Close a handle. The last one's end sends a cleanup request, and a close request when nothing else refers
         to the file object: requests under way and sections do.
@@ -127,20 +187,34 @@ class IoManager:
             return STATUS_SUCCESS
         status = await self.call(Request(file.volume, file, IRP_MJ_CLEANUP, Parameters()))
         thread.read(file)
+        file.left = True
         if file.pending:
             thread.write(file)
-            file.closer = lambda: self._close_later(file)
-        else:
-            await self.call(Request(file.volume, file, IRP_MJ_CLOSE, Parameters()))
+            file.closer = lambda: self.close_later(file)
+        elif not self._is_referenced(file):
+            await self.send_close(file)
         return status
 
     async def send_close(self, file: FileObject) -> None:
         """Send the close request."""
+        file.ended = True
         await self.call(Request(file.volume, file, IRP_MJ_CLOSE, Parameters()))
 
-    def _close_later(self, file: FileObject) -> None:
-        """Send the close request from a thread of its own: the last reference went at any IRQL, in any thread."""
-        self.system.runtime.spawn(f"close:{file.FileName}", self.send_close(file))
+    def close_later(self, file: FileObject) -> None:
+        """Send the close request from a thread of its own, unless a driver refers to the file: the last reference went
+        at any IRQL, in any thread.
+        """
+        if not self._is_referenced(file):
+            file.ended = True
+            self.system.runtime.spawn(f"close:{file.FileName}", self.send_close(file))
+
+    def _is_referenced(self, file: FileObject) -> bool:
+        """Whether a driver holds a reference: the close then comes when that is dropped."""
+        header = self.system.get(ObjectManager).known_header(file)
+        if header is None:
+            return False
+        current_thread().read(header)
+        return bool(header.pointers)
 
     async def transfer(
         self, file: FileObject, major: int, parameters: Parameters, *, fast: bool = False, flags: int = 0

@@ -28,6 +28,7 @@ class Members(TypedDict, total=False):
     DesiredAccess: int
     AllocationSize: int
     OperationFlags: int
+    IgnoreShareAccess: bool
     Key: int
     InfoBuffer: Any
     ParentOfTarget: Any
@@ -120,6 +121,8 @@ class Parameters:
     AllocationSize = _Member(0)
     OperationFlags = _Member(0)
     """``Iopb->OperationFlags``: the SL_ flags of the request."""
+    IgnoreShareAccess = _Member(False)
+    """Whether the create was issued with IO_IGNORE_SHARE_ACCESS_CHECK."""
 
     # IRP_MJ_READ, IRP_MJ_WRITE, IRP_MJ_LOCK_CONTROL.
     Key = _Member(0)

@@ -30,9 +30,12 @@ class FileObject(Cell):
         "Flags",
         "FsContext",
         "FsContext2",
+        "below",
         "closer",
+        "ended",
         "fs_context",
         "handles",
+        "left",
         "lock",
         "pending",
         "volume",
@@ -58,6 +61,12 @@ class FileObject(Cell):
         """Sends the close, if the last handle is gone and only such references are left."""
         self.fs_context: Any = None
         """The file system's own record of the open file; None until the create succeeded."""
+        self.below: IoTarget | None = None
+        """Where its requests enter the stack of the volume, if it was opened below the top."""
+        self.left = False
+        """Whether its last handle is gone, and the cleanup that this sends is over."""
+        self.ended = False
+        """Whether the close was sent, or is about to be."""
 
     def close_now(self) -> None:
         """The last reference is gone, after the last handle: have the close sent."""
@@ -121,7 +130,9 @@ class Request(Waitable):
     guards = ("done",)
 
     is_inner: ClassVar[bool] = False
-    """Whether it came in an IRP, which is to be completed when the request is."""
+    """Whether it came in an IRP, which is to be completed when the request is, or its issuer is called back."""
+    is_generated: ClassVar[bool] = False
+    """Whether a minifilter has initiated it, so that no lock keeps it apart from others of the file object."""
 
     def __init__(
         self,

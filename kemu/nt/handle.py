@@ -85,6 +85,9 @@ class HandleTable(Cell):
         header = header_of(entry.body)
         thread.update(header)
         header.handles += 1
+        kind = type_of(entry.body)
+        if kind is not None and kind.opened is not None:
+            kind.opened(entry.body, thread)
         return handle | KERNEL_HANDLE_MASK if self.process.is_system else handle
 
     def find(self, thread: Thread, handle: int) -> HandleEntry | None:
@@ -179,12 +182,14 @@ class Look(Operation[HandleEntry | None]):
 class Close(Operation[tuple[NTSTATUS, Cell | None]]):
     """Close a handle; evaluates to the status, and to the object if nobody holds it any more."""
 
-    __slots__ = ("handle", "table")
+    __slots__ = ("body", "handle", "table")
     kind = "close a handle in"
 
     def __init__(self, table: HandleTable, handle: int) -> None:
         self.table = table
         self.handle = handle
+        self.body: Cell | None = None
+        """What the handle stood for."""
 
     def perform(self, thread: Thread) -> tuple[NTSTATUS, Cell | None]:
         entry = self.table.find(thread, self.handle)
@@ -196,14 +201,15 @@ class Close(Operation[tuple[NTSTATUS, Cell | None]]):
         if log is not None:
             log("ob.close", obj=entry.body, handle=self.handle)
         last = self.table.remove(thread, self.handle)
+        self.body = entry.body
         return STATUS_SUCCESS, entry.body if last else None
 
     def target(self) -> Cell:
         return self.table
 
 
-class CloseNext(Operation[tuple[bool, Cell | None]]):
-    """Close the lowest handle of a process that ends; whether there was one, and the object if nobody holds it."""
+class CloseNext(Operation["tuple[Cell | None, bool]"]):
+    """Close the lowest handle of a process that ends; its object, if there was one, and whether nobody holds that."""
 
     __slots__ = ("table",)
     kind = "close the handles in"
@@ -211,13 +217,13 @@ class CloseNext(Operation[tuple[bool, Cell | None]]):
     def __init__(self, table: HandleTable) -> None:
         self.table = table
 
-    def perform(self, thread: Thread) -> tuple[bool, Cell | None]:
+    def perform(self, thread: Thread) -> tuple[Cell | None, bool]:
         thread.read(self.table)
         if not self.table.entries:
-            return False, None
+            return None, False
         handle = min(self.table.entries)
         body = self.table.entries[handle].body
-        return True, body if self.table.remove(thread, handle) else None
+        return body, self.table.remove(thread, handle)
 
     def target(self) -> Cell:
         return self.table
@@ -226,11 +232,15 @@ class CloseNext(Operation[tuple[bool, Cell | None]]):
 async def close_all(process: Process) -> None:
     """Close every handle of *process*."""
     table = table_of(process)
-    more = True
-    while more:
-        more, last = await CloseNext(table)
-        if last is not None:
-            await delete(last)
+    while True:
+        body, last = await CloseNext(table)
+        if body is None:
+            return
+        kind = type_of(body)
+        if kind is not None and kind.closed is not None:
+            await kind.closed(body)
+        if last:
+            await delete(body)
 
 
 async def open_handle(
@@ -378,7 +388,10 @@ async def close_handle(handle: int, mode: int, where: str) -> NTSTATUS:
         # Closing a pseudo-handle does nothing; a kernel handle is no handle to a user program (OB-HT-04).
         return STATUS_SUCCESS if handle in {CURRENT_PROCESS, CURRENT_THREAD} else STATUS_INVALID_HANDLE
     table = table_for(handle)
-    status, last = (STATUS_INVALID_HANDLE, None) if table is None else await Close(table, handle)
+    if table is None:
+        return STATUS_INVALID_HANDLE
+    close = Close(table, handle)
+    status, last = await close
     if is_kernel and status != STATUS_SUCCESS:
         why = "is not open" if status == STATUS_INVALID_HANDLE else "is protected"
         reason = int(status == STATUS_INVALID_HANDLE)
@@ -387,6 +400,9 @@ async def close_handle(handle: int, mode: int, where: str) -> NTSTATUS:
             f"{where} of kernel handle 0x{handle:X}, which {why}",
             BugCheck(INVALID_KERNEL_HANDLE, (handle, reason)),
         )
+    kind = type_of(close.body)
+    if kind is not None and kind.closed is not None:
+        await kind.closed(close.body)
     if last is not None:
         await delete(last)
     return status

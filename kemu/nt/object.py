@@ -28,7 +28,8 @@ class ObjectType:
     """OBJECT_TYPE: what objects of one kind have in common.
 
     `is_held` says whether the system itself keeps such an object, as it does a thread that has not ended; `delete` is
-    called when nobody holds it any more, in the thread of the last one.
+    called when nobody holds it any more, in the thread of the last one. `opened` is called in the step that makes a
+    handle, `closed` by the thread that has closed one.
     """
 
     def __init__(
@@ -38,11 +39,15 @@ class ObjectType:
         *,
         is_held: Callable[[Any, Thread], bool] | None = None,
         delete: Callable[[Any], Awaitable[None]] | None = None,
+        opened: Callable[[Any, Thread], None] | None = None,
+        closed: Callable[[Any], Awaitable[Any]] | None = None,
     ) -> None:
         self.name = name
         self.rights = rights
         self.is_held = is_held
         self.delete = delete
+        self.opened = opened
+        self.closed = closed
 
     def __repr__(self) -> str:
         return self.name
@@ -142,6 +147,10 @@ class ObjectManager:
         if header is None:
             header = self._headers[body] = ObjectHeader(body)
         return header
+
+    def known_header(self, body: Cell) -> ObjectHeader | None:
+        """The header of *body*, if anybody has counted anything of it."""
+        return self._headers.get(body)
 
     def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
         """The references that *driver* has taken and nobody has dropped."""

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
+from kemu.fltmgr.generated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_cache import NameCache
 from kemu.fltmgr.name_information import FileNames
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.service import InstanceDefinition, Service, define, outside_group
+from kemu.fltmgr.redirect import Redirections
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.volumes import KINDS
@@ -331,6 +333,8 @@ class World(Threads):
         self.manager = FilterManager(self.system, checks)
         self.system.add(self.manager)
         checks.watch_pairs()
+        self.system.add(GeneratedIo())
+        self.system.add(Redirections())
         self.volume = Volume(self.system, "C:")
         self.system.get(IoManager).mount(self.volume)
         self.manager.mount(self.volume)

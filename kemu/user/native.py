@@ -30,6 +30,7 @@ from kemu.io.file_constants import (
     FILE_SYNCHRONOUS_IO_NONALERT,
     FILE_WRITE_ATTRIBUTES,
     FILE_WRITE_DATA,
+    FO_HANDLE_CREATED,
     IRP_MN_LOCK,
     IRP_MN_NOTIFY_CHANGE_DIRECTORY,
     IRP_MN_QUERY_DIRECTORY,
@@ -179,11 +180,18 @@ class Native:
             "CreateOptions": CreateOptions,
             "AllocationSize": AllocationSize,
         }
-        parameters = Parameters(Disposition=CreateDisposition, **members)
-        request = Request(volume, file, IRP_MJ_CREATE, parameters)
-        status = await self._wait(request)
+
+        async def send(file: FileObject) -> Request:
+            parameters = Parameters(Disposition=CreateDisposition, **members)
+            request = Request(file.volume, file, IRP_MJ_CREATE, parameters)
+            await self._wait(request)
+            return request
+
+        request = await self.manager.open(send, file)
+        status, file = request.status, request.file
         if not NT_SUCCESS(status):
             return status, 0, None
+        file.Flags |= FO_HANDLE_CREATED
         if synchronous:
             file.lock = FileLock(file)
         return status, request.information, Handle(self.process, file, access, CreateOptions)

@@ -7,6 +7,8 @@ from kemu.fltmgr.context_end import WaitContexts
 from kemu.fltmgr.context_rules import leaks
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
 from kemu.fltmgr.objects import Filter, FltVolume, Instance, WaitRundown
+from kemu.fltmgr.generated import GeneratedIo
+from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.irp import IRP, IrpCancel
 from kemu.io.manager import IoManager
@@ -15,7 +17,7 @@ from kemu.nt.kthread import KThread
 from kemu.nt.lock import leak_of
 from kemu.nt.system import System
 from kemu.nt.work import WorkerPool
-from kemu.runtime import Outcome, Stuck
+from kemu.runtime import Outcome, Stuck, Thread
 from kemu.verifier.catalogue import CATALOGUE
 from kemu.verifier.finding import Finding
 from kemu.verifier.verifier import Verifier
@@ -55,6 +57,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     threads = [thread for thread in system.runtime.threads if thread.alive]
     # A cycle that no teardown is part of is the cause, and a teardown that waits for its members is not. Likewise a
     # teardown or an operation may wait for an item that no worker is left for.
+    again = reentered(system, threads)
+    if again is not None:
+        return verifier.finding("reentrant-deadlock", f"{again}: {detail}", subject=again)
     endless = endless_wait(verifier, threads, detail)
     if endless is not None:
         return endless
@@ -91,6 +96,23 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
         if isinstance(thread, KThread) and thread.unloading is not None:
             return verifier.finding("ke.unload-hang", detail, subject=str(thread.unloading))
     return verifier.finding("ke.hang", detail, subject=report.blocked[0].waits_for)
+
+
+def reentered(system: System, threads: list[Thread]) -> str | None:
+    """A driver whose callback has come, by I/O that it waits for, to a callback of its own in the same thread."""
+    operations = [one.filter_context for one in (*system.get(IoManager).outstanding, *initiated(system))]
+    inside = [frame for one in operations if isinstance(one, IrpCtrl) for frame in one.frames if frame.inside]
+    for thread in threads:
+        filters = [frame.node.filter for frame in inside if thread in frame.inside]
+        for filter_ in filters:
+            if filters.count(filter_) > 1:
+                return f"{filter_.driver.driver} in {thread.label}"
+    return None
+
+
+def initiated(system: System) -> list[Request]:
+    """What minifilters have initiated and what is not over, in that order."""
+    return list(system.get(GeneratedIo).outstanding)
 
 
 def leaked_lock(system: System, verifier: Verifier, detail: str = "") -> Finding | None:
@@ -135,7 +157,7 @@ def teardown_hang(verifier: Verifier, instance: Instance, detail: str) -> Findin
 def unfinished(system: System) -> list[Frame]:
     """The frames that a driver has pended and not resumed, in the order in which their operations were issued."""
     frames: list[Frame] = []
-    for request in system.get(IoManager).outstanding:
+    for request in (*system.get(IoManager).outstanding, *initiated(system)):
         operation = request.filter_context
         if isinstance(operation, Request):
             # It has come to the filter manager in an IRP.

@@ -24,6 +24,7 @@ from kemu.fltmgr.constants import (
 from kemu.fltmgr.context_end import Contexts
 from kemu.fltmgr.context_rules import assumed_present, hand_over
 from kemu.fltmgr.fastio import check_result
+from kemu.fltmgr.createfile import check_failed_create
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
 from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
 from kemu.fltmgr.oplock import Oplocks
@@ -339,6 +340,8 @@ class FltChecks(InstanceChecks):
             self.report("cleanup-close-failed", f"{what} set {NTSTATUS(status)}")
         if frame.operation.request.kind == FS_FILTER_OPERATION:
             check_result(frame, f"{what} came", NTSTATUS(status))
+        if frame.operation.is_create:
+            check_failed_create(frame, what, status)
 
     def resuming_post(self, frame: Frame) -> None:
         what = f"{current_kthread().label} completes the pended post-operation of {frame.operation.label}"

@@ -92,6 +92,7 @@ FINAL: Final = frozenset(
         "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
+        "reentrant-deadlock", "io-on-unopened-file", "bad-redirect", "cbd-foreign-free", "cancel-foreign-io",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -111,6 +112,7 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "mdl-double-free", "mdl-foreign-free", "swap-inconsistent", "swap-too-small", "pend-unlocked-user-buffer",
         # What all filters share is written to by one.
         "name-modified", "namectrl-buffer-replaced",
+        "postpend-double-complete", "cancel-double-complete", "asyncio-cbd-race", "ecp-double-free",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

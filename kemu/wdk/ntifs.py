@@ -1,11 +1,27 @@
 """ntifs.h: objects, processes, threads and attaching to them, information of files, oplocks, control codes."""
 
+from kemu.fltmgr.createfile import (
+    IO_DRIVER_CREATE_CONTEXT,
+    IO_IGNORE_SHARE_ACCESS_CHECK,
+    IoInitializeDriverCreateContext,
+)
 from kemu.fltmgr.fastio import (
     FS_FILTER_CALLBACKS,
     FsRtlRegisterFileSystemFilterCallbacks,
 )
+from kemu.fltmgr.fileio import (
+    FSCTL_DELETE_REPARSE_POINT,
+    FSCTL_SET_REPARSE_POINT,
+)
+from kemu.fltmgr.issuing import (
+    FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS,
+)
 from kemu.fltmgr.requestor import (
     IoThreadToProcess,
+)
+from kemu.io.ecp import (
+    ECP_CONTEXT,
+    ECP_LIST,
 )
 from kemu.io.file_constants import (
     FILE_ACTION_ADDED,
@@ -39,12 +55,13 @@ from kemu.io.file_constants import (
     FILE_RENAME_REPLACE_IF_EXISTS,
     FILE_USE_FILE_POINTER_POSITION,
     FILE_WRITE_TO_END_OF_FILE,
+    FO_FILE_OPEN_CANCELLED,
     FSCTL_DISMOUNT_VOLUME,
     FSCTL_IS_VOLUME_MOUNTED,
     FSCTL_LOCK_VOLUME,
     FSCTL_OPBATCH_ACK_CLOSE_PENDING,
-    FSCTL_OPLOCK_BREAK_ACK_NO_2,
     FSCTL_OPLOCK_BREAK_ACKNOWLEDGE,
+    FSCTL_OPLOCK_BREAK_ACK_NO_2,
     FSCTL_OPLOCK_BREAK_NOTIFY,
     FSCTL_REQUEST_BATCH_OPLOCK,
     FSCTL_REQUEST_FILTER_OPLOCK,
@@ -54,6 +71,21 @@ from kemu.io.file_constants import (
     FSCTL_SET_SPARSE,
     FSCTL_SET_ZERO_DATA,
     FSCTL_UNLOCK_VOLUME,
+    FileCaseSensitiveInformation,
+    FileDispositionInformationEx,
+    FileFsAttributeInformation,
+    FileFsDeviceInformation,
+    FileFsFullSizeInformation,
+    FileFsLabelInformation,
+    FileFsSizeInformation,
+    FileFsVolumeInformation,
+    FileHardLinkInformation,
+    FileLinkInformationEx,
+    FileNormalizedNameInformation,
+    FileRenameInformationEx,
+    FileStatBasicInformation,
+    FileStatInformation,
+    FileStatLxInformation,
     IRP_MN_COMPLETE,
     IRP_MN_COMPLETE_MDL,
     IRP_MN_LOCK,
@@ -78,23 +110,11 @@ from kemu.io.file_constants import (
     SL_RESTART_SCAN,
     SL_RETURN_SINGLE_ENTRY,
     SL_WATCH_TREE,
-    FileCaseSensitiveInformation,
-    FileDispositionInformationEx,
-    FileFsAttributeInformation,
-    FileFsDeviceInformation,
-    FileFsFullSizeInformation,
-    FileFsLabelInformation,
-    FileFsSizeInformation,
-    FileFsVolumeInformation,
-    FileHardLinkInformation,
-    FileLinkInformationEx,
-    FileNormalizedNameInformation,
-    FileRenameInformationEx,
-    FileStatBasicInformation,
-    FileStatInformation,
-    FileStatLxInformation,
     SyncTypeCreateSection,
     SyncTypeOther,
+)
+from kemu.io.fileobject import (
+    IoReplaceFileObjectName,
 )
 from kemu.io.filesystem.oplocks import (
     FILE_OPLOCK_BROKEN_TO_LEVEL_2,
@@ -103,8 +123,8 @@ from kemu.io.filesystem.oplocks import (
 from kemu.io.structures import (
     FILE_ACCESS_INFORMATION,
     FILE_ALIGNMENT_INFORMATION,
-    FILE_ALL_INFORMATION,
     FILE_ALLOCATION_INFORMATION,
+    FILE_ALL_INFORMATION,
     FILE_ATTRIBUTE_TAG_INFORMATION,
     FILE_BASIC_INFORMATION,
     FILE_BOTH_DIR_INFORMATION,
@@ -127,8 +147,8 @@ from kemu.io.structures import (
     FILE_LINK_ENTRY_INFORMATION,
     FILE_LINK_INFORMATION,
     FILE_MODE_INFORMATION,
-    FILE_NAME_INFORMATION,
     FILE_NAMES_INFORMATION,
+    FILE_NAME_INFORMATION,
     FILE_NETWORK_OPEN_INFORMATION,
     FILE_NOTIFY_INFORMATION,
     FILE_POSITION_INFORMATION,
@@ -175,6 +195,8 @@ __all__ = [
     "DUPLICATE_CLOSE_SOURCE",
     "DUPLICATE_SAME_ACCESS",
     "DUPLICATE_SAME_ATTRIBUTES",
+    "ECP_CONTEXT",
+    "ECP_LIST",
     "FILE_ACCESS_INFORMATION",
     "FILE_ACTION_ADDED",
     "FILE_ACTION_MODIFIED",
@@ -184,6 +206,7 @@ __all__ = [
     "FILE_ALIGNMENT_INFORMATION",
     "FILE_ALLOCATION_INFORMATION",
     "FILE_ALL_INFORMATION",
+    "FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS",
     "FILE_ATTRIBUTE_TAG_INFORMATION",
     "FILE_BASIC_INFORMATION",
     "FILE_BOTH_DIR_INFORMATION",
@@ -247,6 +270,8 @@ __all__ = [
     "FILE_VALID_DATA_LENGTH_INFORMATION",
     "FILE_WRITE_TO_END_OF_FILE",
     "FILE_ZERO_DATA_INFORMATION",
+    "FO_FILE_OPEN_CANCELLED",
+    "FSCTL_DELETE_REPARSE_POINT",
     "FSCTL_DISMOUNT_VOLUME",
     "FSCTL_IS_VOLUME_MOUNTED",
     "FSCTL_LOCK_VOLUME",
@@ -259,6 +284,7 @@ __all__ = [
     "FSCTL_REQUEST_OPLOCK",
     "FSCTL_REQUEST_OPLOCK_LEVEL_1",
     "FSCTL_REQUEST_OPLOCK_LEVEL_2",
+    "FSCTL_SET_REPARSE_POINT",
     "FSCTL_SET_SPARSE",
     "FSCTL_SET_ZERO_DATA",
     "FSCTL_UNLOCK_VOLUME",
@@ -283,6 +309,8 @@ __all__ = [
     "FileStatInformation",
     "FileStatLxInformation",
     "FsRtlRegisterFileSystemFilterCallbacks",
+    "IO_DRIVER_CREATE_CONTEXT",
+    "IO_IGNORE_SHARE_ACCESS_CHECK",
     "IRP_MN_COMPLETE",
     "IRP_MN_COMPLETE_MDL",
     "IRP_MN_LOCK",
@@ -294,6 +322,8 @@ __all__ = [
     "IRP_MN_UNLOCK_ALL_BY_KEY",
     "IRP_MN_UNLOCK_SINGLE",
     "IRP_MN_USER_FS_REQUEST",
+    "IoInitializeDriverCreateContext",
+    "IoReplaceFileObjectName",
     "IoThreadToProcess",
     "KAPC_STATE",
     "KeStackAttachProcess",

@@ -49,6 +49,7 @@ from kemu.io.structures import (
 )
 from kemu.io.volume import Volume
 from kemu.nt.kthread import KThread
+from kemu.nt.object import ObjectManager
 from kemu.nt.status import NTSTATUS
 from kemu.nt.system import Options, System
 from kemu.runtime import ControlledRuntime
@@ -76,6 +77,7 @@ class Disk:
         coroutine.close()
         self.runtime.running = self.thread
         self.system = System(self.runtime, Findings(), Options(**options))
+        self.system.add(ObjectManager())
         self.manager = IoManager(self.system)
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")

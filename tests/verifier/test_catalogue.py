@@ -109,6 +109,9 @@ NOT_ERRORS = {
     "attach-at-altitude": WARNING,
     "shutdown-in-unload": WARNING,
     "teardown-slow": WARNING,
+    "placeholder-io": WARNING,
+    "byteoffset-race": WARNING,
+    "redirect-unchecked": WARNING,
 }
 
 

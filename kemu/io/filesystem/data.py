@@ -81,6 +81,9 @@ def read(fs: FileSystem, thread: Thread, request: Request) -> Result:
         data = bytes(stream.bytes[start : start + length])
     request.buffer = data
     if request.file.Flags & FO_SYNCHRONOUS_IO and not paging:
+        if request.is_generated:
+            # Those of programs come one after another; these move the position beside each other (FLT-STACK-09).
+            thread.write(opened)
         request.file.CurrentByteOffset = start + len(data)
     return STATUS_SUCCESS, len(data)
 
@@ -150,6 +153,8 @@ def write(fs: FileSystem, thread: Thread, request: Request) -> Result:
 def _note_write(fs: FileSystem, thread: Thread, request: Request, opened: Open, end: int, *, extends: bool) -> None:
     file = request.file
     if file.Flags & FO_SYNCHRONOUS_IO:
+        if request.is_generated:
+            thread.write(opened)
         file.CurrentByteOffset = end
     file.Flags |= FO_FILE_MODIFIED | FO_FILE_SIZE_CHANGED if extends else FO_FILE_MODIFIED
     if fs.times:

@@ -313,7 +313,7 @@ def _open_stream(fs: FileSystem, thread: Thread, request: Request, link: Link, s
             return STATUS_ACCESS_DENIED, 0
         needed |= DELETE if disposition == FILE_SUPERSEDE else FILE_WRITE_DATA | FILE_WRITE_EA | FILE_WRITE_ATTRIBUTES
     share = parameters.ShareAccess
-    refused = stream.refuses(needed, share)
+    refused = stream.refuses(needed, share) and not parameters.IgnoreShareAccess
     granted: NTSTATUS = STATUS_SUCCESS
     thread.read(stream.guard)
     if stream.oplock is not None:

@@ -84,7 +84,8 @@ declare("pend-complete-not-pended", "FltCompletePendedPreOperation for an operat
       "FLT-PEND-12")  # fmt: skip
 declare("pend-double-complete", "a pended operation was completed twice", "FLT-PEND-02", "FLT-RACE-04")
 declare("pend-never-completed", "a pended operation was never completed", "FLT-PEND-02", "FLT-RACE-15")
-declare("lock-across-io", "a lock is held while an operation is passed on", "FLT-PEND-20", "FLT-PRE-18")
+declare("lock-across-io", "a lock is held while an operation is passed on, or I/O is sent",
+        "FLT-PEND-20", "FLT-PRE-18", "FLT-IO-12", "FLT-RACE-61")  # fmt: skip
 declare("pend-after-teardown-start", "an operation was handed over after InstanceTeardownStart had returned",
       "FLT-INST-21", "FLT-RACE-20")  # fmt: skip
 
