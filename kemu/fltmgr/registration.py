@@ -8,6 +8,7 @@ from kemu.fltmgr.constants import (
     FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD,
     FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD,
 )
+from kemu.fltmgr.connection import check_listening, close_connections
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
 from kemu.fltmgr.structures import FLT_REGISTRATION
@@ -98,11 +99,13 @@ class StopFiltering(Operation[None]):
 async def FltUnregisterFilter(Filter: Filter) -> None:
     """Tear down every instance and wait until nobody references the filter (FLT-UNLOAD-10, FLT-UNLOAD-11).
 
-    Callbacks run until this returns. IRQL: <= APC_LEVEL. Findings: ``double-unregister``.
+    Callbacks run until this returns. IRQL: <= APC_LEVEL. Findings: ``double-unregister``,
+    ``unload-port-open``.
     """
     system = current_system()
     manager = system.get(FilterManager)
     manager.observer.unregistering(Filter)
+    check_listening(Filter)
     reason = FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD
     if Filter.unload_flags == FLTFL_FILTER_UNLOAD_MANDATORY:
         reason = FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD
@@ -117,6 +120,8 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
         await WaitRundown(Filter)
         if not Filter.instances:
             break
+    # Not before the operations are over: a callback that waits for a service that hangs keeps the unload waiting.
+    await close_connections(Filter)
     Filter.registered = False
     current_thread().write(Filter)
     manager.filters.remove(Filter)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kemu.nt.system import System
 
 HIERARCHY_VIOLATION: Final = 0x1001
+LOCK_ORDER: Final = "ke.lock-order"
 
 
 class Ordered(Protocol):
@@ -133,8 +134,9 @@ class LockOrder:
         path = [nesting]
         if self._leads_back(nesting) and self._close(path):
             labels = sorted(lock_of(one.wants).label for one in path)
+            nodes = [lock_of(one.wants) for one in path]
             self._system.findings.report(
-                "ke.lock-order",
+                next((node.code for node in nodes if isinstance(node, Callbacks)), LOCK_ORDER),
                 "; ".join(map(str, path)),
                 verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (HIERARCHY_VIOLATION,)),
                 subject=" ".join(labels),
@@ -190,10 +192,12 @@ class Callbacks:
     callback that acquires a lock under which its registration is removed is a cycle (KE-DL-01).
     """
 
-    __slots__ = ("label", "shared", "spins")
+    __slots__ = ("code", "label", "shared", "spins")
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, code: str = LOCK_ORDER) -> None:
         self.label = label
+        self.code = code
+        """The finding that a cycle through them is."""
         self.spins = False
         self.shared = SharedHold(self)
 

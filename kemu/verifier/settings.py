@@ -92,6 +92,7 @@ FINAL: Final = frozenset(
         "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
+        "reentrant-deadlock",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -107,6 +108,10 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
         "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
         "postpend-double-complete", "cancel-double-complete",
+        # A pointer to a port that is gone; a port that nobody can close any more; bytes that nobody has put there.
+        "port-copy-race", "port-state-race", "port-overwritten", "port-timeout-as-success",
+        # These hang.
+        "unload-port-open", "lock-across-message",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

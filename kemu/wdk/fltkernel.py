@@ -70,6 +70,16 @@ from kemu.fltmgr.objects import (
 from kemu.fltmgr.objects import (
     Instance as PFLT_INSTANCE,
 )
+from kemu.fltmgr.port_routines import (
+    FltCloseClientPort,
+    FltCloseCommunicationPort,
+    FltCreateCommunicationPort,
+    FltSendMessage,
+)
+from kemu.fltmgr.ports import (
+    FLT_PORT,
+    PFLT_PORT,
+)
 from kemu.fltmgr.pushlock import (
     FLT_PUSH_LOCK_DISABLE_AUTO_BOOST,
     FLT_PUSH_LOCK_ENABLE_AUTO_BOOST,
@@ -92,6 +102,12 @@ from kemu.fltmgr.registration import (
 from kemu.fltmgr.resume import (
     FltCompletePendedPostOperation,
     FltCompletePendedPreOperation,
+)
+from kemu.fltmgr.security import (
+    FLT_PORT_ALL_ACCESS,
+    FLT_PORT_CONNECT,
+    FltBuildDefaultSecurityDescriptor,
+    FltFreeSecurityDescriptor,
 )
 from kemu.fltmgr.structures import (
     FLT_CALLBACK_DATA,
@@ -144,6 +160,9 @@ __all__ = [
     "FLT_IS_FS_FILTER_OPERATION",
     "FLT_IS_IRP_OPERATION",
     "FLT_OPERATION_REGISTRATION",
+    "FLT_PORT",
+    "FLT_PORT_ALL_ACCESS",
+    "FLT_PORT_CONNECT",
     "FLT_POSTOP_CALLBACK_STATUS",
     "FLT_POSTOP_DISALLOW_FSFILTER_IO",
     "FLT_POSTOP_FINISHED_PROCESSING",
@@ -167,6 +186,7 @@ __all__ = [
     "FltAcquirePushLockSharedEx",
     "FltAllocateDeferredIoWorkItem",
     "FltAllocateGenericWorkItem",
+    "FltBuildDefaultSecurityDescriptor",
     "FltCbdqDisable",
     "FltCbdqEnable",
     "FltCbdqInitialize",
@@ -175,11 +195,15 @@ __all__ = [
     "FltCbdqRemoveNextIo",
     "FltClearCallbackDataDirty",
     "FltClearCancelCompletion",
+    "FltCloseClientPort",
+    "FltCloseCommunicationPort",
     "FltCompletePendedPostOperation",
     "FltCompletePendedPreOperation",
+    "FltCreateCommunicationPort",
     "FltDeletePushLock",
     "FltFreeDeferredIoWorkItem",
     "FltFreeGenericWorkItem",
+    "FltFreeSecurityDescriptor",
     "FltInitializePushLock",
     "FltIsCallbackDataDirty",
     "FltIsIoCanceled",
@@ -191,11 +215,13 @@ __all__ = [
     "FltRegisterFilter",
     "FltReleasePushLock",
     "FltReleasePushLockEx",
+    "FltSendMessage",
     "FltSetCallbackDataDirty",
     "FltSetCancelCompletion",
     "FltStartFiltering",
     "FltUnregisterFilter",
     "PFLT_FILTER",
     "PFLT_INSTANCE",
+    "PFLT_PORT",
     "PFLT_VOLUME",
 ]

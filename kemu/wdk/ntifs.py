@@ -1,5 +1,8 @@
 """ntifs.h: objects, processes, threads and attaching to them, information of files, oplocks, control codes."""
 
+from kemu.fltmgr.security import (
+    RtlSetDaclSecurityDescriptor,
+)
 from kemu.io.file_constants import (
     FILE_ACTION_ADDED,
     FILE_ACTION_MODIFIED,
@@ -282,4 +285,5 @@ __all__ = [
     "SyncTypeCreateSection",
     "SyncTypeOther",
     "ZwDuplicateObject",
+    "RtlSetDaclSecurityDescriptor",
 ]

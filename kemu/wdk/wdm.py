@@ -666,6 +666,7 @@ from kemu.nt.shared import (
     LONG,
     LONG64,
     PVOID,
+    ULONG,
 )
 from kemu.nt.slist import (
     SINGLE_LIST_ENTRY,
@@ -1453,6 +1454,7 @@ __all__ = [
     "THREAD_SUSPEND_RESUME",
     "THREAD_TERMINATE",
     "THREAD_WAIT_OBJECTS",
+    "ULONG",
     "UNICODE_STRING",
     "UserMode",
     "UserRequest",

@@ -105,8 +105,9 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
-        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
+        FltBuildDefaultSecurityDescriptor FltDeletePushLock FltFreeSecurityDescriptor
+        FltInitializePushLock FltRegisterFilter FltReleasePushLock
+        FltReleasePushLockEx FltSendMessage FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
         IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
         KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
         KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
@@ -114,13 +115,14 @@ RANGES: dict[tuple[int, int], str] = {
         ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
         PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        FltCloseClientPort FltCloseCommunicationPort FltCreateCommunicationPort
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
         IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
         IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
         PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
         RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
-        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
+        RtlPrefixUnicodeString RtlSetDaclSecurityDescriptor ZwClose ZwDuplicateObject ZwOpenProcess""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """

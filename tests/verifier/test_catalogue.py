@@ -98,6 +98,9 @@ NOT_ERRORS = {
     "ke.pool-deprecated": INFO,
     "ke.pool-executable": WARNING,
     "ke.uninit-leak": WARNING,
+    "port-reply-size": WARNING,
+    "port-wait-forever": WARNING,
+    "port-zero-timeout": WARNING,
     "sync-on-create": WARNING,
 }
 
