@@ -374,6 +374,9 @@ def ports() -> Ports:
 def keep_filter(thread: Thread, server: ServerPort, who: Cell) -> None:
     """Keep the filter of *server* registered as long as *who* needs it, inside the calling step."""
     hold(thread, server.filter, who.label)
+    if server.filter.deleting:
+        # A connection may end while its filter is being unregistered, which then waits for that.
+        server.filter.changed()
 
 
 def leave_filter(thread: Thread, server: ServerPort, who: Cell) -> None:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from kemu.nt.system import System
 
 HIERARCHY_VIOLATION: Final = 0x1001
-LOCK_ORDER: Final = "ke.lock-order"
 
 
 class Ordered(Protocol):
@@ -134,9 +133,13 @@ class LockOrder:
         path = [nesting]
         if self._leads_back(nesting) and self._close(path):
             labels = sorted(lock_of(one.wants).label for one in path)
-            nodes = [lock_of(one.wants) for one in path]
+            code = "ke.lock-order"
+            for one in path:
+                node = lock_of(one.wants)
+                if isinstance(node, Callbacks) and node.code:
+                    code = node.code
             self._system.findings.report(
-                next((node.code for node in nodes if isinstance(node, Callbacks)), LOCK_ORDER),
+                code,
                 "; ".join(map(str, path)),
                 verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (HIERARCHY_VIOLATION,)),
                 subject=" ".join(labels),
@@ -194,10 +197,10 @@ class Callbacks:
 
     __slots__ = ("code", "label", "shared", "spins")
 
-    def __init__(self, label: str, code: str = LOCK_ORDER) -> None:
+    def __init__(self, label: str, code: str = "") -> None:
         self.label = label
         self.code = code
-        """The finding that a cycle through them is."""
+        """The finding that a cycle through them is, if it has one of its own."""
         self.spins = False
         self.shared = SharedHold(self)
 
