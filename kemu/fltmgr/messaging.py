@@ -164,6 +164,10 @@ class AwaitMessage(BlockingOperation[NTSTATUS]):
         assert message.reply_length is not None
         return STATUS_BUFFER_OVERFLOW if len(message.reply) > message.reply_length else message.reply_status
 
+    def holders(self) -> tuple[Thread, ...]:
+        # Not itself, although its own end might end the wait.
+        return self.message.holders()
+
     def describe(self) -> str:
         what = "an answer to" if self.message.state == DELIVERED else "somebody fetch"
         return f"see {what} the {self.message.label}"
@@ -227,8 +231,8 @@ class AwaitGetter(BlockingOperation[NTSTATUS]):
             thread.acquire(getter)
         return getter.status
 
-    def timed_out(self, thread: Thread) -> NTSTATUS:
-        raise NotImplementedError
+    def holders(self) -> tuple[Thread, ...]:
+        return ()
 
 
 def withdraw(getter: Getter, thread: Thread) -> None:
