@@ -10,6 +10,7 @@ from kemu.fltmgr.constants import (
 )
 from kemu.fltmgr.context import declared_contexts
 from kemu.fltmgr.context_end import Contexts, WaitContexts, unlink_all
+from kemu.fltmgr.connection import check_listening, close_connections
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_provider import can_name
 from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
@@ -132,13 +133,15 @@ class StopFiltering(Operation[None]):
 async def FltUnregisterFilter(Filter: Filter) -> None:
     """Tear down every instance and wait until nobody references the filter (FLT-UNLOAD-10, FLT-UNLOAD-11).
 
-    Callbacks run until this returns. IRQL: <= APC_LEVEL. Findings: ``double-unregister``.
+    Callbacks run until this returns. IRQL: <= APC_LEVEL. Findings: ``double-unregister``,
+    ``unload-port-open``.
     """
     system = current_system()
     manager = system.get(FilterManager)
     if not isinstance(Filter, RegisteredFilter):  # pyright: ignore[reportUnnecessaryIsInstance]
         bad_pointer("FltUnregisterFilter", "Filter", RegisteredFilter, Filter)
     manager.observer.unregistering(Filter)
+    check_listening(Filter)
     reason = FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD
     if Filter.unload_flags == FLTFL_FILTER_UNLOAD_MANDATORY:
         reason = FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD
@@ -156,6 +159,8 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
     await unlink_all(system.get(Contexts), Filter)
     if Filter.contexts:
         await WaitContexts(Filter)
+    # Not before the operations are over: a callback that waits for a service that hangs keeps the unload waiting.
+    await close_connections(Filter)
     Filter.registered = False
     thread = current_thread()
     thread.write(Filter)

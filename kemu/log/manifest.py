@@ -105,6 +105,16 @@ MANIFEST: Final[Mapping[str, EventKind]] = MappingProxyType(
         "flt.filter.unload": _kind("a filter unloads", "flt", category="flt"),
         "flt.ctx.alloc": _kind("a filter allocates a context", "flt", "kind", "obj", category="flt"),
         "flt.ctx.free": _kind("a context is freed, after its cleanup", "flt", "kind", "obj", category="flt"),
+        "flt.port.connect": _kind(
+            "a program's connection was made or refused", "flt", "port", "status", category="flt"
+        ),
+        "flt.port.disconnect": _kind("a filter is told of the end of a connection", "flt", "port", category="flt"),
+        "flt.message.send": _kind("a filter sends a message to its service", "port", "id", "size", category="flt"),
+        "flt.message.get": _kind("the service fetches a message", "port", "id", category="flt"),
+        "flt.message.reply": _kind("the service answers a message", "port", "id", "size", category="flt"),
+        "flt.message.end": _kind(
+            "the sender of a message goes on, with `status`", "port", "id", "status", category="flt"
+        ),
         "sync.acquire": _kind("a lock is acquired", "obj", category="sync"),
         "sync.release": _kind("a lock is released", "obj", category="sync"),
         "sync.signal": _kind("an object is signalled", "obj", category="sync"),

@@ -133,8 +133,13 @@ class LockOrder:
         path = [nesting]
         if self._leads_back(nesting) and self._close(path):
             labels = sorted(lock_of(one.wants).label for one in path)
+            code = "ke.lock-order"
+            for one in path:
+                node = lock_of(one.wants)
+                if isinstance(node, Callbacks) and node.code:
+                    code = node.code
             self._system.findings.report(
-                "ke.lock-order",
+                code,
                 "; ".join(map(str, path)),
                 verifier=BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (HIERARCHY_VIOLATION,)),
                 subject=" ".join(labels),
@@ -190,10 +195,12 @@ class Callbacks:
     callback that acquires a lock under which its registration is removed is a cycle (KE-DL-01).
     """
 
-    __slots__ = ("label", "shared", "spins")
+    __slots__ = ("code", "label", "shared", "spins")
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, code: str = "") -> None:
         self.label = label
+        self.code = code
+        """The finding that a cycle through them is, if it has one of its own."""
         self.spins = False
         self.shared = SharedHold(self)
 

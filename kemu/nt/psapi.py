@@ -44,11 +44,14 @@ class OBJECT_ATTRIBUTES:
     ObjectName: str | None = None
     Attributes: int = 0
     RootDirectory: int = 0
+    SecurityDescriptor: object = None
 
 
 def InitializeObjectAttributes(n: str | None, a: int, r: int = 0, s: object = None) -> OBJECT_ATTRIBUTES:
-    """The attributes for name *n*, flags *a* and root directory *r*; a security descriptor has no effect."""
-    return OBJECT_ATTRIBUTES(n, a, r)
+    """The attributes for name *n*, flags *a* and root directory *r*. A security descriptor *s* has an effect on a
+    communication port only.
+    """
+    return OBJECT_ATTRIBUTES(n, a, r, s)
 
 
 def client_ids() -> ClientIds:

@@ -145,6 +145,15 @@ class LONG(Shared):
     bits: ClassVar[int] = 32
 
 
+class ULONG(LONG):
+    """A number of 32 bits without a sign."""
+
+    __slots__ = ()
+
+    def wrapped(self, value: Any) -> Any:
+        return super().wrapped(value) & 0xFFFFFFFF
+
+
 class LONG64(Shared):
     """A signed number of 64 bits."""
 

@@ -7,6 +7,7 @@ raise. A driver probes it, reads it once, and does both where it handles excepti
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar, Final
 
@@ -36,7 +37,7 @@ class UserBuffer(Cell, Region):
     routines.
     """
 
-    __slots__ = ("content", "fetched", "is_mapped", "is_writable", "probed", "process")
+    __slots__ = ("content", "fetched", "guard", "is_mapped", "is_writable", "probed", "process")
 
     is_user_memory: ClassVar[bool] = True
 
@@ -46,6 +47,10 @@ class UserBuffer(Cell, Region):
 
     def filled(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
         """Be memory of *process* with that *content*."""
+    def __init__(
+        self, process: Process, content: bytes, *, is_writable: bool = True, creator: Thread | None = None
+    ) -> None:
+        super().__init__(creator or process.creator, f"a user buffer of {process.label}")
         self.process = process
         self.content = bytearray(content)
         self.is_writable = is_writable
@@ -54,6 +59,10 @@ class UserBuffer(Cell, Region):
         """Who has probed which part, for which access."""
         self.fetched: list[tuple[FrameType | None, DriverActor, Span, Site | None]] = []
         """In which call of which driver which part was read, and where."""
+        self.fetched: list[tuple[FrameType | None, Span, Site | None]] = []
+        """In which call of a driver which part was read, and where."""
+        self.guard: Callable[[KThread], None] | None = None
+        """What looks at accesses of drivers, of memory that was passed to one for the time of a call only."""
 
     # What the program does.
 
@@ -117,6 +126,8 @@ class UserBuffer(Cell, Region):
                 f"{thread.label} {verb} {self.label}, which may be paged out, at {irql_name(thread.irql)}",
                 BugCheck(DRIVER_IRQL_NOT_LESS_OR_EQUAL, (0, thread.irql, access)),
             )
+        if self.guard is not None and driver is not None:
+            self.guard(thread)
         if not self.is_mapped or (access and not self.is_writable):
             raise_status(STATUS_ACCESS_VIOLATION, "an access to user memory")
         return driver

@@ -21,6 +21,7 @@ from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.service import InstanceDefinition, Service, define, outside_group
 from kemu.fltmgr.redirect import Redirections
+from kemu.fltmgr.ports import Ports
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.volumes import KINDS
@@ -77,6 +78,7 @@ from kemu.nt.workitem import KernelWorkItems
 from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runtime, current_thread
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
+from kemu.scenario.service import Answer, Service, serve
 from kemu.scenario.threads import Started, Threads
 from kemu.user import Win32
 from kemu.user.processes import end_process
@@ -208,6 +210,19 @@ class UserProcess(Actor):
         """
         await end_process(self.world.system.get(IoManager), self.process, status)
 
+    async def serve(
+        self, port_name: str, answer: Answer, *, threads: int = 1, context: bytes = b""
+    ) -> Service:
+        """Connect to a minifilter's port, which must agree, and answer its messages with ``await answer(message)``.
+
+        Each of the *threads* fetches a message, answers it and fetches the next; what it returns is the reply, without
+        the header, and None gives none.
+        """
+        hr, service = await serve(self.world, self, port_name, answer, threads=threads, context=context)
+        self.world.check(service is not None, f"connecting to {port_name} must succeed, but returned 0x{hr:08X}")
+        assert service is not None
+        return service
+
     def memory(self, content: bytes, *, writable: bool = True) -> UserBuffer:
         """Memory of the process with *content*: what a program passes the address of to a driver."""
         return UserBuffer(self.process, content, is_writable=writable)
@@ -338,6 +353,8 @@ class World(Threads):
         self.volume = Volume(self.system, "C:")
         self.system.get(IoManager).mount(self.volume)
         self.manager.mount(self.volume)
+        self._flt_volume = self.manager.mount(self.volume)
+        self.system.add(Ports())
         self._stack: VolumeStack | None = None
 
     # Drivers.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from kemu.fltmgr.connection import handle_closed
+from kemu.fltmgr.ports import ClientPort
 from kemu.io.manager import IoManager
 from kemu.io.request import FileObject
 from kemu.io.section import CloseSection, Section
@@ -108,4 +110,6 @@ async def close_handle(manager: IoManager, process: Process, handle: Any) -> NTS
         found.handles -= 1
         if not found.handles:
             await CloseSection(found)
+    elif isinstance(found, ClientPort):
+        await handle_closed(found)
     return STATUS_SUCCESS

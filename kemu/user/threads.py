@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from kemu.fltmgr.ports import ClientPort
 from kemu.io.request import FileObject
 from kemu.io.section import Section
 from kemu.nt.access import SYNCHRONIZE
@@ -46,7 +47,7 @@ class AddHandle(Operation[Any]):
         if isinstance(found, NTSTATUS):
             return found
         source: Handle = self.source
-        if isinstance(found, (FileObject, Section)):
+        if isinstance(found, (FileObject, Section, ClientPort)):
             thread.write(found)
             found.handles += 1
         access = source.access if self.options & DUPLICATE_SAME_ACCESS else self.access

@@ -23,6 +23,14 @@ from kemu.user.files import (
     OVERLAPPED,
     TRUNCATE_EXISTING,
 )
+from kemu.user.filter import (
+    E_INVALIDARG,
+    ERROR_FLT_NO_WAITER_FOR_REPLY,
+    HRESULT_FROM_WIN32,
+    IS_ERROR,
+    S_OK,
+    FilterApi,
+)
 from kemu.user.handles import INVALID_HANDLE_VALUE, Handle
 from kemu.user.mapping import FILE_MAP_READ, FILE_MAP_WRITE
 from kemu.user.processes import PROCESS_INFORMATION, STILL_ACTIVE, ProcessApi
@@ -40,6 +48,8 @@ __all__ = [
     "CREATE_NEW",
     "DUPLICATE_CLOSE_SOURCE",
     "DUPLICATE_SAME_ACCESS",
+    "ERROR_FLT_NO_WAITER_FOR_REPLY",
+    "E_INVALIDARG",
     "FILE_BEGIN",
     "FILE_CURRENT",
     "FILE_END",
@@ -52,8 +62,10 @@ __all__ = [
     "FILE_FLAG_WRITE_THROUGH",
     "FILE_MAP_READ",
     "FILE_MAP_WRITE",
+    "HRESULT_FROM_WIN32",
     "INFINITE",
     "INVALID_HANDLE_VALUE",
+    "IS_ERROR",
     "LOCKFILE_EXCLUSIVE_LOCK",
     "LOCKFILE_FAIL_IMMEDIATELY",
     "MOVEFILE_REPLACE_EXISTING",
@@ -62,6 +74,7 @@ __all__ = [
     "OVERLAPPED",
     "PROCESS_INFORMATION",
     "STILL_ACTIVE",
+    "S_OK",
     "TRUNCATE_EXISTING",
     "WAIT_FAILED",
     "WAIT_OBJECT_0",
@@ -72,4 +85,5 @@ __all__ = [
 
 
 class Win32(ProcessApi):
+class Win32(FilterApi):
     """The Win32 calls of one process."""

@@ -20,6 +20,7 @@ from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck, Thread
 from kemu.verifier.catalogue import CATALOGUE
 from kemu.verifier.finding import Finding
+from kemu.verifier.ports import endless_message
 from kemu.verifier.verifier import Verifier
 from kemu.verifier.waits import endless_wait
 
@@ -63,6 +64,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     endless = endless_wait(verifier, threads, detail)
     if endless is not None:
         return endless
+    unanswered = endless_message(verifier, threads, detail)
+    if unanswered is not None:
+        return unanswered
     waiting = {thread.label for thread in threads if isinstance(thread.op, (WaitOutstanding, WaitRundown))}
     if report.is_deadlock and waiting.isdisjoint(report.cycle):
         # Who waits for itself holds what it waits to see released by everybody, or is what it waits for.

@@ -93,6 +93,7 @@ FINAL: Final = frozenset(
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
         "reentrant-deadlock", "io-on-unopened-file", "bad-redirect", "cbd-foreign-free", "cancel-foreign-io",
+        "reentrant-deadlock",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -113,6 +114,10 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         # What all filters share is written to by one.
         "name-modified", "namectrl-buffer-replaced",
         "postpend-double-complete", "cancel-double-complete", "asyncio-cbd-race", "ecp-double-free",
+        # A pointer to a port that is gone; a port that nobody can close any more; bytes that nobody has put there.
+        "port-copy-race", "port-state-race", "port-overwritten", "port-timeout-as-success",
+        # These hang.
+        "unload-port-open", "lock-across-message",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

@@ -329,6 +329,16 @@ from kemu.fltmgr.ownio import (
     FltReissueSynchronousIo,
     FltReuseCallbackData,
 )
+from kemu.fltmgr.port_routines import (
+    FltCloseClientPort,
+    FltCloseCommunicationPort,
+    FltCreateCommunicationPort,
+    FltSendMessage,
+)
+from kemu.fltmgr.ports import (
+    FLT_PORT,
+    PFLT_PORT,
+)
 from kemu.fltmgr.pushlock import (
     FLT_PUSH_LOCK_DISABLE_AUTO_BOOST,
     FLT_PUSH_LOCK_ENABLE_AUTO_BOOST,
@@ -361,6 +371,12 @@ from kemu.fltmgr.requestor import (
 from kemu.fltmgr.resume import (
     FltCompletePendedPostOperation,
     FltCompletePendedPreOperation,
+)
+from kemu.fltmgr.security import (
+    FLT_PORT_ALL_ACCESS,
+    FLT_PORT_CONNECT,
+    FltBuildDefaultSecurityDescriptor,
+    FltFreeSecurityDescriptor,
 )
 from kemu.fltmgr.structures import (
     FLT_CALLBACK_DATA,
@@ -473,6 +489,9 @@ __all__ = [
     "FLT_IS_SYSTEM_BUFFER",
     "FLT_NAME_CONTROL",
     "FLT_OPERATION_REGISTRATION",
+    "FLT_PORT",
+    "FLT_PORT_ALL_ACCESS",
+    "FLT_PORT_CONNECT",
     "FLT_POSTOP_CALLBACK_STATUS",
     "FLT_POSTOP_DISALLOW_FSFILTER_IO",
     "FLT_POSTOP_FINISHED_PROCESSING",
@@ -524,6 +543,7 @@ __all__ = [
     "FltAllocatePoolAlignedWithTag",
     "FltAttachVolume",
     "FltAttachVolumeAtAltitude",
+    "FltBuildDefaultSecurityDescriptor",
     "FltCancelFileOpen",
     "FltCancelIo",
     "FltCancellableWaitForMultipleObjects",
@@ -540,9 +560,12 @@ __all__ = [
     "FltClearCallbackDataDirty",
     "FltClearCancelCompletion",
     "FltClose",
+    "FltCloseClientPort",
+    "FltCloseCommunicationPort",
     "FltCompareInstanceAltitudes",
     "FltCompletePendedPostOperation",
     "FltCompletePendedPreOperation",
+    "FltCreateCommunicationPort",
     "FltCreateFile",
     "FltCreateFileEx",
     "FltCreateFileEx2",
@@ -572,6 +595,7 @@ __all__ = [
     "FltFreeExtraCreateParameterList",
     "FltFreeGenericWorkItem",
     "FltFreePoolAlignedWithTag",
+    "FltFreeSecurityDescriptor",
     "FltFsControlFile",
     "FltGetBottomInstance",
     "FltGetContexts",
@@ -658,6 +682,7 @@ __all__ = [
     "FltRequestOperationStatusCallback",
     "FltRetainSwappedBufferMdlAddress",
     "FltReuseCallbackData",
+    "FltSendMessage",
     "FltSetCallbackDataDirty",
     "FltSetCancelCompletion",
     "FltSetEcpListIntoCallbackData",
@@ -693,5 +718,6 @@ __all__ = [
     "OPLOCK_FLAG_COMPLETE_IF_OPLOCKED",
     "PFLT_FILTER",
     "PFLT_INSTANCE",
+    "PFLT_PORT",
     "PFLT_VOLUME",
 ]

@@ -19,6 +19,9 @@ from kemu.fltmgr.issuing import (
 from kemu.fltmgr.requestor import (
     IoThreadToProcess,
 )
+from kemu.fltmgr.security import (
+    RtlSetDaclSecurityDescriptor,
+)
 from kemu.io.ecp import (
     ECP_CONTEXT,
     ECP_LIST,
@@ -345,6 +348,7 @@ __all__ = [
     "REQUEST_OPLOCK_INPUT_FLAG_REQUEST",
     "REQUEST_OPLOCK_OUTPUT_BUFFER",
     "REQUEST_OPLOCK_OUTPUT_FLAG_ACK_REQUIRED",
+    "RtlSetDaclSecurityDescriptor",
     "SL_EXCLUSIVE_LOCK",
     "SL_FAIL_IMMEDIATELY",
     "SL_INDEX_SPECIFIED",

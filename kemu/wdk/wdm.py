@@ -691,6 +691,7 @@ from kemu.nt.shared import (
     LONG,
     LONG64,
     PVOID,
+    ULONG,
 )
 from kemu.nt.slist import (
     ExInitializeSListHead,
@@ -1495,6 +1496,7 @@ __all__ = [
     "THREAD_SUSPEND_RESUME",
     "THREAD_TERMINATE",
     "THREAD_WAIT_OBJECTS",
+    "ULONG",
     "UNICODE_STRING",
     "UserMode",
     "UserRequest",

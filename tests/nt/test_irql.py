@@ -57,7 +57,6 @@ RANGES: dict[tuple[int, int], str] = {
         RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
         WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
-        FltCompareInstanceAltitudes FltGetDeviceObject FltGetDiskDeviceObject
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
         ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
@@ -71,31 +70,26 @@ RANGES: dict[tuple[int, int], str] = {
         ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
         ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
         FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
-        FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
-        FltGetRequestorProcess FltGetRequestorProcessId FltGetRequestorSessionId
-        FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
-        FltReferenceContext FltReleaseContext FltReleaseContexts FltReleaseContextsEx
-        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
-        IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver
-        IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
-        IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoGetTopLevelIrp IoQueueWorkItem
-        IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine
-        IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem IoThreadToProcess IofCallDriver
-        IofCompleteRequest KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc
-        KeAcquireSpinLock KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled
-        KeAreApcsDisabled KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer
-        KeInitializeTimerEx KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer
-        KeResetEvent KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
+        FltCompareInstanceAltitudes FltCompletePendedPostOperation FltFreeDeferredIoWorkItem
+        FltFreeGenericWorkItem FltGetDeviceObject FltGetDiskDeviceObject FltGetRequestorProcess
+        FltGetRequestorProcessId FltGetRequestorSessionId FltObjectDereference FltObjectReference
+        FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltReferenceContext FltReleaseContext
+        FltReleaseContexts FltReleaseContextsEx FltSetCancelCompletion IoAcquireCancelSpinLock
+        IoAcquireRemoveLock IoAllocateIrp IoAllocateWorkItem IoAttachDeviceToDeviceStack
+        IoBuildAsynchronousFsdRequest IoCallDriver IoCancelIrp IoCompleteRequest IoCsqInsertIrp
+        IoCsqInsertIrpEx IoCsqRemoveIrp IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoGetTopLevelIrp
+        IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine
+        IoSetCompletionRoutine IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem
+        IoThreadToProcess IofCallDriver IofCompleteRequest KeAcquireInStackQueuedSpinLock
+        KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock KeAcquireSpinLockForDpc
+        KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled KeCancelTimer
+        KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
+        KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
+        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
         MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        FltDetachVolume FltEnumerateFilters FltEnumerateInstances FltEnumerateVolumes
-        FltGetBottomInstance FltGetFileSystemType FltGetFilterFromInstance FltGetFilterFromName
-        FltGetFilterInformation FltGetInstanceInformation FltGetLowerInstance FltGetTopInstance
-        FltGetUpperInstance FltGetVolumeFromDeviceObject FltGetVolumeFromFileObject
-        FltGetVolumeFromInstance FltGetVolumeInformation FltGetVolumeInstanceFromName
-        FltGetVolumeName FltGetVolumeProperties
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
         ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
@@ -114,16 +108,22 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltAllocateContext FltCheckAndGrowNameControl FltDeleteContext FltDeleteFileContext
-        FltDeleteInstanceContext FltDeletePushLock FltDeleteStreamContext
-        FltDeleteStreamHandleContext FltDeleteTransactionContext FltDeleteVolumeContext
-        FltGetContexts FltGetContextsEx FltGetDestinationFileNameInformation FltGetFileContext
-        FltGetFileNameInformation FltGetFileNameInformationUnsafe FltGetInstanceContext
-        FltGetStreamContext FltGetStreamHandleContext FltGetTransactionContext FltGetTunneledName
-        FltGetVolumeContext FltInitializePushLock FltParseFileName FltParseFileNameInformation
-        FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
-        FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
-        FltRequestOperationStatusCallback FltSetFileContext FltSetInstanceContext
+        FltAllocateContext FltBuildDefaultSecurityDescriptor FltCheckAndGrowNameControl
+        FltDeleteContext FltDeleteFileContext FltDeleteInstanceContext FltDeletePushLock
+        FltDeleteStreamContext FltDeleteStreamHandleContext FltDeleteTransactionContext
+        FltDeleteVolumeContext FltDetachVolume FltEnumerateFilters FltEnumerateInstances
+        FltEnumerateVolumes FltFreeSecurityDescriptor FltGetBottomInstance FltGetContexts
+        FltGetContextsEx FltGetDestinationFileNameInformation FltGetFileContext
+        FltGetFileNameInformation FltGetFileNameInformationUnsafe FltGetFileSystemType
+        FltGetFilterFromInstance FltGetFilterFromName FltGetFilterInformation FltGetInstanceContext
+        FltGetInstanceInformation FltGetLowerInstance FltGetStreamContext FltGetStreamHandleContext
+        FltGetTopInstance FltGetTransactionContext FltGetTunneledName FltGetUpperInstance
+        FltGetVolumeContext FltGetVolumeFromDeviceObject FltGetVolumeFromFileObject
+        FltGetVolumeFromInstance FltGetVolumeInformation FltGetVolumeInstanceFromName
+        FltGetVolumeName FltGetVolumeProperties FltInitializePushLock FltParseFileName
+        FltParseFileNameInformation FltPurgeFileNameInformationCache FltReferenceFileNameInformation
+        FltRegisterFilter FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
+        FltRequestOperationStatusCallback FltSendMessage FltSetFileContext FltSetInstanceContext
         FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext FltSetVolumeContext
         FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
         FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUnregisterFilter IoCreateDevice
@@ -134,16 +134,16 @@ RANGES: dict[tuple[int, int], str] = {
         ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
         PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
-        FltGetRoutineAddress FltLoadFilter FltUnloadFilter
-        FltAttachVolume FltAttachVolumeAtAltitude FltGetVolumeFromName FltGetVolumeGuidName
-        FltIsVolumeWritable MmGetSystemRoutineAddress
-        IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
-        IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
-        IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
-        IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
-        PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
-        RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
-        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
+        FltAttachVolume FltAttachVolumeAtAltitude FltCloseClientPort FltCloseCommunicationPort
+        FltCreateCommunicationPort FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName
+        FltIsVolumeWritable FltLoadFilter FltUnloadFilter IoBuildDeviceIoControlRequest
+        IoBuildSynchronousFsdRequest IoCreateSymbolicLink IoCreateSystemThread IoDeleteSymbolicLink
+        IoDetachDevice IoGetDeviceObjectPointer IoInitializeRemoveLock
+        IoRegisterShutdownNotification IoReleaseRemoveLockAndWait IoUnregisterShutdownNotification
+        MmGetSystemRoutineAddress ObCloseHandle ObReferenceObjectByHandle PsCreateSystemThread
+        PsTerminateSystemThread RtlAppendUnicodeStringToString RtlAppendUnicodeToString
+        RtlCompareUnicodeString RtlEqualUnicodeString RtlPrefixUnicodeString
+        RtlSetDaclSecurityDescriptor ZwClose ZwDuplicateObject ZwOpenProcess""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
