@@ -1,11 +1,10 @@
-"""Buffers for non-cached I/O, which begin and end where sectors do (FLT-IO-07)."""
+"""Buffers for non-cached I/O, which begin where sectors do (FLT-IO-07)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from kemu.fltmgr.objects import Instance
-from kemu.io.filesystem.nodes import SECTOR
 from kemu.nt.freeing import ExFreePoolWithTag, free_ceiling
 from kemu.nt.memory import ExAllocatePoolUninitialized, pool_type_ceiling
 from kemu.nt.routine import routine
@@ -28,13 +27,12 @@ def _free_ceiling(Instance: Instance, Buffer: Any, Tag: str | int) -> int:
     max_irql=_ceiling,
 )
 async def FltAllocatePoolAlignedWithTag(Instance: Instance, PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
-    """Allocate a buffer for non-cached I/O on the volume of *Instance*, or None: whole sectors, at a sector's address.
+    """Allocate a buffer for non-cached I/O on the volume of *Instance*, at a sector's address, or None.
 
-    FltFreePoolAlignedWithTag frees it. IRQL: <= DISPATCH_LEVEL; <= APC_LEVEL for paged pool. Findings as
-    ExAllocatePoolUninitialized.
+    How long non-cached I/O has to be, the driver sees to itself. FltFreePoolAlignedWithTag frees it.
+    IRQL: <= DISPATCH_LEVEL; <= APC_LEVEL for paged pool. Findings as ExAllocatePoolUninitialized.
     """
-    size = -(-NumberOfBytes // SECTOR) * SECTOR
-    return await ExAllocatePoolUninitialized(PoolType, size, Tag)
+    return await ExAllocatePoolUninitialized(PoolType, NumberOfBytes, Tag)
 
 
 @routine(

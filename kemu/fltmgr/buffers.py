@@ -33,10 +33,9 @@ from kemu.io.constants import (
 )
 from kemu.io.request import FAST_IO_OPERATION
 from kemu.nt.driver import current_driver
-from kemu.nt.freeing import ExFreePoolWithTag
-from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL
+from kemu.nt.kthread import APC_LEVEL
 from kemu.nt.mdl import MDL, IoReadAccess, IoWriteAccess, Mdls, lockable, region_of
-from kemu.nt.memory import ExAllocatePoolUninitialized, pool_type_ceiling
+from kemu.nt.memory import pool_type_ceiling
 from kemu.nt.routine import routine
 from kemu.nt.status import (
     NTSTATUS,
@@ -258,27 +257,3 @@ def FltRetainSwappedBufferMdlAddress(CallbackData: FLT_CALLBACK_DATA) -> None:
 def aligned_ceiling(Instance: Instance, PoolType: int, NumberOfBytes: int, Tag: str | int) -> int:
     """<= DISPATCH_LEVEL; <= APC_LEVEL for paged pool."""
     return pool_type_ceiling(PoolType, NumberOfBytes, Tag)
-
-
-@routine(
-    "fltkernel",
-    """PVOID FltAllocatePoolAlignedWithTag(_In_ PFLT_INSTANCE Instance, _In_ POOL_TYPE PoolType,
-       _In_ SIZE_T NumberOfBytes, _In_ ULONG Tag)""",
-    max_irql=aligned_ceiling,
-)
-async def FltAllocatePoolAlignedWithTag(Instance: Instance, PoolType: int, NumberOfBytes: int, Tag: str | int) -> Any:
-    """Allocate a buffer that is aligned as the device of the instance's volume needs it for non-cached I/O, or None.
-
-    To be freed with FltFreePoolAlignedWithTag. IRQL: <= DISPATCH_LEVEL; <= APC_LEVEL for paged pool.
-    """
-    return await ExAllocatePoolUninitialized(PoolType, NumberOfBytes, Tag)
-
-
-@routine(
-    "fltkernel",
-    "VOID FltFreePoolAlignedWithTag(_In_ PFLT_INSTANCE Instance, _In_ PVOID Buffer, _In_ ULONG Tag)",
-    max_irql=DISPATCH_LEVEL,
-)
-async def FltFreePoolAlignedWithTag(Instance: Instance, Buffer: Any, Tag: str | int) -> None:
-    """Free what FltAllocatePoolAlignedWithTag has allocated. IRQL: <= DISPATCH_LEVEL."""
-    await ExFreePoolWithTag(Buffer, Tag)

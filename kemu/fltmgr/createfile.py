@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_GENERATED_IO
 from kemu.fltmgr.frame import IN_POST, POST_PENDED, Frame, IrpCtrl
-from kemu.fltmgr.generated import GeneratedIo, GeneratedRequest, OpenedFile, join_below, perform
+from kemu.fltmgr.generated import GeneratedRequest, join_below, perform
+from kemu.fltmgr.initiated import GeneratedIo, OpenedFile
 from kemu.fltmgr.issuing import check_locks, check_top_level
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import Filter, FltVolume, Instance

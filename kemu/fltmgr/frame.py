@@ -366,20 +366,10 @@ class Frame(Cell):
         operation = self.operation
         request = operation.request
         before, changed = Input.of(request), Input.seen(iopb)
-        if changed.file is not before.file or object.__getattribute__(iopb, "TargetInstance") is not self.instance:
-            # Not raised: the caller may be the driver, which could catch it.
-            thread.runtime.abort(
-                UsageError(
-                    f"{self.label} redirects {operation.label} to another file or instance",
-                    remedy="complete it instead: kemu has no redirected operations yet",
-                )
-            )
         take_swap(self, before.parameters, changed.parameters)
         for index in range(self.index + 1):
             operation.inputs.setdefault(index, before)
         self.remember().changed |= changed_members(self.input, changed)
-        for index in range(self.index + 1):
-            operation.inputs.setdefault(index, before)
         target = object.__getattribute__(iopb, "TargetInstance")
         if changed.file is not before.file or target is not self.instance:
             # Few operations are redirected: how that is done is needed by nobody else.

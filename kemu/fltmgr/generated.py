@@ -8,19 +8,19 @@ returned.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_GENERATED_IO
 from kemu.fltmgr.frame import COMPLETED_HERE, Frame, IrpCtrl
+from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.messages import IoCompleted
 from kemu.io.request import CLASS_NAMES, FileObject, Parameters, Request, WaitDone
-from kemu.nt.driver import DriverActor, in_driver, routine_name
+from kemu.nt.driver import in_driver, routine_name
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import NTSTATUS, STATUS_FLT_IO_COMPLETE, STATUS_PENDING, STATUS_SUCCESS
-from kemu.nt.system import Leftover, current_system
+from kemu.nt.system import current_system
 from kemu.runtime import Deliver, Operation, Point, Thread, current_thread
 
 if TYPE_CHECKING:
@@ -29,46 +29,6 @@ if TYPE_CHECKING:
 
 CompletedAsyncIo = Callable[[Any, Any], Awaitable[None]]
 """``async def callback(CallbackData, Context)``: PFLT_COMPLETED_ASYNC_IO_CALLBACK."""
-
-
-@dataclass(slots=True)
-class OpenedFile:
-    """A handle that a minifilter has opened, and by which instance; None if from the top of the stack."""
-
-    handle: int
-    file: FileObject
-    driver: DriverActor | None
-    instance: Instance | None
-
-
-class GeneratedIo:
-    """What minifilters have initiated and allocated, in one run. Each list is oldest first."""
-
-    def __init__(self) -> None:
-        self.outstanding: list[GeneratedRequest] = []
-        """What was initiated and is not over."""
-        self.allocated: dict[OwnFrame, None] = {}
-        """The callback data that drivers have allocated and not freed."""
-        self.opened: dict[FileObject, OpenedFile] = {}
-        """What drivers have opened by FltCreateFile and FltOpenVolume."""
-
-    def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
-        """The callback data and the handles that *driver* has not given back (FLT-IO-11, FLT-IO-13)."""
-        for frame in self.allocated:
-            if frame.node.filter.driver is driver:
-                yield Leftover("cbd-leak", f"callback data of {frame.instance.label}")
-        for one in self.opened.values():
-            if one.driver is driver and one.file.handles:
-                yield Leftover("handle-leak", f"handle 0x{one.handle:X} to {one.file.label}")
-
-    def still_open(self, thread: Thread, instance: Instance) -> OpenedFile | None:
-        """A file that was opened through *instance* and is open yet, as *thread* sees it."""
-        for one in self.opened.values():
-            if one.instance is instance:
-                thread.read(one.file)
-                if one.file.handles:
-                    return one
-        return None
 
 
 class GeneratedRequest(Request):

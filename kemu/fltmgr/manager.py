@@ -77,13 +77,6 @@ class FilterManager(Actor):
         volume.filesystem.completer = volume.top
         if self.contexts.on_files:
             volume.filesystem.contexts = self.contexts
-        return flt_volume
-
-    def keep_file_contexts(self) -> None:
-        """A filter has contexts that go with files: have the file systems tell when one is closed."""
-        self.contexts.on_files = True
-        for volume in self.volumes:
-            volume.volume.filesystem.contexts = self.contexts
         there = [one for one in self.filters if one.started and not one.deleting]
         if there:
             there.sort(key=lambda one: altitude_key(one.altitude) or (0, "", ""), reverse=True)
@@ -95,6 +88,12 @@ class FilterManager(Actor):
 
         volume.filesystem.emptied = emptied
         return flt_volume
+
+    def keep_file_contexts(self) -> None:
+        """A filter has contexts that go with files: have the file systems tell when one is closed."""
+        self.contexts.on_files = True
+        for volume in self.volumes:
+            volume.volume.filesystem.contexts = self.contexts
 
     def volume_of(self, volume: Volume) -> FltVolume:
         """The filter manager's view of *volume*."""

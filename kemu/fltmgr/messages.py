@@ -66,6 +66,10 @@ class OperationStatus(Message):
     """Filter manager -> minifilter: what the layer below has returned for an operation."""
 
     handler: ClassVar[str] = "OperationStatus"
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
 class IoCompleted(Message):
     """Filter manager -> minifilter: asynchronous I/O that it has initiated is complete."""
 

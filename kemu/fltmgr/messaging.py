@@ -15,12 +15,12 @@ from kemu.fltmgr.ports import (
     DISCONNECTED,
     HEADER_SIZE,
     OPEN,
+    PFLT_PORT,
     QUEUED,
     REFUSED,
     REPLIED,
     ClientPort,
     Getter,
-    PFLT_PORT,
     PortMessage,
 )
 from kemu.nt.apc import takes

@@ -290,10 +290,10 @@ class FltVolume(RundownObject):
         "newcomers",
         "number",
         "setting_up",
+        "stack_size",
         "stage",
         "volume",
     )
-    __slots__ = ("arriving", "instances", "stack_size", "volume")
 
     guards = ("holds", "references", "stage")
 
@@ -318,6 +318,8 @@ class FltVolume(RundownObject):
         """How far asking those has come."""
         self.setting_up: Thread | None = None
         """The thread whose operation was the first, while it asks them."""
+        self.stack_size = 8
+        """For how many devices requests that begin here have room."""
 
     @property
     def device_name(self) -> str:
@@ -336,8 +338,6 @@ class FltVolume(RundownObject):
 
     def holders(self) -> tuple[Thread, ...]:
         return (self.setting_up,) if self.setting_up is not None else ()
-        self.stack_size = 8
-        """For how many devices requests that begin here have room."""
 
 
 class WaitRundown(BlockingOperation[None]):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from kemu.fltmgr.workitem import FltWorkItem
     from kemu.io.request import Request
     from kemu.nt.driver import DRIVER_OBJECT
-    from kemu.nt.work import WorkItem
     from kemu.nt.kthread import KThread
+    from kemu.nt.work import WorkItem
 
 
 class FltObserver:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kemu.fltmgr.constants import FLTFL_CALLBACK_DATA_GENERATED_IO
 from kemu.fltmgr.frame import Frame, Input, IrpCtrl
-from kemu.fltmgr.generated import AsynchronousRequest, GeneratedIo, GeneratedRequest
+from kemu.fltmgr.generated import AsynchronousRequest, GeneratedRequest
+from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.objects import Node
 from kemu.fltmgr.structures import (
     FLT_CALLBACK_DATA,

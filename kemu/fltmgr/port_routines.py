@@ -251,7 +251,4 @@ def _check_wait(filter_: Filter, variable: PFLT_PORT, timeout: int | None) -> No
 
 def in_operation(thread: KThread, filter_: Filter) -> bool:
     """Whether *thread* is inside a pre- or post-operation callback of *filter_*."""
-    return any(
-        thread in frame.inside for instance in filter_.instances for frame in instance.outstanding
-    )
-
+    return any(thread in frame.inside for instance in filter_.instances for frame in instance.outstanding)

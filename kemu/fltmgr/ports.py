@@ -163,9 +163,7 @@ class ClientPort(FLT_PORT):
         """Whether somebody has taken it upon him to call the disconnect routine."""
         self.closed_by = ""
         """Who has closed it with FltCloseClientPort."""
-        self.round_trip = Callbacks(
-            f"what {process.label} does before it answers", code="lock-across-message"
-        )
+        self.round_trip = Callbacks(f"what {process.label} does before it answers", code="lock-across-message")
         """What the service does with a message as a part of the lock order: a sender waits for it (FLT-PORT-23)."""
 
     def holders(self) -> tuple[Thread, ...]:
@@ -309,12 +307,7 @@ class PFLT_PORT(Shared):
 
     def put(self, value: Any) -> Any:
         old = self._value
-        if (
-            isinstance(old, ClientPort)
-            and old is not value
-            and old.is_live_for_driver
-            and current_driver() is not None
-        ):
+        if isinstance(old, ClientPort) and old is not value and old.is_live_for_driver and current_driver() is not None:
             report(
                 "port-overwritten",
                 f"{current_thread().label} stores {'another port' if value is not None else 'NULL'} in {self.label}, "

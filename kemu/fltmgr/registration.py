@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kemu.fltmgr.connection import check_listening, close_connections
 from kemu.fltmgr.constants import (
     FLT_REGISTRATION_VERSION,
     FLTFL_FILTER_UNLOAD_MANDATORY,
@@ -10,7 +11,6 @@ from kemu.fltmgr.constants import (
 )
 from kemu.fltmgr.context import declared_contexts
 from kemu.fltmgr.context_end import Contexts, WaitContexts, unlink_all
-from kemu.fltmgr.connection import check_listening, close_connections
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_provider import can_name
 from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
@@ -61,13 +61,12 @@ async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATIO
     definitions = declared_contexts(Driver, Registration)
     if definitions is not None and not definitions.is_valid:
         return STATUS_FLT_INVALID_CONTEXT_REGISTRATION, None
+    if resources_fail("FltRegisterFilter"):
+        return STATUS_INSUFFICIENT_RESOURCES, None
     filter_ = Filter(Driver, Registration)
     filter_.context_definitions = definitions
     if definitions is not None and definitions.on_files:
         manager.keep_file_contexts()
-    if resources_fail("FltRegisterFilter"):
-        return STATUS_INSUFFICIENT_RESOURCES, None
-    filter_ = Filter(Driver, Registration)
     service = manager.services.get(Driver.name) or define(Driver.name, Driver.altitude)
     filter_.definitions = service.definitions
     current_thread().write(filter_)
@@ -156,11 +155,11 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
         await WaitRundown(Filter)
         if not Filter.instances:
             break
+    # Not before the operations are over: a callback that waits for a service that hangs keeps the unload waiting.
+    await close_connections(Filter)
     await unlink_all(system.get(Contexts), Filter)
     if Filter.contexts:
         await WaitContexts(Filter)
-    # Not before the operations are over: a callback that waits for a service that hangs keeps the unload waiting.
-    await close_connections(Filter)
     Filter.registered = False
     thread = current_thread()
     thread.write(Filter)

@@ -63,7 +63,9 @@ def unanswered(buffer: Any, length: int) -> None:
         what: Any = (offset, offset + length)
     elif isinstance(region, Fields):
         block = region.structure
-        what = {slot.name for slot in region.slots if slot.offset < offset + length and offset < slot.offset + slot.size}
+        what = {
+            slot.name for slot in region.slots if slot.offset < offset + length and offset < slot.offset + slot.size
+        }
         what &= set(fields_of(type(block)))
     else:
         return

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kemu.fltmgr.constants import FLTFL_INSTANCE_TEARDOWN_MANUAL
 from kemu.fltmgr.context_end import unlink_all
 from kemu.fltmgr.frame import AWAIT_POST, NOT_CALLED, PASSED, Frame
-from kemu.fltmgr.generated import GeneratedIo
-from kemu.fltmgr.manager import FilterManager, related_objects
+from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.messages import InstanceTeardown
 from kemu.fltmgr.objects import (
     DRAINING,
@@ -43,7 +42,6 @@ from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Poin
 if TYPE_CHECKING:
     from kemu.fltmgr.manager import FilterManager
 from kemu.nt.system import report
-from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
 
 
 class BeginTeardown(Operation[bool]):
@@ -118,10 +116,10 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
         # A callback that was running may still ask for a post-operation callback: that one is drained as well.
         finished = await WaitOutstanding(instance)
     await call(instance, registration.InstanceTeardownCompleteCallback, "complete", reason)
-    manager.observer.teardown_complete_returned(instance)
     left = manager.system.get(GeneratedIo).still_open(current_thread(), instance)
     if left is not None:
         report("teardown-file-leak", f"{left.file.label} is still open, which was opened through {instance.label}")
+    manager.observer.teardown_complete_returned(instance)
     # References delay only the freeing, not TeardownComplete (FLT-INST-30).
     await WaitRundown(instance)
     await unlink_all(manager.contexts, instance)

@@ -13,9 +13,8 @@ from kemu.io.constants import (
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
 )
-from kemu.io.file_constants import FO_VOLUME_OPEN
 from kemu.io.ecp import Ecps
-from kemu.io.file_constants import FO_HANDLE_CREATED
+from kemu.io.file_constants import FO_HANDLE_CREATED, FO_VOLUME_OPEN
 from kemu.io.filesystem.names import dos_path
 from kemu.io.parameters import Members, Parameters
 from kemu.io.request import (
@@ -129,9 +128,6 @@ class IoManager:
         **members: Unpack[Members],
     ) -> tuple[NTSTATUS, FileObject | None]:
         """Open a file: its status, and the file object if that is a success. *members* are more of the parameters."""
-        file = file_object(volume, path, synchronous=synchronous)
-        status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
-        return status, file if NT_SUCCESS(status) else None
 
         async def send(file: FileObject) -> Request:
             parameters = Parameters(Disposition=disposition, **members)
@@ -139,7 +135,7 @@ class IoManager:
             await self.call(request)
             return request
 
-        request = await self.open(send, FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0))
+        request = await self.open(send, file_object(volume, path, synchronous=synchronous))
         if not NT_SUCCESS(request.status):
             return request.status, None
         request.file.Flags |= FO_HANDLE_CREATED

@@ -80,16 +80,14 @@ class Pool:
         left = [allocation for allocation in own if allocation.from_lookaside is None]
         for allocation in left:
             verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x62, 0, 0, len(left)))
+            code, what = "ke.pool-leak", allocation.describe()
             if allocation.passed:
-                what = f"{allocation.describe()}, the completion context of {allocation.passed}"
-                yield Leftover("postop-context-leak", what, verifier=verifier)
-            else:
-                code = "swap-buffer-leak" if allocation.swapped else "ke.pool-leak"
-                yield Leftover(code, allocation.describe(), verifier=verifier)
-            if allocation.stranded:
-                yield Leftover("unpaired-state", f"{allocation.describe()}, {allocation.stranded},", verifier=verifier)
-            else:
-                yield Leftover("ke.pool-leak", allocation.describe(), verifier=verifier)
+                code, what = "postop-context-leak", f"{what}, the completion context of {allocation.passed}"
+            elif allocation.stranded:
+                code, what = "unpaired-state", f"{what}, {allocation.stranded},"
+            elif allocation.swapped:
+                code = "swap-buffer-leak"
+            yield Leftover(code, what, verifier=verifier)
 
 
 # Allocation.

@@ -41,16 +41,14 @@ class UserBuffer(Cell, Region):
 
     is_user_memory: ClassVar[bool] = True
 
-    def __init__(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
-        super().__init__(process.creator, f"a user buffer of {process.label}")
-        self.filled(process, content, is_writable=is_writable)
-
-    def filled(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
-        """Be memory of *process* with that *content*."""
     def __init__(
         self, process: Process, content: bytes, *, is_writable: bool = True, creator: Thread | None = None
     ) -> None:
         super().__init__(creator or process.creator, f"a user buffer of {process.label}")
+        self.filled(process, content, is_writable=is_writable)
+
+    def filled(self, process: Process, content: bytes, *, is_writable: bool = True) -> None:
+        """Be memory of *process* with that *content*."""
         self.process = process
         self.content = bytearray(content)
         self.is_writable = is_writable
@@ -59,8 +57,6 @@ class UserBuffer(Cell, Region):
         """Who has probed which part, for which access."""
         self.fetched: list[tuple[FrameType | None, DriverActor, Span, Site | None]] = []
         """In which call of which driver which part was read, and where."""
-        self.fetched: list[tuple[FrameType | None, Span, Site | None]] = []
-        """In which call of a driver which part was read, and where."""
         self.guard: Callable[[KThread], None] | None = None
         """What looks at accesses of drivers, of memory that was passed to one for the time of a call only."""
 

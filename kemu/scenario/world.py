@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
-from kemu.fltmgr.generated import GeneratedIo
+from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_cache import NameCache
 from kemu.fltmgr.name_information import FileNames
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
-from kemu.fltmgr.service import InstanceDefinition, Service, define, outside_group
-from kemu.fltmgr.redirect import Redirections
 from kemu.fltmgr.ports import Ports
+from kemu.fltmgr.redirect import Redirections
+from kemu.fltmgr.service import InstanceDefinition, define, outside_group
+from kemu.fltmgr.service import Service as ServiceKey
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.fltmgr.volumes import KINDS
@@ -210,9 +211,7 @@ class UserProcess(Actor):
         """
         await end_process(self.world.system.get(IoManager), self.process, status)
 
-    async def serve(
-        self, port_name: str, answer: Answer, *, threads: int = 1, context: bytes = b""
-    ) -> Service:
+    async def serve(self, port_name: str, answer: Answer, *, threads: int = 1, context: bytes = b"") -> Service:
         """Connect to a minifilter's port, which must agree, and answer its messages with ``await answer(message)``.
 
         Each of the *threads* fetches a message, answers it and fetches the next; what it returns is the reply, without
@@ -343,7 +342,6 @@ class World(Threads):
         self.system.add(Irps())
         watch_thread_ends(self.system)
         self.system.add(Oplocks())
-        self.manager = FilterManager(self.system, FltChecks(self.system))
         checks = FltChecks(self.system)
         self.manager = FilterManager(self.system, checks)
         self.system.add(self.manager)
@@ -353,7 +351,6 @@ class World(Threads):
         self.volume = Volume(self.system, "C:")
         self.system.get(IoManager).mount(self.volume)
         self.manager.mount(self.volume)
-        self._flt_volume = self.manager.mount(self.volume)
         self.system.add(Ports())
         self._stack: VolumeStack | None = None
 
@@ -440,7 +437,7 @@ class World(Threads):
         self._declare(replace(service, load=load))
         return name
 
-    def _declare(self, service: Service) -> None:
+    def _declare(self, service: ServiceKey) -> None:
         wrong = outside_group(service)
         if wrong:
             self.verifier.report("altitude-outside-group", wrong, subject=service.name)

@@ -33,7 +33,7 @@ from kemu.user.filter import (
 )
 from kemu.user.handles import INVALID_HANDLE_VALUE, Handle
 from kemu.user.mapping import FILE_MAP_READ, FILE_MAP_WRITE
-from kemu.user.processes import PROCESS_INFORMATION, STILL_ACTIVE, ProcessApi
+from kemu.user.processes import PROCESS_INFORMATION, STILL_ACTIVE
 from kemu.user.threads import (
     DUPLICATE_CLOSE_SOURCE,
     DUPLICATE_SAME_ACCESS,
@@ -84,6 +84,5 @@ __all__ = [
 ]
 
 
-class Win32(ProcessApi):
 class Win32(FilterApi):
     """The Win32 calls of one process."""

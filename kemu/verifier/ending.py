@@ -6,9 +6,8 @@ from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
 from kemu.fltmgr.context_end import WaitContexts
 from kemu.fltmgr.context_rules import leaks
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
+from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.objects import Filter, FltVolume, Instance, WaitRundown
-from kemu.fltmgr.generated import GeneratedIo
-from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.irp import IRP, IrpCancel
 from kemu.io.manager import IoManager

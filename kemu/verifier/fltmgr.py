@@ -23,12 +23,11 @@ from kemu.fltmgr.constants import (
 )
 from kemu.fltmgr.context_end import Contexts
 from kemu.fltmgr.context_rules import assumed_present, hand_over
-from kemu.fltmgr.fastio import check_result
 from kemu.fltmgr.createfile import check_failed_create
+from kemu.fltmgr.fastio import check_result
 from kemu.fltmgr.frame import DRAINING_POST, IN_POST, IN_PREOP, PENDED, POST_PENDED, Frame
-from kemu.fltmgr.objects import DRAINING, Filter, Instance, RundownObject
-from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.objects import DRAINING, Filter, Instance
+from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.structures import FLT_REGISTRATION
 from kemu.fltmgr.workitem import FLT_DEFERRED_IO_WORKITEM, FltWorkItem
 from kemu.io.constants import (
@@ -55,24 +54,22 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
     is_known,
 )
-from kemu.nt.system import label_of
+from kemu.nt.system import System, label_of
 from kemu.nt.work import HyperCriticalWorkQueue
+from kemu.verifier.flt_instances import InstanceChecks
 from kemu.verifier.flt_operations import OperationChecks
 from kemu.verifier.names import NameChecks
-from kemu.verifier.flt_instances import InstanceChecks
 
 WITH_CALLBACK: Final = frozenset({int(FLT_PREOP_SUCCESS_WITH_CALLBACK), int(FLT_PREOP_SYNCHRONIZE)})
 
 
-class FltChecks(OperationChecks):
+class FltChecks(InstanceChecks, OperationChecks):
     """Checks the rules about minifilters where the filter manager says that something happened."""
 
     def __init__(self, system: System) -> None:
-        super().__init__(system)
+        InstanceChecks.__init__(self, system)
+        OperationChecks.__init__(self, system)
         self.names = NameChecks(system)
-
-class FltChecks(InstanceChecks):
-    """Checks the rules about minifilters where the filter manager says that something happened."""
 
     # Registration and unload.
 

@@ -93,7 +93,6 @@ FINAL: Final = frozenset(
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
         "reentrant-deadlock", "io-on-unopened-file", "bad-redirect", "cbd-foreign-free", "cancel-foreign-io",
-        "reentrant-deadlock",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -113,7 +112,8 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "mdl-double-free", "mdl-foreign-free", "swap-inconsistent", "swap-too-small", "pend-unlocked-user-buffer",
         # What all filters share is written to by one.
         "name-modified", "namectrl-buffer-replaced",
-        "postpend-double-complete", "cancel-double-complete", "asyncio-cbd-race", "ecp-double-free",
+        # Something is freed, or used, by two who each take it for theirs.
+        "asyncio-cbd-race", "ecp-double-free",
         # A pointer to a port that is gone; a port that nobody can close any more; bytes that nobody has put there.
         "port-copy-race", "port-state-race", "port-overwritten", "port-timeout-as-success",
         # These hang.

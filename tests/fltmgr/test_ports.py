@@ -756,7 +756,13 @@ def test_a_message_that_is_there_is_fetched_at_once() -> None:
         overlapped = OVERLAPPED(0, await api.CreateEventW(None, True))
         got = await api.FilterGetMessage(handle, 64, overlapped)
         waited = await api.WaitForSingleObject(overlapped.hEvent, 0)
-        return [got[0], got[1][16:], waited, await api.GetOverlappedResult(handle, overlapped, False), await sender.join()]
+        return [
+            got[0],
+            got[1][16:],
+            waited,
+            await api.GetOverlappedResult(handle, overlapped, False),
+            await sender.join(),
+        ]
 
     assert run(script).result == [S_OK, b"scan", WAIT_OBJECT_0, (True, 20), STATUS_SUCCESS]
 
@@ -996,4 +1002,3 @@ def test_a_program_unloads_and_detaches() -> None:
         ]
 
     assert run(script).result == [0x801F0014, 0x801F0013, S_OK, 0x801F0013, S_OK, 0x801F0013]
-

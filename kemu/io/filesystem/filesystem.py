@@ -442,8 +442,6 @@ def _close(fs: FileSystem, thread: Thread, request: Request) -> Result:
         opened.node.files -= 1
         if fs.contexts is not None:
             fs.contexts.closed(thread, opened)
-    """IRP_MJ_CLOSE: the last reference is gone. What others can see of that happened at cleanup."""
-    if isinstance(request.file.fs_context, Open):
         thread.read(fs.presence)
         fs.open_files -= 1
         if not fs.is_mounted:
