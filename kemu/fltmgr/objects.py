@@ -227,7 +227,6 @@ class Instance(RundownObject):
         "instance_name",
         "key",
         "nodes",
-        "open_files",
         "operations",
         "outstanding",
         "queues",
@@ -249,8 +248,6 @@ class Instance(RundownObject):
         self.initiated: list[Request] = []
         """The I/O that the filter has initiated through this instance, and that is not over."""
         self.operations = Operations(f"run-down protection of {self.label}")
-        self.open_files: list[FileObject] = []
-        """The files that the driver has opened through this instance and not closed, oldest first."""
         self.queues: list[FLT_CALLBACK_DATA_QUEUE] = []
         """The cancel-safe queues that were initialised for this instance."""
         self.nodes: dict[int, Node] = {}

@@ -108,11 +108,6 @@ class InstanceChecks(FltObserver):
             if owner is instance and allocation.freed is None:
                 allocation.stranded = f"for an operation whose second half {instance.label} will not see"
 
-    def teardown_complete_returned(self, instance: Instance) -> None:
-        if instance.open_files:
-            names = ", ".join(file.FileName for file in instance.open_files)
-            self.report("teardown-file-leak", f"{names} still open through {instance.label}")
-
     def allocated(self, allocation: Allocation) -> None:
         """Memory was allocated: is it for the first half of a pair?"""
         driver = allocation.driver

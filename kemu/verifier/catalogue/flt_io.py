@@ -14,8 +14,6 @@ declare("placeholder-io", "data that is elsewhere was asked for from below the f
         "FLT-IO-29", severity=WARNING)  # fmt: skip
 declare("byteoffset-race", "two requests that nothing keeps apart move the position of one file object",
         "FLT-RACE-67", severity=WARNING)  # fmt: skip
-declare("reentrant-deadlock", "a callback waits for I/O that its own driver holds up further down in the same thread",
-        "FLT-IO-28")  # fmt: skip
 
 # Callback data of a driver's own.
 declare("cbd-leak", "callback data was never freed", "FLT-IO-13")

@@ -17,4 +17,5 @@ declare("port-reply-size", "a reply is too long by the padding of its structure"
 declare("port-bad-params", "FltSendMessage lacks something that it needs", "FLT-PORT-24")
 declare("lock-across-message", "a sender holds a lock that the service needs before it answers", "FLT-PORT-23",
         "FLT-RACE-61")  # fmt: skip
-declare("reentrant-deadlock", "a service waits in a callback that waits for the service", "FLT-IO-28", "FLT-RACE-56")
+declare("reentrant-deadlock", "a callback waits for what waits for it: its own service, or its own I/O", "FLT-IO-28",
+      "FLT-RACE-56", "FLT-RACE-66")  # fmt: skip
