@@ -81,12 +81,12 @@ class Pool:
         for allocation in left:
             verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x62, 0, 0, len(left)))
             code, what = "ke.pool-leak", allocation.describe()
-            if allocation.passed:
+            if allocation.swapped:
+                code = "swap-buffer-leak"
+            elif allocation.passed:
                 code, what = "postop-context-leak", f"{what}, the completion context of {allocation.passed}"
             elif allocation.stranded:
                 code, what = "unpaired-state", f"{what}, {allocation.stranded},"
-            elif allocation.swapped:
-                code = "swap-buffer-leak"
             yield Leftover(code, what, verifier=verifier)
 
 

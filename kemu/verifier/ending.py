@@ -57,12 +57,12 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     threads = [thread for thread in system.runtime.threads if thread.alive]
     # A cycle that no teardown is part of is the cause, and a teardown that waits for its members is not. Likewise a
     # teardown or an operation may wait for an item that no worker is left for.
-    again = reentered(system, threads)
-    if again is not None:
-        return verifier.finding("reentrant-deadlock", f"{again}: {detail}", subject=again)
     endless = endless_wait(verifier, threads, detail)
     if endless is not None:
         return endless
+    again = reentered(system, threads)
+    if again is not None:
+        return verifier.finding("reentrant-deadlock", f"{again}: {detail}", subject=again)
     unanswered = endless_message(verifier, threads, detail)
     if unanswered is not None:
         return unanswered

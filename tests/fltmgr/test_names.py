@@ -166,7 +166,6 @@ def test_other_options_are_refused(options: Any) -> None:
 
         async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
             found.append((await FltGetFileNameInformation(Data, options))[0])
-            found.append((await FltGetFileNameInformation(None, NORMALISED))[0])  # type: ignore[arg-type]
             file = FltObjects.FileObject
             assert file is not None
             found.append((await FltGetFileNameInformationUnsafe(file, FltObjects.Instance, options))[0])
@@ -176,7 +175,7 @@ def test_other_options_are_refused(options: Any) -> None:
         await (await lab.open()).read(1)
         return found
 
-    assert run(script).result == [STATUS_INVALID_PARAMETER] * 3
+    assert run(script).result == [STATUS_INVALID_PARAMETER] * 2
 
 
 @pytest.mark.rule("FLT-NAME-07")
@@ -593,15 +592,18 @@ def test_a_file_that_is_not_open_has_a_name_only_in_its_create() -> None:
 
 def test_after_a_reparse_a_name_provider_says_that_the_name_is_still_good() -> None:
     async def script(lab: Lab) -> None:
+        statuses = [STATUS_REPARSE]
+
         async def complete(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
-            Data.IoStatus.Status = STATUS_REPARSE
+            Data.IoStatus.Status = statuses.pop() if statuses else STATUS_ACCESS_DENIED
             return FLT_PREOP_COMPLETE
 
         await asker(lab, IRP_MJ_CREATE, NORMALISED, NORMALISED | FLT_FILE_NAME_ALLOW_QUERY_ON_REPARSE, post=True)
         await lab.filter("B", "50000", {IRP_MJ_CREATE: (complete, None)})
         await create(lab, r"\a")
 
-    assert answers(run(script)) == [REFUSED, rf"{C}\a"]
+    # The create comes again, as that of another name.
+    assert answers(run(script))[:2] == [REFUSED, rf"{C}\a"]
 
 
 # References.

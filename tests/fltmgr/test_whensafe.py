@@ -269,7 +269,7 @@ def test_a_refusal_must_be_heeded(returned: int | None, expected: set[str | None
 
 
 @pytest.mark.rule("FLT-POST-21", "FLT-POST-14")
-@pytest.mark.parametrize(("frees", "expected"), [(True, {None}), (False, {None, "ke.pool-leak"})])
+@pytest.mark.parametrize(("frees", "expected"), [(True, {None}), (False, {None, "postop-context-leak"})])
 def test_what_the_safe_callback_would_have_freed_is_to_be_freed(frees: bool, expected: set[str | None]) -> None:
     async def script(lab: Lab) -> None:
         async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
