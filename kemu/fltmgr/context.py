@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
-from kemu.fltmgr.context_end import Contexts, destroy, dropped
+from kemu.fltmgr.context_end import Contexts, destroy, ended, unlinked
 from kemu.fltmgr.context_record import Context
 from kemu.fltmgr.context_rules import over_released, referenced_after_free, the_context, too_high, used_after_release
 from kemu.fltmgr.context_types import (
@@ -39,7 +39,7 @@ from kemu.nt.status import (
 )
 from kemu.nt.structure import Size, Structure, furnish, paged_class
 from kemu.nt.system import current_system, report, resources_fail
-from kemu.runtime import Cell, Operation, Thread
+from kemu.runtime import Cell, Operation, Point, Thread
 
 S = TypeVar("S", bound=Structure)
 
@@ -154,8 +154,9 @@ class Reference(Operation[None]):
     def perform(self, thread: Thread) -> None:
         context = self.context
         thread.read(context)
-        # Not an update, as taking one through the link is: nothing keeps the count above zero meanwhile.
-        thread.write(context.counts)
+        if not context.keeps(thread):
+            # It is there because of somebody else, who may let go of it.
+            thread.write(context.counts)
         if context.is_over:
             referenced_after_free(thread, context, "FltReferenceContext")
             return
@@ -182,8 +183,7 @@ class Release(Operation["Context | None"]):
             thread.write(context.counts)
             over_released(thread, context, self.name)
             return None
-        context.forget(thread)
-        return dropped(thread, context)
+        return ended(thread, context) if context.drop(thread) else None
 
     def target(self) -> Cell:
         return self.context.counts
@@ -201,6 +201,9 @@ async def release_context(pointer: Any, name: str) -> None:
     last = await Release(context, name)
     if last is not None:
         await destroy(last)
+    elif context.dying:
+        # A worker has it, and may be done before this returns.
+        await Point(f"return from releasing the {context.label}", context)
 
 
 @routine("fltkernel", "VOID FltReferenceContext(_In_ PFLT_CONTEXT Context)", max_irql=DISPATCH_LEVEL)
@@ -247,7 +250,7 @@ class DeleteContext(Operation["Context | None"]):
             return None
         if not context.holds:
             report("ctx-delete-invalid", f"{what}, on which nobody holds a reference")
-        return dropped(thread, context.slot.unlink(thread, "deleted"))
+        return unlinked(thread, context.slot.unlink(thread, "deleted"))
 
     def target(self) -> Cell:
         return self.context.counts

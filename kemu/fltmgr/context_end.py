@@ -90,7 +90,7 @@ class Contexts:
                 thread.read(slot)
                 continue
             context = slot.unlink(thread, "gone")
-            if context.drop(thread):
+            if context.lost(thread):
                 last.append(context)
         return last
 
@@ -121,7 +121,7 @@ class Unlink(Operation["Context | None"]):
         if self.slot.context is None:
             thread.read(self.slot)
             return None
-        return dropped(thread, self.slot.unlink(thread, "gone"))
+        return unlinked(thread, self.slot.unlink(thread, "gone"))
 
     def target(self) -> Cell:
         return self.slot
@@ -135,13 +135,16 @@ async def unlink_all(contexts: Contexts, owner: Instance | Filter) -> None:
             await destroy(last)
 
 
-def dropped(thread: Thread, context: Context) -> Context | None:
-    """One reference less, inside the step of *thread*: *context* if the caller is to `destroy` it.
+def unlinked(thread: Thread, context: Context) -> Context | None:
+    """The reference of a link is dropped, in the step of *thread*: *context* if the caller is to `destroy` it."""
+    return ended(thread, context) if context.lost(thread) else None
+
+
+def ended(thread: Thread, context: Context) -> Context | None:
+    """The last reference is gone, in the step of *thread*: *context* if the caller is to `destroy` it.
 
     At DISPATCH_LEVEL a worker does that (FLT-CTX-24).
     """
-    if not context.drop(thread):
-        return None
     if current_kthread().irql <= APC_LEVEL:
         return context
     system: System = thread.runtime.system

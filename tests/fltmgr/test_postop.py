@@ -692,7 +692,7 @@ def test_the_context_is_freed_on_every_path() -> None:
         return codes(all_runs(script, bound=2, completion="later"))
 
     assert program(frees_drained=True) == {None}
-    assert program(frees_drained=False) == {None, "ke.pool-leak"}
+    assert program(frees_drained=False) == {None, "postop-context-leak"}
 
 
 @pytest.mark.rule("FLT-PRE-11")
