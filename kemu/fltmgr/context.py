@@ -142,7 +142,7 @@ def _make(thread: KThread, filter_: Filter, kind: int, definition: Definition, s
     return context
 
 
-class Reference(Operation[None]):
+class ReferenceContext(Operation[None]):
     """Take a reference on a context that the thread can only hope is there."""
 
     __slots__ = ("context",)
@@ -166,7 +166,7 @@ class Reference(Operation[None]):
         return self.context.counts
 
 
-class Release(Operation["Context | None"]):
+class ReleaseContext(Operation["Context | None"]):
     """Drop a reference; evaluates to the context if the caller is to destroy it."""
 
     __slots__ = ("context", "name")
@@ -198,7 +198,7 @@ async def release_context(pointer: Any, name: str) -> None:
             "ctx-release-irql",
             f"{thread.label} calls {name} on {context.describe()} in paged pool, at DISPATCH_LEVEL",
         )
-    last = await Release(context, name)
+    last = await ReleaseContext(context, name)
     if last is not None:
         await destroy(last)
     elif context.dying:
@@ -212,7 +212,7 @@ async def FltReferenceContext(Context: Any) -> None:
 
     Findings: ``ctx-ref-after-free`` (FLT-CTX-12).
     """
-    await Reference(the_context(Context, "FltReferenceContext"))
+    await ReferenceContext(the_context(Context, "FltReferenceContext"))
 
 
 @routine("fltkernel", "VOID FltReleaseContext(_In_ PFLT_CONTEXT Context)", max_irql=DISPATCH_LEVEL)

@@ -99,6 +99,7 @@ NOT_ERRORS = {
     "ke.pool-executable": WARNING,
     "ke.uninit-leak": WARNING,
     "sync-on-create": WARNING,
+    "ctx-lost-update": WARNING,
 }
 
 
