@@ -67,16 +67,16 @@ class Contexts:
 
     def closed(self, thread: Thread, opened: Open) -> None:
         """The last reference on a file object is gone, in the step of *thread*: unlink what goes with it."""
-        thread.write(opened)
-        opened.closed = True
         stream, node = opened.stream, opened.node
+        thread.write(opened)
+        # Who is last depends on all others.
+        thread.write(node)
+        opened.closed = True
         gone: list[Carrier] = [opened.file]
         if not stream.files:
             gone.append(stream)
         if not node.files:
             gone.append(node)
-        # As with references: whoever is last has to see all others.
-        (thread.update if len(gone) == 1 else thread.write)(node)
         self._ending[opened.file] = [one for target in gone for one in self._unlink_all(thread, target)]
 
     def object_gone(self, thread: Thread, target: Carrier) -> list[Context]:
