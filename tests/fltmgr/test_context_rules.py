@@ -54,13 +54,16 @@ from kemu.wdk.wdm import (
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
     IRP_MJ_READ,
+    LONG,
     NT_SUCCESS,
     ExAcquireFastMutex,
     ExFreePoolWithTag,
     ExInitializeFastMutex,
     ExReleaseFastMutex,
+    InterlockedIncrement,
     NonPagedPool,
     PagedPool,
+    Structure,
 )
 
 WITH = FLT_PREOP_SUCCESS_WITH_CALLBACK
@@ -179,6 +182,29 @@ def test_a_context_that_is_freed_cannot_be_used(what: str) -> None:
             await FltDeleteContext(context)
 
     assert with_file(body).code == "ctx-use-after-release"
+
+
+@pytest.mark.rule("FLT-CTX-12")
+@pytest.mark.parametrize("freed", [True, False])
+def test_an_object_inside_of_a_context_goes_with_it(freed: bool) -> None:
+    class COUNTED(Structure):
+        References: LONG
+
+    async def script(lab: Lab) -> None:
+        entry = FLT_CONTEXT_REGISTRATION(FLT_STREAM_CONTEXT, 0, None, COUNTED, TAG)
+        driver, loaded = await keeper(lab, contexts=[entry, FLT_CONTEXT_REGISTRATION()])
+        _, context = await FltAllocateContext(driver.flt, FLT_STREAM_CONTEXT, COUNTED, NonPagedPool)
+        assert context is not None
+        inside = context.References
+        if freed:
+            await FltReleaseContext(context)
+        inside.value = 1
+        await InterlockedIncrement(inside)
+        if not freed:
+            await FltReleaseContext(context)
+        await loaded.unload()
+
+    assert run(script).code == ("ctx-use-after-release" if freed else None)
 
 
 @pytest.mark.rule("FLT-CTX-12")

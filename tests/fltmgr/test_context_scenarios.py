@@ -1,4 +1,4 @@
-"""The shipped scenarios about contexts: what the reduced search proves of the repaired ones, and the one of all kinds."""
+"""The shipped scenarios about contexts: the repaired ones are proved, and the one with all kinds is clean."""
 
 from __future__ import annotations
 
