@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
-from kemu.fltmgr.context_end import Contexts, destroy, ended, unlinked
+from kemu.fltmgr.context_end import destroy, ended, unlinked
 from kemu.fltmgr.context_record import Context
 from kemu.fltmgr.context_rules import over_released, referenced_after_free, the_context, too_high, used_after_release
 from kemu.fltmgr.context_types import (
@@ -38,7 +38,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.structure import Size, Structure, furnish, paged_class
-from kemu.nt.system import current_system, report, resources_fail
+from kemu.nt.system import report, resources_fail
 from kemu.runtime import Cell, Operation, Point, Thread
 
 S = TypeVar("S", bound=Structure)
@@ -276,8 +276,3 @@ async def FltDeleteContext(Context: Any) -> None:
     last = await DeleteContext(context)
     if last is not None:
         await destroy(last)
-
-
-def contexts() -> Contexts:
-    """The places of contexts of the current run."""
-    return current_system().get(Contexts)

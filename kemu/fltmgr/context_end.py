@@ -12,6 +12,7 @@ from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.nt.driver import in_driver
 from kemu.nt.freeing import release
 from kemu.nt.kthread import APC_LEVEL, PASSIVE_LEVEL, current_kthread
+from kemu.nt.system import current_system
 from kemu.nt.work import DelayedWorkQueue, WorkerPool, WorkItem
 from kemu.runtime import Cell, Deliver, Message, Operation, Thread
 from kemu.runtime.site import Site, here
@@ -77,13 +78,10 @@ class Contexts:
             gone.append(stream)
         if not node.files:
             gone.append(node)
-        self._ending[opened.file] = [one for target in gone for one in self._unlink_all(thread, target)]
+        self._ending[opened.file] = [one for target in gone for one in self.unlink_from(thread, target)]
 
-    def object_gone(self, thread: Thread, target: Carrier) -> list[Context]:
-        """*target* goes away in the step of *thread*: unlink its contexts; those that are to be given to `destroy`."""
-        return self._unlink_all(thread, target)
-
-    def _unlink_all(self, thread: Thread, target: Carrier) -> list[Context]:
+    def unlink_from(self, thread: Thread, target: Carrier) -> list[Context]:
+        """*target* goes away in the step of *thread*: unlink its contexts; those that the caller is to `destroy`."""
         last: list[Context] = []
         for slot in sorted(self._of_object.get(target, ()), key=lambda slot: slot.name):
             if slot.context is None:
@@ -125,6 +123,29 @@ class Unlink(Operation["Context | None"]):
 
     def target(self) -> Cell:
         return self.slot
+
+
+class UnlinkFrom(Operation["list[Context]"]):
+    """An object goes away, and its contexts with it; evaluates to those that nobody else holds."""
+
+    __slots__ = ("contexts", "object")
+    kind = "unlink the contexts of"
+
+    def __init__(self, contexts: Contexts, target: Cell) -> None:
+        self.contexts = contexts
+        self.object = target
+
+    def perform(self, thread: Thread) -> list[Context]:
+        return self.contexts.unlink_from(thread, self.object)
+
+    def target(self) -> Cell:
+        return self.object
+
+
+async def object_gone(target: Cell) -> None:
+    """*target*, such as a transaction, goes away, and its contexts with it (FLT-CTX-22). IRQL: <= APC_LEVEL."""
+    for context in await UnlinkFrom(current_system().get(Contexts), target):
+        await destroy(context)
 
 
 async def unlink_all(contexts: Contexts, owner: Instance | Filter) -> None:

@@ -123,6 +123,7 @@ WORDS = {
     "ReferenceContext": "`FltReferenceContext`",
     "ReleaseContext": "`FltReleaseContext`",
     "SetContext": "`FltSetStreamContext`",
+    "UnlinkFrom": "take a context off its object",
     "Unlink": "take a context off its object",
     "WaitContexts": "wait for the contexts of a filter",
     "ReadState": "`KeReadStateEvent`",

@@ -20,7 +20,6 @@ from kemu.wdk.fltkernel import (
     FLT_POSTOP_FINISHED_PROCESSING,
     FLT_PREOP_SUCCESS_NO_CALLBACK,
     FLT_PREOP_SUCCESS_WITH_CALLBACK,
-    FLT_RELATED_OBJECTS,
     FLT_SET_CONTEXT_REPLACE_IF_EXISTS,
     FLT_STREAM_CONTEXT,
     FLT_TRANSACTION_CONTEXT,
@@ -404,7 +403,7 @@ def test_a_close_and_an_open_of_the_same_stream() -> None:
 @pytest.mark.parametrize("releases", [True, False])
 def test_a_teardown_comes_between_allocating_and_setting(releases: bool) -> None:
     async def script(lab: Lab) -> None:
-        async def pre(Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def pre(Data: Any, FltObjects: Any) -> Any:
             status, context = await FltAllocateContext(driver.flt, FLT_STREAM_CONTEXT, CONTEXT, NonPagedPool)
             if context is None:
                 lab.note("going")
@@ -525,7 +524,7 @@ def handing_over(*, drained: bool = True, normal: bool = True, shared: str = "")
             if shared == "referenced":
                 await FltReleaseContext(Context)
 
-        async def pre(Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def pre(Data: Any, FltObjects: Any) -> Any:
             _, context = await FltAllocateContext(driver.flt, FLT_STREAM_CONTEXT, CONTEXT, NonPagedPool)
             if context is None:
                 return FLT_PREOP_SUCCESS_NO_CALLBACK
@@ -539,7 +538,7 @@ def handing_over(*, drained: bool = True, normal: bool = True, shared: str = "")
                 assert status == STATUS_SUCCESS
             return WITH, context
 
-        async def post(Data: Any, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int) -> int:
+        async def post(Data: Any, FltObjects: Any, Context: Any, Flags: int) -> int:
             is_drained = bool(Flags & FLTFL_POST_OPERATION_DRAINING)
             lab.note("drained" if is_drained else "post")
             if drained if is_drained else normal:
@@ -569,9 +568,9 @@ def handing_over(*, drained: bool = True, normal: bool = True, shared: str = "")
 @pytest.mark.parametrize(("drained", "normal"), [(True, True), (False, True), (True, False)])
 def test_a_context_that_is_handed_on_is_released_on_every_path(completion: str, drained: bool, normal: bool) -> None:
     runs = all_runs(handing_over(drained=drained, normal=normal), bound=1, completion=completion)
-    by_path = {("drained" in one.order, "post" in one.order): set() for one in runs}  # type: ignore[var-annotated]
+    by_path: dict[tuple[bool, bool], set[str | None]] = {}
     for one in runs:
-        by_path["drained" in one.order, "post" in one.order].add(one.code)
+        by_path.setdefault(("drained" in one.order, "post" in one.order), set()).add(one.code)
     assert by_path[False, True] == ({None} if normal else {"postop-context-leak"})
     assert by_path[False, False] == {None}
     if completion != "inline":

@@ -23,7 +23,6 @@ from kemu.wdk.fltkernel import (
     FLT_PREOP_COMPLETE,
     FLT_PREOP_SUCCESS_NO_CALLBACK,
     FLT_PREOP_SUCCESS_WITH_CALLBACK,
-    FLT_RELATED_OBJECTS,
     FLT_SECTION_CONTEXT,
     FLT_SET_CONTEXT_REPLACE_IF_EXISTS,
     FLT_STREAM_CONTEXT,
@@ -32,6 +31,7 @@ from kemu.wdk.fltkernel import (
     FltAllocateContext,
     FltDeleteContext,
     FltDeleteStreamContext,
+    FltGetContexts,
     FltGetFileContext,
     FltGetStreamContext,
     FltGetStreamHandleContext,
@@ -41,6 +41,7 @@ from kemu.wdk.fltkernel import (
     FltSetFileContext,
     FltSetStreamContext,
     FltSetStreamHandleContext,
+    FltSetVolumeContext,
 )
 from kemu.wdk.ntstatus import (
     STATUS_ACCESS_DENIED,
@@ -372,10 +373,10 @@ def creating(pre: Any = None, post: Any = None, below: Any = None) -> Run:
     """Open a file with these callbacks, *below* being the one of a lower filter."""
 
     async def script(lab: Lab) -> None:
-        async def bound_pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def bound_pre(Data: FLT_CALLBACK_DATA, FltObjects: Any) -> Any:
             return WITH if pre is None else await pre(lab, driver, Data, FltObjects)
 
-        async def bound_post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, C: Any, Flags: int) -> int:
+        async def bound_post(Data: FLT_CALLBACK_DATA, FltObjects: Any, C: Any, Flags: int) -> int:
             if post is not None:
                 await post(lab, driver, Data, FltObjects, C)
             return DONE
@@ -403,7 +404,7 @@ SETS = [
 @pytest.mark.rule("FLT-PRE-25", "FLT-CTX-27")
 @pytest.mark.parametrize("routine", [one for one, _ in GETS])
 def test_a_precreate_callback_asks_for_no_context_of_the_file(routine: Any) -> None:
-    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: Any) -> Any:
         await routine(FltObjects.Instance, FltObjects.FileObject)
         return PASS
 
@@ -413,7 +414,7 @@ def test_a_precreate_callback_asks_for_no_context_of_the_file(routine: Any) -> N
 @pytest.mark.rule("FLT-PRE-25", "FLT-CTX-28")
 @pytest.mark.parametrize(("routine", "kind"), SETS)
 def test_a_precreate_callback_sets_no_context_of_the_file(routine: Any, kind: int) -> None:
-    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: Any) -> Any:
         context = await driver.make(kind)
         await routine(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None)
         return PASS
@@ -424,12 +425,12 @@ def test_a_precreate_callback_sets_no_context_of_the_file(routine: Any, kind: in
 @pytest.mark.rule("FLT-PRE-25", "FLT-CTX-28")
 @pytest.mark.parametrize(("routine", "kind"), SETS)
 def test_a_context_is_allocated_before_a_create_and_set_after_it(routine: Any, kind: int) -> None:
-    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: Any) -> Any:
         status, found = await FltGetVolumeContext(FltObjects.Filter, FltObjects.Volume)
         assert (status, found) == (STATUS_NOT_FOUND, None)  # of volumes and instances it may ask
         return WITH, await driver.make(kind)
 
-    async def post(lab: Lab, driver: Keeper, Data: Any, FltObjects: FLT_RELATED_OBJECTS, context: Any) -> None:
+    async def post(lab: Lab, driver: Keeper, Data: Any, FltObjects: Any, context: Any) -> None:
         status, _ = await routine(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None)
         lab.note("set", status)
         await FltReleaseContext(context)
@@ -447,22 +448,20 @@ def test_a_context_is_allocated_before_a_create_and_set_after_it(routine: Any, k
 def test_a_create_that_failed_leaves_nothing_to_set_a_context_on(status: NTSTATUS, after: bool, looks: bool) -> None:
     """The lower filter fails the create before the file system sees it, or *after* it has succeeded there."""
 
-    async def lower_pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+    async def lower_pre(Data: FLT_CALLBACK_DATA, FltObjects: Any) -> Any:
         if after:
             return WITH
         Data.IoStatus.Status = status
         return FLT_PREOP_COMPLETE
 
-    async def lower_post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, C: Any, Flags: int) -> int:
+    async def lower_post(Data: FLT_CALLBACK_DATA, FltObjects: Any, C: Any, Flags: int) -> int:
         Data.IoStatus.Status = status
         return DONE
 
-    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+    async def pre(lab: Lab, driver: Keeper, Data: Any, FltObjects: Any) -> Any:
         return WITH, await driver.make()
 
-    async def post(
-        lab: Lab, driver: Keeper, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, context: Any
-    ) -> None:
+    async def post(lab: Lab, driver: Keeper, Data: FLT_CALLBACK_DATA, FltObjects: Any, context: Any) -> None:
         if not looks or (NT_SUCCESS(Data.IoStatus.Status) and Data.IoStatus.Status != STATUS_REPARSE):
             await FltSetStreamContext(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None)
         await FltReleaseContext(context)
@@ -491,7 +490,7 @@ def test_a_file_object_that_is_not_open_has_no_place_for_a_context() -> None:
 @pytest.mark.parametrize("sets", [True, False])
 def test_a_postclose_callback_has_no_contexts_of_the_file(when: str, sets: bool) -> None:
     async def script(lab: Lab) -> None:
-        async def touch(FltObjects: FLT_RELATED_OBJECTS) -> None:
+        async def touch(FltObjects: Any) -> None:
             if sets:
                 context = await driver.make()
                 await FltSetStreamContext(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None)
@@ -500,12 +499,12 @@ def test_a_postclose_callback_has_no_contexts_of_the_file(when: str, sets: bool)
                 status, _ = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
                 lab.note("got", status)
 
-        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: Any) -> Any:
             if when == "pre":
                 await touch(FltObjects)
             return WITH
 
-        async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, C: Any, Flags: int) -> int:
+        async def post(Data: FLT_CALLBACK_DATA, FltObjects: Any, C: Any, Flags: int) -> int:
             if when == "post":
                 await touch(FltObjects)
             return DONE
@@ -520,13 +519,15 @@ def test_a_postclose_callback_has_no_contexts_of_the_file(when: str, sets: bool)
 
 @pytest.mark.rule("FLT-POST-05", "FLT-RACE-45", "FLT-CTX-26")
 @pytest.mark.parametrize("irql", [0, 1, 2])
-@pytest.mark.parametrize("what", ["get", "set", "delete", "release"])
+@pytest.mark.parametrize(
+    "what", ["get", "get all", "get volume", "set", "delete", "delete this", "allocate", "release"]
+)
 def test_a_postoperation_callback_at_dispatch_can_only_release(what: str, irql: int) -> None:
     async def script(lab: Lab) -> None:
-        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: Any) -> Any:
             return WITH, await driver.make()
 
-        async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, context: Any, Flags: int) -> int:
+        async def post(Data: FLT_CALLBACK_DATA, FltObjects: Any, context: Any, Flags: int) -> int:
             thread = current_kthread()
             before, thread.irql = thread.irql, irql
             if what == "get":
@@ -535,14 +536,27 @@ def test_a_postoperation_callback_at_dispatch_can_only_release(what: str, irql: 
                 await FltSetStreamContext(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None)
             elif what == "delete":
                 await FltDeleteStreamContext(FltObjects.Instance, FltObjects.FileObject, None)
+            elif what == "get all":
+                await FltGetContexts(FltObjects, FLT_STREAM_CONTEXT)
+            elif what == "get volume":
+                _, volume = await FltGetVolumeContext(FltObjects.Filter, FltObjects.Volume)
+                await FltReleaseContext(volume)
+            elif what == "delete this":
+                await FltDeleteContext(linked)
+            elif what == "allocate":
+                _, more = await FltAllocateContext(FltObjects.Filter, FLT_STREAM_CONTEXT, CONTEXT, NonPagedPool)
+                await FltReleaseContext(more)
             await FltReleaseContext(context)
             thread.irql = before
             return DONE
 
         driver, loaded = await keeper(lab, {IRP_MJ_READ: (pre, post)})
         file = await lab.open()
+        linked = await driver.make(FLT_VOLUME_CONTEXT)
+        await FltSetVolumeContext(driver.volume, KEEP, linked, None)
         await file.read(4)
         await file.close()
+        await FltReleaseContext(linked)
         await loaded.unload()
 
     assert run(script).code == ("ctx-get-at-dispatch" if irql == 2 and what != "release" else None)
@@ -561,10 +575,10 @@ def test_elsewhere_the_level_is_what_is_wrong() -> None:
 @pytest.mark.parametrize("releases", [True, False])
 def test_a_context_that_was_handed_on_has_to_be_released(releases: bool) -> None:
     async def script(lab: Lab) -> None:
-        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: Any) -> Any:
             return WITH, await driver.make()
 
-        async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, context: Any, Flags: int) -> int:
+        async def post(Data: FLT_CALLBACK_DATA, FltObjects: Any, context: Any, Flags: int) -> int:
             if releases:
                 await FltReleaseContext(context)
             return DONE
@@ -582,13 +596,13 @@ def test_a_context_that_was_handed_on_has_to_be_released(releases: bool) -> None
 @pytest.mark.parametrize("attached", ["before", "after"])
 def test_a_file_that_was_opened_before_the_filter_came(assumes: bool, attached: str) -> None:
     async def script(lab: Lab) -> None:
-        async def post_create(Data: Any, FltObjects: FLT_RELATED_OBJECTS, C: Any, Flags: int) -> int:
+        async def post_create(Data: Any, FltObjects: Any, C: Any, Flags: int) -> int:
             context = await driver.make()
             await FltSetStreamContext(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None)
             await FltReleaseContext(context)
             return DONE
 
-        async def pre_read(Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def pre_read(Data: Any, FltObjects: Any) -> Any:
             _, context = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
             if assumes or context is not None:
                 context.Count += 1
@@ -614,19 +628,19 @@ def test_a_file_that_was_opened_before_the_filter_came(assumes: bool, attached: 
 @pytest.mark.parametrize("where", ["pre", "post"])
 def test_other_mistakes_with_null_are_not_taken_for_that(where: str) -> None:
     async def script(lab: Lab) -> None:
-        async def oops(FltObjects: FLT_RELATED_OBJECTS) -> None:
+        async def oops(FltObjects: Any) -> None:
             _, context = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
             assert context is not None
             await FltReleaseContext(context)
             nothing: Any = None
             nothing.Count += 1
 
-        async def pre(Data: Any, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+        async def pre(Data: Any, FltObjects: Any) -> Any:
             if where == "pre":
                 await oops(FltObjects)
             return WITH
 
-        async def post(Data: Any, FltObjects: FLT_RELATED_OBJECTS, C: Any, Flags: int) -> int:
+        async def post(Data: Any, FltObjects: Any, C: Any, Flags: int) -> int:
             await oops(FltObjects)
             return DONE
 
@@ -661,6 +675,37 @@ def test_the_cleanup_runs_with_the_locks_of_whoever_releases_last(under_lock: bo
         await loaded.unload()
 
     assert run(script).code == ("cleanup-lock-inversion" if under_lock else None)
+
+
+@pytest.mark.rule("FLT-RACE-43")
+@pytest.mark.parametrize("asks", ["inner", "outer", "nobody"])
+def test_a_cleanup_inside_of_a_cleanup(asks: str) -> None:
+    async def script(lab: Lab) -> None:
+        mutex = FAST_MUTEX("ListLock")
+        ExInitializeFastMutex(mutex)
+
+        async def cleanup(Context: CONTEXT, ContextType: int) -> None:
+            if Context.Other is not None:
+                await FltReleaseContext(Context.Other)
+                if asks == "outer":
+                    await ExAcquireFastMutex(mutex)
+            elif asks == "inner":
+                await ExAcquireFastMutex(mutex)
+
+        entry = FLT_CONTEXT_REGISTRATION(FLT_STREAM_CONTEXT, 0, cleanup, CONTEXT, TAG)
+        driver, loaded = await keeper(lab, contexts=[entry, FLT_CONTEXT_REGISTRATION()])
+        outer, inner = await driver.make(), await driver.make()
+        outer.Other, inner.Other = inner, None
+        await ExAcquireFastMutex(mutex)
+        await FltReleaseContext(outer)
+        await ExReleaseFastMutex(mutex)
+        # Later on the thread may of course be asked to wait for itself, but not by a cleanup.
+        await loaded.unload()
+        if asks == "nobody":
+            await ExAcquireFastMutex(mutex)
+            await ExAcquireFastMutex(mutex)
+
+    assert run(script).code == ("ke.self-deadlock" if asks == "nobody" else "cleanup-lock-inversion")
 
 
 @pytest.mark.rule("FLT-RACE-41")
