@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
-from kemu.fltmgr.context_end import Contexts, destroy, dropped
+from kemu.fltmgr.context_end import destroy, ended, unlinked
 from kemu.fltmgr.context_record import Context
 from kemu.fltmgr.context_rules import over_released, referenced_after_free, the_context, too_high, used_after_release
 from kemu.fltmgr.context_types import (
@@ -38,8 +38,8 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.structure import Size, Structure, furnish, paged_class
-from kemu.nt.system import current_system, report, resources_fail
-from kemu.runtime import Cell, Operation, Thread
+from kemu.nt.system import report, resources_fail
+from kemu.runtime import Cell, Operation, Point, Thread
 
 S = TypeVar("S", bound=Structure)
 
@@ -142,7 +142,7 @@ def _make(thread: KThread, filter_: Filter, kind: int, definition: Definition, s
     return context
 
 
-class Reference(Operation[None]):
+class ReferenceContext(Operation[None]):
     """Take a reference on a context that the thread can only hope is there."""
 
     __slots__ = ("context",)
@@ -154,8 +154,9 @@ class Reference(Operation[None]):
     def perform(self, thread: Thread) -> None:
         context = self.context
         thread.read(context)
-        # Not an update, as taking one through the link is: nothing keeps the count above zero meanwhile.
-        thread.write(context.counts)
+        if not context.keeps(thread):
+            # It is there because of somebody else, who may let go of it.
+            thread.write(context.counts)
         if context.is_over:
             referenced_after_free(thread, context, "FltReferenceContext")
             return
@@ -165,7 +166,7 @@ class Reference(Operation[None]):
         return self.context.counts
 
 
-class Release(Operation["Context | None"]):
+class ReleaseContext(Operation["Context | None"]):
     """Drop a reference; evaluates to the context if the caller is to destroy it."""
 
     __slots__ = ("context", "name")
@@ -182,8 +183,7 @@ class Release(Operation["Context | None"]):
             thread.write(context.counts)
             over_released(thread, context, self.name)
             return None
-        context.forget(thread)
-        return dropped(thread, context)
+        return ended(thread, context) if context.drop(thread) else None
 
     def target(self) -> Cell:
         return self.context.counts
@@ -198,9 +198,12 @@ async def release_context(pointer: Any, name: str) -> None:
             "ctx-release-irql",
             f"{thread.label} calls {name} on {context.describe()} in paged pool, at DISPATCH_LEVEL",
         )
-    last = await Release(context, name)
+    last = await ReleaseContext(context, name)
     if last is not None:
         await destroy(last)
+    elif context.dying:
+        # A worker has it, and may be done before this returns.
+        await Point(f"return from releasing the {context.label}", context)
 
 
 @routine("fltkernel", "VOID FltReferenceContext(_In_ PFLT_CONTEXT Context)", max_irql=DISPATCH_LEVEL)
@@ -209,7 +212,7 @@ async def FltReferenceContext(Context: Any) -> None:
 
     Findings: ``ctx-ref-after-free`` (FLT-CTX-12).
     """
-    await Reference(the_context(Context, "FltReferenceContext"))
+    await ReferenceContext(the_context(Context, "FltReferenceContext"))
 
 
 @routine("fltkernel", "VOID FltReleaseContext(_In_ PFLT_CONTEXT Context)", max_irql=DISPATCH_LEVEL)
@@ -247,7 +250,7 @@ class DeleteContext(Operation["Context | None"]):
             return None
         if not context.holds:
             report("ctx-delete-invalid", f"{what}, on which nobody holds a reference")
-        return dropped(thread, context.slot.unlink(thread, "deleted"))
+        return unlinked(thread, context.slot.unlink(thread, "deleted"))
 
     def target(self) -> Cell:
         return self.context.counts
@@ -273,8 +276,3 @@ async def FltDeleteContext(Context: Any) -> None:
     last = await DeleteContext(context)
     if last is not None:
         await destroy(last)
-
-
-def contexts() -> Contexts:
-    """The places of contexts of the current run."""
-    return current_system().get(Contexts)

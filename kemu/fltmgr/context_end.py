@@ -12,6 +12,7 @@ from kemu.fltmgr.objects import Filter, Instance, WaitRundown
 from kemu.nt.driver import in_driver
 from kemu.nt.freeing import release
 from kemu.nt.kthread import APC_LEVEL, PASSIVE_LEVEL, current_kthread
+from kemu.nt.system import current_system
 from kemu.nt.work import DelayedWorkQueue, WorkerPool, WorkItem
 from kemu.runtime import Cell, Deliver, Message, Operation, Thread
 from kemu.runtime.site import Site, here
@@ -67,30 +68,27 @@ class Contexts:
 
     def closed(self, thread: Thread, opened: Open) -> None:
         """The last reference on a file object is gone, in the step of *thread*: unlink what goes with it."""
-        thread.write(opened)
-        opened.closed = True
         stream, node = opened.stream, opened.node
+        thread.write(opened)
+        # Who is last depends on all others.
+        thread.write(node)
+        opened.closed = True
         gone: list[Carrier] = [opened.file]
         if not stream.files:
             gone.append(stream)
         if not node.files:
             gone.append(node)
-        # As with references: whoever is last has to see all others.
-        (thread.update if len(gone) == 1 else thread.write)(node)
-        self._ending[opened.file] = [one for target in gone for one in self._unlink_all(thread, target)]
+        self._ending[opened.file] = [one for target in gone for one in self.unlink_from(thread, target)]
 
-    def object_gone(self, thread: Thread, target: Carrier) -> list[Context]:
-        """*target* goes away in the step of *thread*: unlink its contexts; those that are to be given to `destroy`."""
-        return self._unlink_all(thread, target)
-
-    def _unlink_all(self, thread: Thread, target: Carrier) -> list[Context]:
+    def unlink_from(self, thread: Thread, target: Carrier) -> list[Context]:
+        """*target* goes away in the step of *thread*: unlink its contexts; those that the caller is to `destroy`."""
         last: list[Context] = []
         for slot in sorted(self._of_object.get(target, ()), key=lambda slot: slot.name):
             if slot.context is None:
                 thread.read(slot)
                 continue
             context = slot.unlink(thread, "gone")
-            if context.drop(thread):
+            if context.lost(thread):
                 last.append(context)
         return last
 
@@ -121,10 +119,33 @@ class Unlink(Operation["Context | None"]):
         if self.slot.context is None:
             thread.read(self.slot)
             return None
-        return dropped(thread, self.slot.unlink(thread, "gone"))
+        return unlinked(thread, self.slot.unlink(thread, "gone"))
 
     def target(self) -> Cell:
         return self.slot
+
+
+class UnlinkFrom(Operation["list[Context]"]):
+    """An object goes away, and its contexts with it; evaluates to those that nobody else holds."""
+
+    __slots__ = ("contexts", "object")
+    kind = "unlink the contexts of"
+
+    def __init__(self, contexts: Contexts, target: Cell) -> None:
+        self.contexts = contexts
+        self.object = target
+
+    def perform(self, thread: Thread) -> list[Context]:
+        return self.contexts.unlink_from(thread, self.object)
+
+    def target(self) -> Cell:
+        return self.object
+
+
+async def object_gone(target: Cell) -> None:
+    """*target*, such as a transaction, goes away, and its contexts with it (FLT-CTX-22). IRQL: <= APC_LEVEL."""
+    for context in await UnlinkFrom(current_system().get(Contexts), target):
+        await destroy(context)
 
 
 async def unlink_all(contexts: Contexts, owner: Instance | Filter) -> None:
@@ -135,13 +156,16 @@ async def unlink_all(contexts: Contexts, owner: Instance | Filter) -> None:
             await destroy(last)
 
 
-def dropped(thread: Thread, context: Context) -> Context | None:
-    """One reference less, inside the step of *thread*: *context* if the caller is to `destroy` it.
+def unlinked(thread: Thread, context: Context) -> Context | None:
+    """The reference of a link is dropped, in the step of *thread*: *context* if the caller is to `destroy` it."""
+    return ended(thread, context) if context.lost(thread) else None
+
+
+def ended(thread: Thread, context: Context) -> Context | None:
+    """The last reference is gone, in the step of *thread*: *context* if the caller is to `destroy` it.
 
     At DISPATCH_LEVEL a worker does that (FLT-CTX-24).
     """
-    if not context.drop(thread):
-        return None
     if current_kthread().irql <= APC_LEVEL:
         return context
     system: System = thread.runtime.system

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kemu.fltmgr.context_end import Contexts, destroy, dropped
+from kemu.fltmgr.context_end import Contexts, destroy, unlinked
 from kemu.fltmgr.context_record import Context
 from kemu.fltmgr.context_rules import check_place, check_pointers, used_after_release
 from kemu.fltmgr.context_types import (
@@ -150,7 +150,8 @@ class SetContext(_OnObject):
     def perform(self, thread: Thread) -> Changed:
         context = self.context
         thread.read(context)
-        thread.write(context.counts)
+        if not context.keeps(thread):
+            thread.write(context.counts)
         if context.is_over:
             used_after_release(thread, context, self.name)
             return STATUS_INVALID_PARAMETER, None, None
@@ -166,6 +167,7 @@ class SetContext(_OnObject):
         target = self.carrier(thread)
         if target is None:
             return STATUS_NOT_SUPPORTED, None, None
+        thread.read(context.link)
         if context.slot is not None:
             return STATUS_FLT_CONTEXT_ALREADY_LINKED, None, None
         registry = self.registry(thread)
@@ -206,7 +208,7 @@ class SetContext(_OnObject):
         if self.wants_old:
             existing.holds.append((thread, self.name, None))
             return STATUS_SUCCESS, existing.block, None
-        return STATUS_SUCCESS, None, dropped(thread, existing)
+        return STATUS_SUCCESS, None, unlinked(thread, existing)
 
 
 class DeleteFrom(_OnObject):
@@ -234,7 +236,7 @@ class DeleteFrom(_OnObject):
             thread.write(context.counts)
             context.holds.append((thread, self.name, None))
             return STATUS_SUCCESS, context.block, None
-        return STATUS_SUCCESS, None, dropped(thread, context)
+        return STATUS_SUCCESS, None, unlinked(thread, context)
 
 
 async def changed(operation: SetContext | DeleteFrom) -> Found:

@@ -1,13 +1,14 @@
 """The filter manager's record of a context, and the places that contexts are linked to (FLT-CTX).
 
 A context is in use as long as somebody holds a reference on it or it is linked to an object; the last of these to go
-has it cleaned up. Which one is last depends on the order, so that the count is a cell of its own: dropping commutes as
-long as others are left, and taking a reference through the link commutes with that, because the link holds one itself.
+has it cleaned up. While it is linked nobody is last: then threads take references and drop their own in any order. All
+else is a change that others can see: dropping one when there is no link, or one that another thread has taken.
 
 | cell | holds |
 | --- | --- |
 | `Context` | whether the memory is there; what fields of the driver's depend on |
-| `Context.counts` | how many hold it, the link included |
+| `Context.link` | whether it is linked |
+| `Context.counts` | who holds it |
 | `ContextSlot` | which context is linked to one object for one instance or filter |
 """
 
@@ -39,7 +40,7 @@ Hold = tuple[Thread, str, Site | None]
 class Context(Allocation):
     """One context: its memory, its references, and where it is linked."""
 
-    __slots__ = ("counts", "definition", "dying", "external", "filter", "holds", "kind", "slot", "unlinked")
+    __slots__ = ("counts", "definition", "dying", "external", "filter", "holds", "kind", "link", "slot", "unlinked")
 
     freed_code: ClassVar[str] = "ctx-use-after-release"
     free_routine: ClassVar[str] = "FltReleaseContext"
@@ -50,6 +51,7 @@ class Context(Allocation):
     ) -> None:  # fmt: skip
         super().__init__(thread, block, size, definition.tag, is_paged=is_paged)
         self.label = f"{KIND_NAMES[kind]} context {type_name(block)}"
+        self.link = Cell(thread, f"link of {self.label}")
         self.counts = Cell(thread, f"references of {self.label}")
         self.filter = filter_
         self.kind = kind
@@ -75,28 +77,40 @@ class Context(Allocation):
     # Inside a step.
 
     def take(self, thread: Thread, how: str) -> None:
-        """A reference through the link: it commutes with everything but the end of the link."""
+        """A reference while something else is sure to keep the context: the link, or one of the thread's own."""
         thread.update(self.counts)
         self.holds.append((thread, how, here(thread)))
 
+    def keeps(self, thread: Thread) -> bool:
+        """Whether the context is sure to stay whatever other threads do with references of their own."""
+        if any(hold[0] is thread for hold in self.holds):
+            return True
+        thread.read(self.link)
+        return self.slot is not None
+
     def drop(self, thread: Thread) -> bool:
-        """Somebody, or the link, has let go of it; whether that was the last."""
-        if self.holds or self.slot is not None:
+        """*thread* drops a reference, of which there is one; whether that was the last."""
+        thread.read(self.link)
+        own = [index for index, hold in enumerate(self.holds) if hold[0] is thread]
+        if own:
+            del self.holds[own[-1]]
+        else:
+            self.holds.remove(max(self.holds, key=lambda hold: hold[0].path))
+        if own and self.slot is not None:
             thread.update(self.counts)
             thread.release_to_waiter(self.counts)
             return False
+        return self.lost(thread)
+
+    def lost(self, thread: Thread) -> bool:
+        """There is one reference less, or the link is gone; whether nothing is left."""
         thread.write(self.counts)
+        if self.holds or self.slot is not None:
+            thread.release_to_waiter(self.counts)
+            return False
         thread.acquire_as_waiter(self.counts)
         self.dying = True
         return True
-
-    def forget(self, thread: Thread) -> None:
-        """Take one reference off the list: the thread's own newest one before others'."""
-        for index in range(len(self.holds) - 1, -1, -1):
-            if self.holds[index][0] is thread:
-                del self.holds[index]
-                return
-        self.holds.pop()
 
     @property
     def is_over(self) -> bool:
@@ -138,6 +152,7 @@ class ContextSlot(Cell):
 
     def link(self, thread: Thread, context: Context) -> None:
         """Put *context* here, where nothing is."""
+        thread.write(context.link)
         self.context = context
         context.slot = self
         context.unlinked = ""
@@ -148,6 +163,7 @@ class ContextSlot(Cell):
         context = self.context
         assert context is not None
         thread.write(self)
+        thread.write(context.link)
         thread.exchange(self)
         self.context = None
         context.slot = None

@@ -73,10 +73,12 @@ def release(thread: Thread, allocation: Allocation, site: Site | None) -> None:
             for other in thread.runtime.threads:
                 if other is not thread and other.alive and part in _about_to_touch(other.op):
                     report(
-                        "ke.use-after-free",
+                        allocation.freed_code,
                         f"{other.label} is about to {other.op.describe()}, {words}",
                     )
             system.freed[part] = words
+            if allocation.freed_code != Allocation.freed_code:
+                system.freed_codes[part] = allocation.freed_code
         part.storage_freed(words)
     become_freed(allocation.block)
 

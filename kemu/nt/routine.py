@@ -251,6 +251,7 @@ def _checked(
                         bad_pointer(name, parameter, kind, value)
                 elif system.freed and value in system.freed:
                     freed_use(name, value, system.freed[value])
+                    report(system.code_of_freed(value), f"{name} on {value}, {system.freed[value]}")
                 elif system.paged and value in system.paged:
                     _check_paged(name, value, system.paged[value], irql)
         if is_awaited and thread.apcs is not None:

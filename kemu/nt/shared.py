@@ -87,7 +87,7 @@ class Shared(Cell, Storage):
         system: System = current_thread().runtime.system
         if self in system.freed:
             thread = current_kthread()
-            report("ke.use-after-free", f"{name} by {thread.label} of {self.label}, {system.freed[self]}")
+            report(system.code_of_freed(self), f"{name} by {thread.label} of {self.label}, {system.freed[self]}")
 
     def atomic(self, thread: Thread) -> None:
         """Tell race detection that *thread* changes it in one piece."""

@@ -97,6 +97,8 @@ class System:
         self._ledgers: list[LeftBy] = []
         self.freed: dict[object, str] = {}
         """Kernel objects whose storage was freed, with words for what happened to it. Asked, never listed."""
+        self.freed_codes: dict[object, str] = {}
+        """The finding when one of these is used, where that is not ``ke.use-after-free``. Asked, never listed."""
         self.paged: dict[Any, str] = {}
         """Kernel objects that lie in paged memory, with words for that memory. Asked, never listed."""
         self.under_locks: dict[Thread, tuple[str, tuple[Any, ...]]] = {}
@@ -130,6 +132,10 @@ class System:
             self.report(
                 left.code, f"{name} was unloaded and left {left.what} behind", left.bug_check, verifier=left.verifier
             )
+
+    def code_of_freed(self, object_: object) -> str:
+        """The finding when *object_*, whose storage was freed, is used."""
+        return self.freed_codes.get(object_, "ke.use-after-free")
 
     def report(
         self, code: str, detail: str, bug_check: BugCheck | None = None, *, verifier: BugCheck | None = None

@@ -300,7 +300,7 @@ def check_storage(object_: DispatcherObject, name: str) -> None:
     """Findings ``ke.use-after-free`` and ``ke.pageable-sync`` for an object whose storage is free, or paged."""
     system = current_system()
     if object_ in system.freed:
-        report("ke.use-after-free", f"{name} on {object_}, {system.freed[object_]}")
+        report(system.code_of_freed(object_), f"{name} on {object_}, {system.freed[object_]}")
     if object_ in system.paged:
         report("ke.pageable-sync", f"{name} on {object_}, in {system.paged[object_]} in paged pool")
 

@@ -85,12 +85,14 @@ FINAL: Final = frozenset(
     {
         "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.unhandled-exception", "ke.uninitialised",
         "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption", "mdl-map-null-unchecked",
+        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption", "ctx-use-after-release",
         # Nothing can go on: whatever the settings, that is where the run has come to.
         "ke.hang", "ke.deadlock", "ke.self-deadlock", "ke.lost-wakeup", "ke.worker-starvation", "ke.step-limit",
         "ke.apc-reentry", "ke.apc-io-deadlock", "ke.lock-leak", "ke.unload-hang", "ke.irp-orphan",
         "ke.irp-not-cancelable",
         "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
+        "ctx-leak", "postop-context-leak",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
         "reentrant-deadlock", "io-on-unopened-file", "bad-redirect", "cbd-foreign-free", "cancel-foreign-io",
     }

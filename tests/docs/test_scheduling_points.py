@@ -15,6 +15,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "schedulin
 
 # For each operation words of the page that it stands behind; None for one that a driver or script never comes to.
 WORDS = {
+    "_OnObject": None,  # of which getting, setting and deleting a context are the kinds
     "_Start": "start a thread, join it",
     "Access": None,  # of which loads and stores are the two kinds
     "AcquireLock": "acquire or release a fast mutex",
@@ -146,6 +147,17 @@ WORDS = {
     "QueryName": "`FltGetFileNameInformation`",
     "QueryTunneled": "`FltGetTunneledName`",
     "QueueGeneric": "`FltQueueGenericWorkItem`",
+    "DeleteContext": "`FltDeleteContext`",
+    "DeleteFrom": "`FltDeleteStreamContext`",
+    "FreeContext": "free a context",
+    "GetContext": "`FltGetStreamContext`",
+    "LookAtFilter": "`FltAllocateContext`",
+    "ReferenceContext": "`FltReferenceContext`",
+    "ReleaseContext": "`FltReleaseContext`",
+    "SetContext": "`FltSetStreamContext`",
+    "UnlinkFrom": "take a context off its object",
+    "Unlink": "take a context off its object",
+    "WaitContexts": "wait for the contexts of a filter",
     "ReadState": "`KeReadStateEvent`",
     "QueueItem": "`ExQueueWorkItem`",
     "Read": "`ReadAcquire`",

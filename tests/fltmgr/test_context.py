@@ -8,8 +8,14 @@ import pytest
 from fltmgr.context_kit import CONTEXT, KEEP, KINDS, TAG, Keeper, carriers, keeper
 from fltmgr.kit import LOWER, Lab, all_runs, run
 
+from kemu.fltmgr.context import DeleteContext, LookAtFilter, ReferenceContext, ReleaseContext
+from kemu.fltmgr.context_end import Contexts, FreeContext, Unlink, UnlinkFrom, object_gone
+from kemu.fltmgr.context_links import GetContext
+from kemu.fltmgr.context_record import context_of
 from kemu.fltmgr.context_types import Definitions
 from kemu.io.manager import IoManager
+from kemu.nt.transaction import KTRANSACTION
+from kemu.runtime import Operation
 from kemu.scenario.world import File
 from kemu.wdk import fltkernel
 from kemu.wdk.fltkernel import (
@@ -568,6 +574,61 @@ def test_contexts_go_when_their_files_are_closed() -> None:
     told = [note.value.Other if note.what == "cleanup" else note.what for note in one.notes if note.what != "cleanup"]
     assert told == ["one closed", "same closed", "stream closed"]
     assert one.order == ["cleanup", "one closed", "cleanup", "same closed", "cleanup", "stream closed"]
+
+
+@pytest.mark.rule("FLT-CTX-22", "FLT-CTX-23")
+def test_contexts_go_with_their_transaction() -> None:
+    async def script(lab: Lab) -> None:
+        driver, loaded = await keeper(lab)
+        transaction, other = KTRANSACTION(), KTRANSACTION()
+        for one in (transaction, other):
+            context = await driver.make(FLT_TRANSACTION_CONTEXT)
+            await fltkernel.FltSetTransactionContext(driver.instance, one, KEEP, context, None)
+            await FltReleaseContext(context)
+        await object_gone(transaction)
+        lab.note("gone")
+        assert (await fltkernel.FltGetTransactionContext(driver.instance, transaction))[0] == STATUS_NOT_FOUND
+        await object_gone(transaction)
+        lab.note("unloading")
+        await loaded.unload()
+
+    assert run(script).order == ["cleanup", "gone", "unloading", "cleanup"]
+
+
+def test_what_a_thread_is_about_to_do_with_a_context() -> None:
+    """The words that a trace and a report of orders have for it, and the object that it is about."""
+
+    async def script(lab: Lab) -> Any:
+        driver, _ = await keeper(lab)
+        file = await lab.open()
+        context = context_of(await driver.make())
+        assert context is not None
+        get = GetContext("FltGetStreamContext", FLT_STREAM_CONTEXT, driver.instance, file.file)
+        slot = lab.system.get(Contexts).slot(FLT_STREAM_CONTEXT, file.file.fs_context.stream, driver.instance)
+        operations: list[Operation[Any]] = [
+            get, ReferenceContext(context), ReleaseContext(context, "FltReleaseContext"), DeleteContext(context),
+            FreeContext(context), Unlink(slot), UnlinkFrom(lab.system.get(Contexts), file.file),
+            LookAtFilter(driver.flt),
+        ]  # fmt: skip
+        return [(operation.describe(), str(operation.target())) for operation in operations], repr(slot.name)
+
+    (words, _), again = run(script).result, run(script).result[1]
+    context = "stream context CONTEXT"
+    place = r"stream context of instance K Instance on C: for \a"
+    assert words == [
+        (r"FltGetStreamContext of \a for instance K Instance on C:", r"\a"),
+        (f"FltReferenceContext references of {context}", f"references of {context}"),
+        (f"FltReleaseContext references of {context}", f"references of {context}"),
+        (f"FltDeleteContext references of {context}", f"references of {context}"),
+        (f"free the {context}", context),
+        (
+            r"unlink the stream context of instance K Instance on C: for \a",
+            r"stream context of instance K Instance on C: for \a",
+        ),
+        (r"unlink the contexts of \a", r"\a"),
+        ("FltAllocateContext for filter K", "filter K"),
+    ]
+    assert again == run(script).result[1]
 
 
 @pytest.mark.rule("FLT-CTX-22", "FLT-CTX-23", "FLT-ORD-08")

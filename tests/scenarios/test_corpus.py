@@ -24,6 +24,16 @@ MINIMA = {
     # The worker must complete while the pre-create stands at its return from the queueing call, and that thread could
     # go on: 1.
     "touch_after_hand_off": (1, 0),
+    # One create must set its context between the other's look and its setting (1), which must precede its close (1).
+    "context_replaced": (2, 0),
+    # One create must set its context between the other's look and its setting: 1.
+    "context_leaked_by_loser": (1, 0),
+    # The write must come between the read's finding the context and releasing it: 1.
+    "context_used_after_release": (1, 0),
+    # The write runs to its end, then the close finds the pointer: 0.
+    "context_pointer_unreferenced": (0, 0),
+    # The walker must come between the last release, in the close, and the lock in the cleanup: 1.
+    "context_revived": (1, 0),
     # The reader waits for its read of its own accord; the canceller then runs to its end, the worker after it: 0.
     "cancel_and_worker_complete": (0, 0),
     # The create must have begun, so that the instance takes part in it, before the teardown begins: 1.
@@ -71,6 +81,29 @@ ORDERS = {
     #
     # The worker gives the operation back before the pre-create looks at it again.
     "touch_after_hand_off": [("wk:delayed#0", "complete the pended IRP_MJ_CREATE", "open_and_close", "return from")],
+    # The one looks before the other sets, sets after it, and before the other's close looks for what it has counted in.
+    "context_replaced": [
+        ("open_and_close", "FltGetStreamContext", "open_and_close", "FltSetStreamContext"),
+        ("open_and_close", "FltSetStreamContext", "open_and_close", "FltSetStreamContext"),
+        ("open_and_close", "FltSetStreamContext", "open_and_close", "FltGetStreamContext"),
+    ],
+    # The one looks before the other sets, and sets after it.
+    "context_leaked_by_loser": [
+        ("open_and_close", "FltGetStreamContext", "open_and_close", "FltSetStreamContext"),
+        ("open_and_close", "FltSetStreamContext", "open_and_close", "FltSetStreamContext"),
+    ],
+    # The read finds the context before the write takes it away, and releases it after that, as the last.
+    "context_used_after_release": [
+        ("reader", "FltGetStreamContext", "writer", "FltDeleteStreamContext"),
+        ("writer", "FltDeleteStreamContext", "reader", "FltReleaseContext"),
+    ],
+    # The stream's context is free when the close finds the pointer to it.
+    "context_pointer_unreferenced": [("writer", "free the stream context", "closer", "FltGetStreamHandleContext")],
+    # The last reference goes with the file; the walker has the lock before the cleanup does.
+    "context_revived": [
+        ("closer", "performs IRP_MJ_CLOSE", "walker", "FltReferenceContext"),
+        ("walker", "acquire ListLock", "closer", "acquire ListLock"),
+    ],
     # The cancellation is on its way to the driver when the worker completes, or the worker would end it.
     "cancel_and_worker_complete": [("canceller", "CancelOperation", "wk:delayed#0", "complete the pended IRP_MJ_READ")],
     # The create takes part in the instance before the teardown begins, and queues after that.
@@ -277,7 +310,12 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
     assert [finding.failure.summary for finding in found.findings] == []
 
 
-USED_AFTER_FREE = {"timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
+USED_AFTER_FREE = {
+    "timer_cancelled_too_late",
+    "event_after_timeout",
+    "cleanup_while_polled",
+    "context_used_after_release",
+}
 """Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
 soon as both have happened, whichever came first."""
 

@@ -115,6 +115,7 @@ NOT_ERRORS = {
     "placeholder-io": WARNING,
     "byteoffset-race": WARNING,
     "redirect-unchecked": WARNING,
+    "ctx-lost-update": WARNING,
 }
 
 
