@@ -31,6 +31,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import System
+from kemu.nt.transaction import KTRANSACTION
 from kemu.runtime import Actor, Deliver, Operation, Thread, current_thread
 
 
@@ -207,13 +208,14 @@ class Attach(Operation[None]):
 class _NoOperation:
     """Stands where a frame would be in the related objects of an instance callback."""
 
-    __slots__ = ("file", "instance")
+    __slots__ = ("file", "instance", "transaction")
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, transaction: KTRANSACTION | None) -> None:
         self.instance = instance
         self.file = None
+        self.transaction = transaction
 
 
-def related_objects(instance: Instance) -> FLT_RELATED_OBJECTS:
-    """The related objects of an instance callback, which has no operation."""
-    return FLT_RELATED_OBJECTS(cast("Frame", _NoOperation(instance)))
+def related_objects(instance: Instance, transaction: KTRANSACTION | None = None) -> FLT_RELATED_OBJECTS:
+    """The related objects of an instance callback, or of a notification, which have no operation."""
+    return FLT_RELATED_OBJECTS(cast("Frame", _NoOperation(instance, transaction)))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kemu.fltmgr.objects import Filter, FltVolume, Instance
     from kemu.io.request import FileObject
     from kemu.nt.lists import LIST_ENTRY
+    from kemu.nt.transaction import KTRANSACTION
     from kemu.runtime import Thread
 
 PreOperationCallback = Callable[["FLT_CALLBACK_DATA", "FLT_RELATED_OBJECTS"], Awaitable[Any]]
@@ -34,6 +35,10 @@ InstanceSetupCallback = Callable[["FLT_RELATED_OBJECTS", int, int, int], Awaitab
 InstanceQueryTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[int]]
 InstanceTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[None]]
 FilterUnloadCallback = Callable[[int], Awaitable[int]]
+TransactionNotificationCallback = Callable[["FLT_RELATED_OBJECTS", Any, int], Awaitable[int]]
+"""``(FltObjects, TransactionContext, NotificationMask)``, returns a status; STATUS_PENDING to answer later."""
+SectionNotificationCallback = Callable[["Instance", Any, "FLT_CALLBACK_DATA"], Awaitable[int]]
+"""``(Instance, SectionContext, Data)``."""
 
 
 @dataclass(slots=True)
@@ -56,6 +61,8 @@ class FLT_REGISTRATION:
     InstanceQueryTeardownCallback: InstanceQueryTeardownCallback | None = None
     InstanceTeardownStartCallback: InstanceTeardownCallback | None = None
     InstanceTeardownCompleteCallback: InstanceTeardownCallback | None = None
+    TransactionNotificationCallback: TransactionNotificationCallback | None = None
+    SectionNotificationCallback: SectionNotificationCallback | None = None
     Flags: int = 0
     Version: int = field(default=FLT_REGISTRATION_VERSION)
 
@@ -108,6 +115,11 @@ class FLT_RELATED_OBJECTS(_View):
     def FileObject(self) -> FileObject | None:
         """The operation's file object; None in instance callbacks."""
         return self._frame.file
+
+    @property
+    def Transaction(self) -> KTRANSACTION | None:
+        """The transaction that the file was opened in, or that a notification is about."""
+        return self._frame.transaction
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in {"_frame", "__class__"}:

@@ -32,6 +32,7 @@ from kemu.nt.routine import routine
 from kemu.nt.spinlock import KSPIN_LOCK, RAISED, check_level
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_DISALLOW_FAST_IO, STATUS_SUCCESS
 from kemu.nt.system import System, current_system
+from kemu.nt.transaction import KTRANSACTION
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 
@@ -79,10 +80,12 @@ class IoManager:
         disposition: int = FILE_OPEN_IF,
         *,
         synchronous: bool = True,
+        transaction: KTRANSACTION | None = None,
         **members: Unpack[Members],
     ) -> tuple[NTSTATUS, FileObject | None]:
         """Open a file: its status, and the file object if that is a success. *members* are more of the parameters."""
         file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
+        file.transaction = transaction
         status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
         return status, file if NT_SUCCESS(status) else None
 

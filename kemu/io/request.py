@@ -12,6 +12,7 @@ from kemu.runtime import BlockingOperation, Cell, Thread, Waitable, current_thre
 
 if TYPE_CHECKING:
     from kemu.io.volume import Volume
+    from kemu.nt.transaction import KTRANSACTION
 
 IRP_OPERATION: Final = 0x1
 FAST_IO_OPERATION: Final = 0x2
@@ -34,6 +35,7 @@ class FileObject(Cell):
         "handles",
         "lock",
         "pending",
+        "transaction",
         "volume",
     )
 
@@ -47,6 +49,8 @@ class FileObject(Cell):
         self.FsContext2: Any = None
         self.CurrentByteOffset = 0
         """The position of synchronous I/O."""
+        self.transaction: KTRANSACTION | None = None
+        """The transaction that it was opened in."""
         self.handles = 1
         """Handles to it. The last one's end sends a cleanup."""
         self.pending = 0

@@ -102,7 +102,7 @@ class BeginOutcome(Operation[NTSTATUS]):
         if transaction.state == COMMITTED:
             return STATUS_TRANSACTION_ALREADY_COMMITTED
         if transaction.state == ABORTED:
-            return STATUS_SUCCESS if self.wanted == ABORTED else STATUS_TRANSACTION_ALREADY_ABORTED
+            return STATUS_TRANSACTION_ALREADY_ABORTED
         if transaction.state == PREPARING:
             if self.wanted != ABORTED:
                 return STATUS_TRANSACTION_REQUEST_NOT_VALID
@@ -179,7 +179,7 @@ class AwaitAnswers(BlockingOperation[None]):
 
 
 class Enlist(Operation[bool]):
-    """Enlist in a transaction; false if it is not active any more."""
+    """Enlist in a transaction; false if it is not active any more, or the owner is enlisted already."""
 
     __slots__ = ("enlistment", "transaction")
     kind = "enlist in"
@@ -190,7 +190,7 @@ class Enlist(Operation[bool]):
 
     def perform(self, thread: Thread) -> bool:
         thread.write(self.transaction)
-        if self.transaction.state != ACTIVE:
+        if self.transaction.state != ACTIVE or self.transaction.enlistment_of(self.enlistment.owner) is not None:
             return False
         thread.release(self.transaction)
         self.transaction.enlistments.append(self.enlistment)
@@ -300,9 +300,9 @@ async def commit(transaction: KTRANSACTION) -> NTSTATUS:
 async def roll_back(transaction: KTRANSACTION) -> NTSTATUS:
     """Roll back on the calling thread (TmRollbackTransaction); STATUS_PENDING if a commit that has begun will do it."""
     status = await BeginOutcome(transaction, ABORTED)
-    if status == STATUS_SUCCESS and transaction.enlistments:
+    if status == STATUS_SUCCESS:
         _tell_later(transaction, TRANSACTION_NOTIFY_ROLLBACK)
-    return status
+    return STATUS_SUCCESS if status == STATUS_TRANSACTION_ALREADY_ABORTED else status
 
 
 def _tell_later(transaction: KTRANSACTION, *phases: int) -> None:

@@ -66,6 +66,7 @@ from kemu.runtime import TICKS_PER_SECOND, Actor, ControlledRuntime, Point, Runt
 from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.scenario.threads import Started, Threads
+from kemu.scenario.transactions import UserTransaction
 from kemu.user import Win32
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
@@ -174,6 +175,10 @@ class UserProcess(Actor):
             self._win32 = Win32(self.process, self.world.system.get(IoManager), self.world.volume)
         return self._win32
 
+    def transaction(self, label: str = "transaction") -> UserTransaction:
+        """Begin a transaction (CreateTransaction)."""
+        return UserTransaction(label)
+
     async def exit(self, status: int = 0) -> None:
         """End the process on the calling thread: what its threads have issued is cancelled (KE-CANCEL-10), then its
         files are closed.
@@ -194,8 +199,11 @@ class UserProcess(Actor):
         *,
         overlapped: bool = False,
         volume: Volume | None = None,
+        transaction: UserTransaction | None = None,
     ) -> tuple[NTSTATUS, File | None]:
         r"""Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure.
+
+        With a *transaction* it is opened in that. Drivers are told so; what is changed is seen at once all the same.
 
         A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to.
         """
@@ -204,7 +212,13 @@ class UserProcess(Actor):
             status, device_file = await open_device(manager, path, synchronous=not overlapped)
             return status, File(manager, device_file) if device_file is not None else None
         name = dos_path(path)
-        status, file = await manager.create(volume or self.world.volume, name, disposition, synchronous=not overlapped)
+        status, file = await manager.create(
+            volume or self.world.volume,
+            name,
+            disposition,
+            synchronous=not overlapped,
+            transaction=None if transaction is None else transaction.object,
+        )
         return status, File(manager, file) if file is not None else None
 
     async def open(self, path: str, *, overlapped: bool = False) -> File:

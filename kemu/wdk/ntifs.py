@@ -4,6 +4,10 @@ from kemu.fltmgr.fastio import (
     FS_FILTER_CALLBACKS,
     FsRtlRegisterFileSystemFilterCallbacks,
 )
+from kemu.fltmgr.transaction import (
+    TXN_PARAMETER_BLOCK,
+    IoGetTransactionParameterBlock,
+)
 from kemu.io.file_constants import (
     FILE_ACTION_ADDED,
     FILE_ACTION_MODIFIED,
@@ -281,6 +285,7 @@ __all__ = [
     "IRP_MN_UNLOCK_ALL_BY_KEY",
     "IRP_MN_UNLOCK_SINGLE",
     "IRP_MN_USER_FS_REQUEST",
+    "IoGetTransactionParameterBlock",
     "KAPC_STATE",
     "KeStackAttachProcess",
     "KeUnstackDetachProcess",
@@ -309,5 +314,6 @@ __all__ = [
     "SL_WATCH_TREE",
     "SyncTypeCreateSection",
     "SyncTypeOther",
+    "TXN_PARAMETER_BLOCK",
     "ZwDuplicateObject",
 ]

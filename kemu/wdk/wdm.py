@@ -758,6 +758,14 @@ from kemu.nt.timer import (
     NotificationTimer,
     SynchronizationTimer,
 )
+from kemu.nt.transaction import (
+    KTRANSACTION,
+    TRANSACTION_NOTIFY_COMMIT,
+    TRANSACTION_NOTIFY_COMMIT_FINALIZE,
+    TRANSACTION_NOTIFY_PREPARE,
+    TRANSACTION_NOTIFY_PREPREPARE,
+    TRANSACTION_NOTIFY_ROLLBACK,
+)
 from kemu.nt.usermemory import (
     ProbeForRead,
     ProbeForWrite,
@@ -1229,6 +1237,7 @@ __all__ = [
     "KSEMAPHORE",
     "KSPIN_LOCK",
     "KTIMER",
+    "KTRANSACTION",
     "KWAIT_BLOCK",
     "KdPrint",
     "KeAcquireGuardedMutex",
@@ -1461,6 +1470,11 @@ __all__ = [
     "THREAD_SUSPEND_RESUME",
     "THREAD_TERMINATE",
     "THREAD_WAIT_OBJECTS",
+    "TRANSACTION_NOTIFY_COMMIT",
+    "TRANSACTION_NOTIFY_COMMIT_FINALIZE",
+    "TRANSACTION_NOTIFY_PREPARE",
+    "TRANSACTION_NOTIFY_PREPREPARE",
+    "TRANSACTION_NOTIFY_ROLLBACK",
     "UNICODE_STRING",
     "UserMode",
     "UserRequest",
