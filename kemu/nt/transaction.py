@@ -67,7 +67,7 @@ class Enlistment:
 class KTRANSACTION(Waitable):
     """A transaction. The cell of its state and of who is enlisted."""
 
-    __slots__ = ("doomed", "enlistments", "state", "unanswered")
+    __slots__ = ("at_end", "doomed", "enlistments", "state", "unanswered")
 
     guards = ("unanswered",)
 
@@ -75,6 +75,8 @@ class KTRANSACTION(Waitable):
         super().__init__(current_thread(), label)
         self.state = ACTIVE
         self.enlistments: list[Enlistment] = []
+        self.at_end: list[Callable[[], Awaitable[None]]] = []
+        """Called after the last notification, by the thread that told it: what belongs to the transaction goes."""
         self.doomed = False
         """Whether somebody who is enlisted has asked for a rollback."""
         self.unanswered: list[Enlistment] = []
@@ -311,6 +313,8 @@ def _tell_later(transaction: KTRANSACTION, *phases: int) -> None:
     async def outcome() -> None:
         for phase in phases:
             await tell(transaction, phase)
+        for ended in transaction.at_end:
+            await ended()
 
-    if any(one.mask & sum(phases) for one in transaction.enlistments):
+    if transaction.at_end or any(one.mask & sum(phases) for one in transaction.enlistments):
         current_thread().runtime.spawn(f"ktm:{transaction.label}", outcome())

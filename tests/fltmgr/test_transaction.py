@@ -419,3 +419,24 @@ def test_several_filters() -> None:
     one = run(script)
     assert one.result == OK
     assert {f"{name}.{phase}" for name in "AB" for phase in OF_A_COMMIT} <= set(one.order)
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+@pytest.mark.parametrize("enlists", [True, False])
+def test_what_belongs_to_a_transaction_goes_after_its_last_notification(ends: str, enlists: bool) -> None:
+    async def script(lab: Lab) -> Any:
+        await Enlists(lab).load()
+        transaction = lab.app.transaction()
+        if enlists:
+            await opened(lab, transaction)
+
+        async def gone() -> None:
+            lab.note("gone")
+
+        transaction.object.at_end.append(gone)
+        return await getattr(transaction, ends)()
+
+    one = run(script)
+    assert one.result == OK
+    assert one.order[-1] == "gone"
+    assert phases(one) == ((OF_A_COMMIT if ends == "commit" else ["ROLLBACK"]) if enlists else [])
