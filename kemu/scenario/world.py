@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
+from kemu.fltmgr.datascan import DataScans
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
@@ -307,6 +308,7 @@ class World(Threads):
         self.system.add(Devices())
         self.system.add(Irps())
         self.system.add(Oplocks())
+        self.system.add(DataScans())
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")

@@ -61,6 +61,11 @@ from kemu.fltmgr.constants import (
     FLTFL_POST_OPERATION_DRAINING,
     FLTFL_REGISTRATION_DO_NOT_SUPPORT_SERVICE_STOP,
 )
+from kemu.fltmgr.datascan import (
+    FltCloseSectionForDataScan,
+    FltCreateSectionForDataScan,
+    FltRegisterForDataScan,
+)
 from kemu.fltmgr.objects import (
     Filter as PFLT_FILTER,
 )
@@ -202,10 +207,12 @@ __all__ = [
     "FltCheckOplockEx",
     "FltClearCallbackDataDirty",
     "FltClearCancelCompletion",
+    "FltCloseSectionForDataScan",
     "FltCommitComplete",
     "FltCommitFinalizeComplete",
     "FltCompletePendedPostOperation",
     "FltCompletePendedPreOperation",
+    "FltCreateSectionForDataScan",
     "FltCurrentBatchOplock",
     "FltCurrentOplock",
     "FltCurrentOplockH",
@@ -228,6 +235,7 @@ __all__ = [
     "FltQueueDeferredIoWorkItem",
     "FltQueueGenericWorkItem",
     "FltRegisterFilter",
+    "FltRegisterForDataScan",
     "FltReleasePushLock",
     "FltReleasePushLockEx",
     "FltRollbackComplete",

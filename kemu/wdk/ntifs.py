@@ -1,5 +1,9 @@
 """ntifs.h: objects, processes, threads and attaching to them, information of files, oplocks, control codes."""
 
+from kemu.fltmgr.datascan import (
+    MmMapViewInSystemSpace,
+    MmUnmapViewInSystemSpace,
+)
 from kemu.fltmgr.fastio import (
     FS_FILTER_CALLBACKS,
     FsRtlRegisterFileSystemFilterCallbacks,
@@ -289,6 +293,8 @@ __all__ = [
     "KAPC_STATE",
     "KeStackAttachProcess",
     "KeUnstackDetachProcess",
+    "MmMapViewInSystemSpace",
+    "MmUnmapViewInSystemSpace",
     "OPLOCK_LEVEL_CACHE_HANDLE",
     "OPLOCK_LEVEL_CACHE_READ",
     "OPLOCK_LEVEL_CACHE_WRITE",
