@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Unpack
 
+from kemu.io.attempts import Attempts
 from kemu.io.constants import (
     FILE_OPEN_IF,
     FO_SYNCHRONOUS_IO,
@@ -44,6 +45,7 @@ class IoManager:
         self.cancel_lock = KSPIN_LOCK("cancel spin lock")
         self.cancel_lock.initialised = True
         self.outstanding: list[Request] = []
+        self.attempts = Attempts(system)
         self.volumes: list[Volume] = []
         """The mounted volumes, oldest first."""
 
@@ -120,10 +122,14 @@ class IoManager:
     ) -> Request:
         """Read, write or query and wait; *fast* tries fast I/O first and falls back to an IRP (FLT-FAST-05)."""
         if fast:
-            request = Request(file.volume, file, major, parameters, kind=FAST_IO_OPERATION)
-            await self.call(request)
-            if request.status != STATUS_FLT_DISALLOW_FAST_IO:
-                return request
+            with self.attempts.of_one_request(current_thread()) as attempt:
+                request = Request(file.volume, file, major, parameters, kind=FAST_IO_OPERATION)
+                await self.call(request)
+                if request.status == STATUS_FLT_DISALLOW_FAST_IO:
+                    attempt.again()
+                    request = Request(file.volume, file, major, parameters, kind=IRP_OPERATION, flags=flags)
+                    await self.call(request)
+            return request
         request = Request(file.volume, file, major, parameters, kind=IRP_OPERATION, flags=flags)
         await self.call(request)
         return request

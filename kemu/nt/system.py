@@ -38,6 +38,12 @@ class FindingSink(Protocol):
     ) -> None: ...
 
 
+class CounterWatch(Protocol):
+    """Wants to know how interlocked counters change."""
+
+    def counted(self, thread: Thread, counter: Cell, old: object, new: object) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the emulated system leaves open, and how it is answered. Part of a scenario's identity."""
@@ -99,6 +105,8 @@ class System:
         self.shortage = Cell(current_thread(), "shortage") if options.low_resources == "once" else None
         """Whether the one allocation that may fail has failed, where it is one."""
         self.had_shortage = False
+        self.attempts: CounterWatch | None = None
+        """Who wants to know of interlocked counters, once there is somebody."""
         runtime.system = self
 
     def add(self, part: object) -> None:
