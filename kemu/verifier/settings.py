@@ -92,6 +92,7 @@ FINAL: Final = frozenset(
         "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
+        "modwrite-apc-deadlock", "txn-not-completed",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -107,6 +108,8 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
         "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
         "postpend-double-complete", "cancel-double-complete",
+        # What the I/O or the oplock package owns is used by somebody else at the same time.
+        "nqo-fileobject-escape", "oplock-status-dropped",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

@@ -99,6 +99,11 @@ NOT_ERRORS = {
     "ke.pool-executable": WARNING,
     "ke.uninit-leak": WARNING,
     "sync-on-create": WARNING,
+    "fsfilter-acquire-failed": WARNING,
+    "lock-fastio-fields": WARNING,
+    "double-count": WARNING,
+    "oplock-unchecked": WARNING,
+    "toctou-state": WARNING,
 }
 
 

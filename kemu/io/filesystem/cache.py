@@ -383,7 +383,7 @@ class Cache:
             self.let_go(thread, map_.stream)
 
         apc = KAPC(thread, SPECIAL_KERNEL, release, label=f"RELEASE_FOR_MOD_WRITE of {map_.stream.label}")
-        apc.reentry = "modwrite-apc-deadlock"
+        apc.releases_pages = True
         self.owed[map_] = apc
         offer_apc(apc)
 
