@@ -350,10 +350,11 @@ class Cache:
         thread = current_kthread()
         thread.top_level_irp = FSRTL_CACHE_TOP_LEVEL_IRP
         while True:
-            thread.read(self.dirty)
-            if not self.dirty.queue:
+            if self.owed:
                 # As soon as it has nothing else to do, which includes that it waits, the thread takes its APCs.
-                await self._release_all()
+                thread.read(self.dirty)
+                if not self.dirty.queue:
+                    await self._release_all()
             map_ = await TakeDirtyStream(self.dirty)
             if map_ in self.owed:
                 await self._release(map_)
