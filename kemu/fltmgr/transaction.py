@@ -15,6 +15,7 @@ from kemu.nt.status import (
     NTSTATUS,
     STATUS_FLT_ALREADY_ENLISTED,
     STATUS_FLT_DELETING_OBJECT,
+    STATUS_INSUFFICIENT_RESOURCES,
     STATUS_INVALID_PARAMETER,
     STATUS_INVALID_PARAMETER_4,
     STATUS_NOT_FOUND,
@@ -22,7 +23,7 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
     STATUS_TRANSACTION_NOT_ACTIVE,
 )
-from kemu.nt.system import report
+from kemu.nt.system import report, resources_fail
 from kemu.nt.transaction import (
     ACTIVE,
     KTRANSACTION,
@@ -128,7 +129,8 @@ async def FltEnlistInTransaction(
 
     STATUS_INVALID_PARAMETER without a TransactionNotificationCallback, STATUS_INVALID_PARAMETER_4 for another mask,
     STATUS_FLT_DELETING_OBJECT if the instance is going away, STATUS_FLT_ALREADY_ENLISTED the second time,
-    STATUS_TRANSACTION_NOT_ACTIVE if the end of the transaction has begun. IRQL: <= APC_LEVEL.
+    STATUS_TRANSACTION_NOT_ACTIVE if the end of the transaction has begun, STATUS_INSUFFICIENT_RESOURCES where low
+    resources are explored. IRQL: <= APC_LEVEL.
     """
     if Instance.filter.registration.TransactionNotificationCallback is None:
         return STATUS_INVALID_PARAMETER
@@ -141,6 +143,8 @@ async def FltEnlistInTransaction(
     thread.read(Transaction)
     if Transaction.enlistment_of(Instance) is not None:
         return STATUS_FLT_ALREADY_ENLISTED
+    if resources_fail("FltEnlistInTransaction"):
+        return STATUS_INSUFFICIENT_RESOURCES
     notifier = Notifier(Instance, Transaction, TransactionContext, NotificationMask)
     if await Enlist(Transaction, notifier.enlistment):
         return STATUS_SUCCESS
