@@ -35,6 +35,7 @@ from kemu.runtime import Cell, Thread, Waitable, current_thread
 
 if TYPE_CHECKING:
     from kemu.fltmgr.objects import Instance, Node
+    from kemu.nt.transaction import KTRANSACTION
 
 NOT_CALLED: Final = 0
 IN_PREOP: Final = 1
@@ -205,6 +206,11 @@ class Frame(Cell):
     def state_name(self) -> str:
         """The state in words."""
         return STATE_NAMES[self.state]
+
+    @property
+    def transaction(self) -> KTRANSACTION | None:
+        """The transaction that the file was opened in."""
+        return None if self.file is None else self.file.transaction
 
     @property
     def input(self) -> Input:

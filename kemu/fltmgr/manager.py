@@ -39,6 +39,8 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import Leftover, System
+from kemu.nt.system import System
+from kemu.nt.transaction import KTRANSACTION
 from kemu.runtime import Actor, Deliver, Operation, Thread, current_thread
 
 
@@ -313,3 +315,19 @@ class Attach(Operation[None]):
 
     def describe(self) -> str:
         return f"attach {self.instance.label}"
+
+
+class _NoOperation:
+    """Stands where a frame would be in the related objects of an instance callback."""
+
+    __slots__ = ("file", "instance", "transaction")
+
+    def __init__(self, instance: Instance, transaction: KTRANSACTION | None) -> None:
+        self.instance = instance
+        self.file = None
+        self.transaction = transaction
+
+
+def related_objects(instance: Instance, transaction: KTRANSACTION | None = None) -> FLT_RELATED_OBJECTS:
+    """The related objects of an instance callback, or of a notification, which have no operation."""
+    return FLT_RELATED_OBJECTS(cast("Frame", _NoOperation(instance, transaction)))

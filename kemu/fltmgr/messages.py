@@ -54,6 +54,22 @@ class FilterUnload(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class TransactionNotification(Message):
+    """Filter manager -> minifilter: a phase of a transaction has come."""
+
+    handler: ClassVar[str] = "TransactionNotification"
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class SectionConflict(Message):
+    """Filter manager -> minifilter: a section for a data scan is in the way of an operation."""
+
+    handler: ClassVar[str] = "SectionConflict"
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
 class CancelOperation(Message):
     """Canceller -> minifilter: an operation that it has pended was cancelled."""
 

@@ -210,15 +210,39 @@ class Oplocks:
         """What the last check of an operation has returned to its callback."""
         self.completing: dict[Thread, list[OPLOCK]] = {}
         """The oplocks whose completion routines a thread is in."""
+        self.seen_free: dict[Thread, list[OPLOCK]] = {}
+        """The oplocks that a thread has asked for in its callback, and that nobody held then."""
+
+    def asked(self, thread: Thread, oplock: OPLOCK, is_held: bool) -> None:
+        """*thread* has looked at *oplock*, inside the calling step."""
+        seen = self.seen_free.setdefault(thread, [])
+        if is_held:
+            if oplock in seen:
+                seen.remove(oplock)
+        elif oplock not in seen:
+            seen.append(oplock)
 
     def pre_returned(self, frame: Frame, status: object, who: str) -> None:
         """A callback has returned *status*: is that what it was told to return, and has it looked at its oplocks?"""
         told = self.told.get(frame)
+        seen = self.seen_free.pop(current_thread(), [])
+        if told is None and status != FLT_PREOP_COMPLETE:
+            self._outdated(seen, who)
         if told is not None and told in MUST_BE_RETURNED and status != told:
             wanted = FLT_PREOP_CALLBACK_STATUS(told)
             report("oplock-status-dropped", f"{who} returned {status}, where the oplock's answer was {wanted}")
         elif told is None and frame.operation.request.major in CHECKED:
             self._unchecked(frame, who)
+
+    def _outdated(self, seen: list[OPLOCK], who: str) -> None:
+        """A callback goes on after it has seen that nobody holds the oplocks *seen* (FLT-RACE-70)."""
+        for oplock in seen:
+            current_thread().read(oplock)
+            if oplock.oplock is not None and oplock.oplock.holders:
+                report(
+                    "toctou-state",
+                    f"{who} went on because nobody held {oplock.label}, which was granted after it had asked",
+                )
 
     def _unchecked(self, frame: Frame, who: str) -> None:
         request = frame.operation.request

@@ -317,7 +317,9 @@ class Look(Operation[Oplock]):
 
     def perform(self, thread: Thread) -> Oplock:
         thread.read(self.oplock)
-        return self.oplock.oplock or Oplock()
+        kept = self.oplock.oplock or Oplock()
+        thread.runtime.system.get(Oplocks).asked(thread, self.oplock, bool(kept.holders))
+        return kept
 
     def target(self) -> Cell:
         return self.oplock

@@ -28,6 +28,7 @@ from kemu.fltmgr.constants import (
     FLTFL_CALLBACK_DATA_POST_OPERATION,
     FLTFL_POST_OPERATION_DRAINING,
 )
+from kemu.fltmgr.datascan import DataScans
 from kemu.fltmgr.frame import (
     AWAIT_POST,
     COMPLETED_HERE,
@@ -103,6 +104,7 @@ class Pipeline:
     def __init__(self, manager: FilterManager) -> None:
         self.manager = manager
         self.observer = manager.observer
+        self.scans = manager.system.get(DataScans)
 
     async def start(self, operation: IrpCtrl) -> bool:
         """Drive a new operation in the originator's thread; return whether it is complete."""
@@ -189,6 +191,9 @@ class Pipeline:
                 operation.up = frame.index
                 return True
         operation.up = len(frames)
+        if operation.request.volume.filesystem.cache is not None:
+            # Only what is cached can be mapped, and only sections are in the way of anything.
+            await self.scans.make_room(operation)
         return await operation.request.volume.bottom.dispatch(operation.request)
 
     def after_pre(self, thread: Thread, frame: Frame, status: int, context: Any, drive: Drive) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kemu.fltmgr.objects import Filter, FltVolume, Instance
     from kemu.io.request import FileObject
     from kemu.nt.lists import LIST_ENTRY
+    from kemu.nt.transaction import KTRANSACTION
     from kemu.runtime import Thread
 
 PreOperationCallback = Callable[["FLT_CALLBACK_DATA", "FLT_RELATED_OBJECTS"], Awaitable[Any]]
@@ -41,6 +42,10 @@ InstanceTeardownCallback = Callable[["FLT_RELATED_OBJECTS", int], Awaitable[None
 FilterUnloadCallback = Callable[[int], Awaitable[int]]
 NameCallback = Callable[..., Awaitable[Any]]
 """Returns a status, or a tuple of it and what C has as an out parameter: whether to cache the name, or the context."""
+TransactionNotificationCallback = Callable[["FLT_RELATED_OBJECTS", Any, int], Awaitable[int]]
+"""``(FltObjects, TransactionContext, NotificationMask)``, returns a status; STATUS_PENDING to answer later."""
+SectionNotificationCallback = Callable[["Instance", Any, "FLT_CALLBACK_DATA"], Awaitable[int]]
+"""``(Instance, SectionContext, Data)``."""
 
 
 @dataclass(slots=True)
@@ -63,6 +68,8 @@ class FLT_REGISTRATION:
     InstanceQueryTeardownCallback: InstanceQueryTeardownCallback | None = None
     InstanceTeardownStartCallback: InstanceTeardownCallback | None = None
     InstanceTeardownCompleteCallback: InstanceTeardownCallback | None = None
+    TransactionNotificationCallback: TransactionNotificationCallback | None = None
+    SectionNotificationCallback: SectionNotificationCallback | None = None
     Flags: int = 0
     Version: int = field(default=FLT_REGISTRATION_VERSION)
     ContextRegistration: Sequence[FLT_CONTEXT_REGISTRATION] = ()
@@ -186,6 +193,9 @@ class FLT_RELATED_OBJECTS(_View):
     def TransactionContext(self) -> int:
         """The transaction's mini-version of the file; without a transaction it means nothing (FLT-CBD-25)."""
         return GARBAGE if self.Transaction is None else 0
+    def Transaction(self) -> KTRANSACTION | None:
+        """The transaction that the file was opened in, or that a notification is about."""
+        return self._frame.transaction
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in {"_frame", "__class__"}:

@@ -159,10 +159,12 @@ async def mdl_write_complete(manager: IoManager, file: FileObject, offset: int, 
 async def _mdl(
     manager: IoManager, file: FileObject, fast: int, slow: int, minor: int, parameters: Parameters
 ) -> tuple[NTSTATUS, Any]:
-    request = await try_fast(manager, file, fast, parameters, mode=KernelMode)
-    if request is None:
-        request = Request(file.volume, file, slow, parameters, minor=minor, mode=KernelMode)
-        await manager.call(request)
+    with manager.attempts.of_one_request(current_thread()) as attempt:
+        request = await try_fast(manager, file, fast, parameters, mode=KernelMode)
+        if request is None:
+            attempt.again()
+            request = Request(file.volume, file, slow, parameters, minor=minor, mode=KernelMode)
+            await manager.call(request)
     return request.status, request.buffer if NT_SUCCESS(request.status) and request.buffer else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Unpack
 
 from kemu.io.buffers import memory_of
+from kemu.io.attempts import Attempts
 from kemu.io.constants import (
     FILE_OPEN_IF,
     FO_SYNCHRONOUS_IO,
@@ -45,6 +46,7 @@ from kemu.nt.status import (
 )
 from kemu.nt.system import System, current_system
 from kemu.nt.usermemory import UserBuffer
+from kemu.nt.transaction import KTRANSACTION
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 MOST_REPARSES: Final = 32
@@ -68,6 +70,7 @@ class IoManager:
         self.cancel_lock = KSPIN_LOCK("cancel spin lock")
         self.cancel_lock.initialised = True
         self.outstanding: list[Request] = []
+        self.attempts = Attempts(system)
         self.volumes: list[Volume] = []
         """The volumes, oldest first."""
         self.by_name: dict[str, Volume] = {}
@@ -125,6 +128,7 @@ class IoManager:
         disposition: int = FILE_OPEN_IF,
         *,
         synchronous: bool = True,
+        transaction: KTRANSACTION | None = None,
         **members: Unpack[Members],
     ) -> tuple[NTSTATUS, FileObject | None]:
         """Open a file: its status, and the file object if that is a success. *members* are more of the parameters."""
@@ -171,6 +175,10 @@ class IoManager:
         again.handles = file.handles
         again.below = file.below
         return again
+        file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
+        file.transaction = transaction
+        status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
+        return status, file if NT_SUCCESS(status) else None
 
     async def close(self, file: FileObject) -> NTSTATUS:
         """Close a handle. The last one's end sends a cleanup request, and a close request when nothing else refers
@@ -217,10 +225,14 @@ class IoManager:
     ) -> Request:
         """Read, write or query and wait; *fast* tries fast I/O first and falls back to an IRP (FLT-FAST-05)."""
         if fast:
-            request = Request(file.volume, file, major, parameters, kind=FAST_IO_OPERATION)
-            await self.call(request)
-            if request.status != STATUS_FLT_DISALLOW_FAST_IO:
-                return request
+            with self.attempts.of_one_request(current_thread()) as attempt:
+                request = Request(file.volume, file, major, parameters, kind=FAST_IO_OPERATION)
+                await self.call(request)
+                if request.status == STATUS_FLT_DISALLOW_FAST_IO:
+                    attempt.again()
+                    request = Request(file.volume, file, major, parameters, kind=IRP_OPERATION, flags=flags)
+                    await self.call(request)
+            return request
         request = Request(file.volume, file, major, parameters, kind=IRP_OPERATION, flags=flags)
         await self.call(request)
         return request

@@ -13,6 +13,7 @@ from kemu.runtime import BlockingOperation, Cell, Thread, Waitable, current_thre
 if TYPE_CHECKING:
     from kemu.io.buffers import Memory
     from kemu.io.volume import Volume
+    from kemu.nt.transaction import KTRANSACTION
 
 IRP_OPERATION: Final = 0x1
 FAST_IO_OPERATION: Final = 0x2
@@ -38,6 +39,7 @@ class FileObject(Cell):
         "left",
         "lock",
         "pending",
+        "transaction",
         "volume",
     )
 
@@ -51,6 +53,8 @@ class FileObject(Cell):
         self.FsContext2: Any = None
         self.CurrentByteOffset = 0
         """The position of synchronous I/O."""
+        self.transaction: KTRANSACTION | None = None
+        """The transaction that it was opened in."""
         self.handles = 1
         """Handles to it. The last one's end sends a cleanup."""
         self.pending = 0

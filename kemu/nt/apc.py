@@ -47,7 +47,7 @@ KIND_NAMES: Final = {
 class KAPC(Cell):
     """An APC: *routine*, to be run by *target*."""
 
-    __slots__ = ("arguments", "completes_io", "driver", "kind", "queued", "reentry", "routine", "target")
+    __slots__ = ("arguments", "completes_io", "driver", "kind", "queued", "releases_pages", "routine", "target")
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class KAPC(Cell):
         self.driver = driver
         """The driver whose routine it is, or None for one of kemu's or of a script's."""
         self.completes_io = completes_io
-        self.reentry = "ke.apc-reentry"
-        """The finding that it is for the APC to ask for what its own thread holds."""
+        self.releases_pages = False
+        """Whether it is the release after a mapped write (FLT-FAST-10)."""
         self.queued = False
 
     def describe(self) -> str:

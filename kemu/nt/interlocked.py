@@ -64,6 +64,9 @@ class Change(Atomic):
         old = shared.current(self.name)
         new = shared.put(self.make(old))
         shared.changed_by(thread)
+        attempts = thread.runtime.system.attempts
+        if attempts is not None:
+            attempts.counted(thread, shared, old, new)
         return old, new
 
     def describe(self) -> str:

@@ -180,7 +180,10 @@ def owns_already(
     """
     interrupts = reenters(thread, lock)
     if interrupts is not None:
-        report(interrupts.reentry, f"{name}: {interrupts.describe()} asks for {lock.label}, which {thread.label} holds")
+        report(
+            "modwrite-apc-deadlock" if interrupts.releases_pages else "ke.apc-reentry",
+            f"{name}: {interrupts.describe()} asks for {lock.label}, which {thread.label} holds",
+        )
     stop, verifier = stops
     inside = current_system().under_locks.get(thread)
     if inside is not None and any(lock_of(held) is lock for held in inside[1]):

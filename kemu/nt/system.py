@@ -39,6 +39,12 @@ class FindingSink(Protocol):
     ) -> None: ...
 
 
+class CounterWatch(Protocol):
+    """Wants to know how interlocked counters change."""
+
+    def counted(self, thread: Thread, counter: Cell, old: object, new: object) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the emulated system leaves open, and how it is answered. Part of a scenario's identity."""
@@ -109,6 +115,8 @@ class System:
         self.had_shortage = False
         self.thread_ends: Callable[[KThread], Awaitable[None]] | None = None
         """What the I/O manager does at the end of a thread, in that thread; nothing where there is none."""
+        self.attempts: CounterWatch | None = None
+        """Who wants to know of interlocked counters, once there is somebody."""
         runtime.system = self
 
     def add(self, part: object) -> None:

@@ -67,7 +67,7 @@ class Enlistment:
 class KTRANSACTION(Waitable):
     """A transaction. The cell of its state and of who is enlisted."""
 
-    __slots__ = ("doomed", "enlistments", "state", "unanswered")
+    __slots__ = ("at_end", "doomed", "enlistments", "state", "unanswered")
 
     guards = ("unanswered",)
 
@@ -75,6 +75,8 @@ class KTRANSACTION(Waitable):
         super().__init__(current_thread(), label)
         self.state = ACTIVE
         self.enlistments: list[Enlistment] = []
+        self.at_end: list[Callable[[], Awaitable[None]]] = []
+        """Called after the last notification, by the thread that told it: what belongs to the transaction goes."""
         self.doomed = False
         """Whether somebody who is enlisted has asked for a rollback."""
         self.unanswered: list[Enlistment] = []
@@ -102,7 +104,7 @@ class BeginOutcome(Operation[NTSTATUS]):
         if transaction.state == COMMITTED:
             return STATUS_TRANSACTION_ALREADY_COMMITTED
         if transaction.state == ABORTED:
-            return STATUS_SUCCESS if self.wanted == ABORTED else STATUS_TRANSACTION_ALREADY_ABORTED
+            return STATUS_TRANSACTION_ALREADY_ABORTED
         if transaction.state == PREPARING:
             if self.wanted != ABORTED:
                 return STATUS_TRANSACTION_REQUEST_NOT_VALID
@@ -179,7 +181,7 @@ class AwaitAnswers(BlockingOperation[None]):
 
 
 class Enlist(Operation[bool]):
-    """Enlist in a transaction; false if it is not active any more."""
+    """Enlist in a transaction; false if it is not active any more, or the owner is enlisted already."""
 
     __slots__ = ("enlistment", "transaction")
     kind = "enlist in"
@@ -190,7 +192,7 @@ class Enlist(Operation[bool]):
 
     def perform(self, thread: Thread) -> bool:
         thread.write(self.transaction)
-        if self.transaction.state != ACTIVE:
+        if self.transaction.state != ACTIVE or self.transaction.enlistment_of(self.enlistment.owner) is not None:
             return False
         thread.release(self.transaction)
         self.transaction.enlistments.append(self.enlistment)
@@ -300,9 +302,9 @@ async def commit(transaction: KTRANSACTION) -> NTSTATUS:
 async def roll_back(transaction: KTRANSACTION) -> NTSTATUS:
     """Roll back on the calling thread (TmRollbackTransaction); STATUS_PENDING if a commit that has begun will do it."""
     status = await BeginOutcome(transaction, ABORTED)
-    if status == STATUS_SUCCESS and transaction.enlistments:
+    if status == STATUS_SUCCESS:
         _tell_later(transaction, TRANSACTION_NOTIFY_ROLLBACK)
-    return status
+    return STATUS_SUCCESS if status == STATUS_TRANSACTION_ALREADY_ABORTED else status
 
 
 def _tell_later(transaction: KTRANSACTION, *phases: int) -> None:
@@ -311,6 +313,8 @@ def _tell_later(transaction: KTRANSACTION, *phases: int) -> None:
     async def outcome() -> None:
         for phase in phases:
             await tell(transaction, phase)
+        for ended in transaction.at_end:
+            await ended()
 
-    if any(one.mask & sum(phases) for one in transaction.enlistments):
+    if transaction.at_end or any(one.mask & sum(phases) for one in transaction.enlistments):
         current_thread().runtime.spawn(f"ktm:{transaction.label}", outcome())

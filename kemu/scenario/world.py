@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.initiated import GeneratedIo
+from kemu.fltmgr.datascan import DataScans
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_cache import NameCache
 from kemu.fltmgr.name_information import FileNames
@@ -81,6 +82,7 @@ from kemu.runtime.live import LiveRuntime
 from kemu.scenario.bystander import PassThrough
 from kemu.scenario.service import Answer, Service, serve
 from kemu.scenario.threads import Started, Threads
+from kemu.scenario.transactions import UserTransaction
 from kemu.user import Win32
 from kemu.user.processes import end_process
 from kemu.verifier.fltmgr import FltChecks
@@ -205,6 +207,10 @@ class UserProcess(Actor):
             self._win32 = Win32(self.process, self.world.system.get(IoManager), self.world.volume)
         return self._win32
 
+    def transaction(self, label: str = "transaction") -> UserTransaction:
+        """Begin a transaction (CreateTransaction)."""
+        return UserTransaction(label)
+
     async def exit(self, status: int = 0) -> None:
         """End the process on the calling thread: what its threads have issued is cancelled (KE-CANCEL-10), then its
         files are closed.
@@ -233,11 +239,15 @@ class UserProcess(Actor):
         *,
         overlapped: bool = False,
         volume: Volume | None = None,
+        transaction: UserTransaction | None = None,
     ) -> tuple[NTSTATUS, File | None]:
         r"""Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure.
 
         A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to, ``\\.\C:``
         a volume itself, and ``D:\a`` a file on another volume than the first.
+        With a *transaction* it is opened in that. Drivers are told so; what is changed is seen at once all the same.
+
+        A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to.
         """
         manager = self.world.system.get(IoManager)
         named = manager.volume_named(path) if ":" in path[:6] else None
@@ -250,6 +260,13 @@ class UserProcess(Actor):
         name = dos_path(path)
         volume = volume or named or self.world.volume
         status, file = await manager.create(volume, name, disposition, synchronous=not overlapped)
+        status, file = await manager.create(
+            volume or self.world.volume,
+            name,
+            disposition,
+            synchronous=not overlapped,
+            transaction=None if transaction is None else transaction.object,
+        )
         return status, File(manager, file) if file is not None else None
 
     async def open(self, path: str, *, overlapped: bool = False, volume: Volume | None = None) -> File:
@@ -344,6 +361,8 @@ class World(Threads):
         self.system.add(Oplocks())
         checks = FltChecks(self.system)
         self.manager = FilterManager(self.system, checks)
+        self.system.add(DataScans())
+        self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         checks.watch_pairs()
         self.system.add(GeneratedIo())

@@ -484,16 +484,33 @@ class Native:
         if lock is not None:
             await AcquireFileLock(lock)
         parameters = Parameters(**members)
-        request = None
         if self.manager.system.options.fast_io and tries_first(file, major, parameters):
-            request = await try_fast(self.manager, file, major, parameters, minor=minor)
-        if request is not None:
+            with self.manager.attempts.of_one_request(current_thread()) as attempt:
+                request = await try_fast(self.manager, file, major, parameters, minor=minor)
+                if request is None:
+                    attempt.again()
+                    return await self._by_irp(file, lock, major, minor, parameters, block, event, wait=wait)
             # Fast I/O is over when the call is, so that the completion is that of a request that nobody waits for.
             block.Request = request
             Completion(block, event)(current_thread())
             if lock is not None:
                 self._release(lock)
             return request.status
+        return await self._by_irp(file, lock, major, minor, parameters, block, event, wait=wait)
+
+    async def _by_irp(
+        self,
+        file: FileObject,
+        lock: FileLock | None,
+        major: int,
+        minor: int,
+        parameters: Parameters,
+        block: IO_STATUS_BLOCK,
+        event: KEVENT | None,
+        *,
+        wait: bool,
+    ) -> NTSTATUS:
+        """Send a request as an IRP, and wait for it where `transfer` does."""
         request = Request(file.volume, file, major, parameters, minor=minor)
         block.Request = request
         block.Status, block.Information = STATUS_PENDING, 0

@@ -15,6 +15,7 @@ from kemu.io.request import Request
 from kemu.nt.kthread import KThread
 from kemu.nt.lock import leak_of
 from kemu.nt.system import System
+from kemu.nt.transaction import AwaitAnswers
 from kemu.nt.work import WorkerPool
 from kemu.runtime import Outcome, Stuck, Thread
 from kemu.verifier.catalogue import CATALOGUE
@@ -77,6 +78,9 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
     for queue in system.get(WorkerPool).queues:
         if queue.items and len(queue.workers) == queue.limit and not any(w.idle for w in queue.workers):
             return verifier.finding("ke.worker-starvation", detail, subject=queue.label)
+    for thread in threads:
+        if isinstance(thread.op, AwaitAnswers):
+            return verifier.finding("txn-not-completed", detail, subject=thread.op.transaction.label)
     for thread in threads:
         if isinstance(thread.op, WaitOutstanding):
             return teardown_hang(verifier, thread.op.instance, detail)

@@ -95,6 +95,7 @@ FINAL: Final = frozenset(
         "ctx-leak", "postop-context-leak",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
         "reentrant-deadlock", "io-on-unopened-file", "bad-redirect", "cbd-foreign-free", "cancel-foreign-io",
+        "modwrite-apc-deadlock", "txn-not-completed",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -120,6 +121,8 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "port-copy-race", "port-state-race", "port-overwritten", "port-timeout-as-success",
         # These hang.
         "unload-port-open", "lock-across-message",
+        # What the I/O or the oplock package owns is used by somebody else at the same time.
+        "nqo-fileobject-escape", "oplock-status-dropped",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
 from kemu.nt.apc import takes, why_not
 from kemu.nt.dispatcher import TAKES_NONE, DispatcherObject, WaitForObject, WaitForObjects
@@ -13,8 +12,6 @@ from kemu.nt.semaphore import KSEMAPHORE
 from kemu.runtime import Thread
 from kemu.verifier.finding import Finding
 from kemu.verifier.verifier import Verifier
-
-MOD_WRITE_DEADLOCK: Final = "modwrite-apc-deadlock"
 
 
 def waited_for(thread: Thread) -> tuple[DispatcherObject, ...]:
@@ -52,7 +49,8 @@ def reentered(verifier: Verifier, thread: KThread, detail: str) -> Finding | Non
         for one in waited_for(thread):
             if isinstance(one, KEVENT | KSEMAPHORE) and one.taken_by is thread:
                 what = f"{apc.describe()} waits for {one.label}, which {thread.label} has taken: {detail}"
-                return verifier.finding(apc.reentry, what, subject=thread.label)
+                code = "modwrite-apc-deadlock" if apc.releases_pages else "ke.apc-reentry"
+                return verifier.finding(code, what, subject=thread.label)
     return None
 
 
@@ -62,10 +60,10 @@ def preempted_owner(verifier: Verifier, thread: KThread, detail: str) -> Finding
         return None
     apc, locks = thread.apcs.running[-1]
     held = thread.locks[:locks]
-    if apc.reentry != MOD_WRITE_DEADLOCK or not held or thread.irql > APC_LEVEL:
+    if not apc.releases_pages or not held or thread.irql > APC_LEVEL:
         return None
     what = f"{apc.describe()} waits while {thread.label}, which it interrupts, holds {held[-1].label}: {detail}"
-    return verifier.finding(MOD_WRITE_DEADLOCK, what, subject=thread.label)
+    return verifier.finding("modwrite-apc-deadlock", what, subject=thread.label)
 
 
 def lost_signal(verifier: Verifier, thread: KThread, detail: str) -> Finding | None:

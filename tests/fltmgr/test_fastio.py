@@ -31,7 +31,10 @@ from kemu.wdk.wdm import (
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
+    LONG,
     PASSIVE_LEVEL,
+    InterlockedDecrement,
+    InterlockedIncrement,
 )
 
 WITH, NO = FLT_PREOP_SUCCESS_WITH_CALLBACK, FLT_PREOP_SUCCESS_NO_CALLBACK
@@ -213,3 +216,56 @@ def test_other_operations_between_the_two_attempts() -> None:
     between = [one for one in runs if one.order == ["D.pre.fast", "written", "D.pre.irp"]]
     assert {one.result for one in between} == {b"abcd"}
     assert {one.result for one in runs} == {b"0123", b"abcd"}
+
+
+@pytest.mark.rule("FLT-RACE-63")
+@pytest.mark.parametrize(
+    ("counts", "warned"),
+    [
+        # In the one place where all requests come by.
+        ("everything", True),
+        # Only what it does not refuse.
+        ("what goes on", False),
+        # What is under way: up before and down after.
+        ("under way", False),
+    ],
+)
+@pytest.mark.parametrize("others", [False, True])
+def test_a_request_that_comes_twice_is_counted_once(counts: str, warned: bool, others: bool) -> None:
+    async def script(lab: Lab) -> Any:
+        counter = LONG(0)
+
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            refused = FLT_IS_FASTIO_OPERATION(Data)
+            lab.note("fast" if refused else "irp")
+            if counts != "what goes on" or not refused:
+                await InterlockedIncrement(counter)
+            if refused:
+                if counts == "under way":
+                    await InterlockedDecrement(counter)
+                return FLT_PREOP_DISALLOW_FASTIO
+            return WITH
+
+        async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int) -> int:
+            if counts == "under way":
+                await InterlockedDecrement(counter)
+            return FLT_POSTOP_FINISHED_PROCESSING
+
+        await lab.filter("D", MIDDLE, {IRP_MJ_READ: (pre, post)})
+        file = await lab.quiet_open()
+
+        async def reads() -> None:
+            await file.read(4, fast=True)
+
+        async def reads_too() -> None:
+            await file.read(4)
+            lab.note("other")
+
+        await lab.together(reads(), *([reads_too()] if others else []))
+
+    runs = all_runs(script, bound=1) if others else [run(script)]
+    assert codes(runs) == {None}
+    assert {one.warnings for one in runs} == {("double-count",) if warned else ()}
+    if others:
+        after = {one.notes[one.index("fast") + 1].thread for one in runs}
+        assert after == {"reads", "reads_too"}

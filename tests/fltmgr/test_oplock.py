@@ -534,3 +534,54 @@ def test_the_other_form_of_the_request() -> None:
         return before, await request.wait()
 
     assert run(script).result == (False, OK)
+
+
+@pytest.mark.rule("FLT-RACE-70")
+@pytest.mark.parametrize("checks", [True, False])
+def test_a_state_that_was_asked_for_changes_before_it_is_acted_on(checks: bool) -> None:
+    """A filter asks whether anybody holds the oplock, and passes a write on if not."""
+
+    async def script(lab: Lab) -> Any:
+        keeper = Keeper(lab, exclusive=False)
+        first, other = await lab.quiet_open(overlapped=True), await lab.quiet_open(overlapped=True)
+
+        async def write(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            held = await FltCurrentOplock(keeper.oplock)
+            lab.note(f"asked: {held}")
+            await lab.step("prepare")
+            if checks:
+                return await keeper.check(Data, FltObjects)
+            lab.note("goes on")
+            return NO
+
+        await keeper.load()
+        keeper.opens = 2
+        lab.manager.filters[0].instances[0].nodes[IRP_MJ_WRITE].pre = write
+
+        async def requests() -> None:
+            request = await fsctl(lab, first, LEVEL_2)
+            lab.note("granted" if not request.request.done else "broken")
+
+        async def writes() -> None:
+            await (await other.begin_write(b"x")).wait()
+
+        await lab.together(requests(), writes())
+        await FltUninitializeOplock(keeper.oplock)
+
+    runs = all_runs(script, bound=2, completion="inline")
+    if checks:
+        assert all("toctou-state" not in one.warnings for one in runs)
+        return
+    assert codes(runs) == {None}
+    seen: set[tuple[str, ...]] = set()
+    for one in runs:
+        order = tuple(what for what in one.order if what.startswith(("control", "asked", "goes")))
+        seen.add(order)
+        # Advised exactly where the grant comes between the look and what follows from it.
+        between = order == ("asked: False", "control: pending", "goes on")
+        if between:
+            assert "toctou-state" in one.warnings
+    assert ("asked: False", "goes on", "control: pending") in seen
+    assert ("asked: False", "control: pending", "goes on") in seen
+    assert ("control: pending", "asked: True", "goes on") in seen
+    assert any("toctou-state" not in one.warnings for one in runs)

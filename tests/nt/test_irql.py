@@ -88,7 +88,8 @@ RANGES: dict[tuple[int, int], str] = {
         KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
         MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
-        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating
+        FltCurrentBatchOplock FltCurrentOplock FltCurrentOplockH IoGetTransactionParameterBlock""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
@@ -132,7 +133,12 @@ RANGES: dict[tuple[int, int], str] = {
         KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
         KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
         ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
-        PsLookupThreadByThreadId""",
+        PsLookupThreadByThreadId
+        FltCheckOplock FltCheckOplockEx FltCloseSectionForDataScan FltCommitComplete FltCommitFinalizeComplete
+        FltCreateSectionForDataScan FltEnlistInTransaction FltInitializeOplock FltOplockFsctrl FltOplockFsctrlEx
+        FltOplockIsFastIoPossible FltPrePrepareComplete FltPrepareComplete FltRegisterForDataScan
+        FltRollbackComplete FltRollbackEnlistment FltUninitializeOplock FsRtlRegisterFileSystemFilterCallbacks
+        MmMapViewInSystemSpace MmUnmapViewInSystemSpace""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         FltAttachVolume FltAttachVolumeAtAltitude FltCloseClientPort FltCloseCommunicationPort
         FltCreateCommunicationPort FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName

@@ -74,6 +74,9 @@ MINIMA = {
     "name_allocated_twice": (1, 0),
     # The worker must come between the create's decrement and its second look at the count: 1.
     "count_read_again": (1, 0),
+    # The writer must find the section, where the closing thread could go on (1), and that one must come between the
+    # notification's taking the scan and its use (1).
+    "conflict_uses_scan_context": (2, 0),
 }
 
 ORDERS = {
@@ -185,6 +188,13 @@ ORDERS = {
     "count_read_again": [
         ("script", "InterlockedDecrement", "wk:delayed#0", "load RECORD.References"),
         ("wk:delayed#0", "free block", "script", "load RECORD.References"),
+    ],
+    # The section is there when the writer looks; the notification takes the scan before the scanning thread would,
+    # which frees it before it is used.
+    "conflict_uses_scan_context": [
+        ("close", "begin to make", "shorten", "look for sections"),
+        ("shorten", "InterlockedExchangePointer", "close", "InterlockedExchangePointer"),
+        ("close", "free block 'Scan'", "shorten", "set SCAN.Abort"),
     ],
 }
 

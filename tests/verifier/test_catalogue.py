@@ -116,6 +116,11 @@ NOT_ERRORS = {
     "byteoffset-race": WARNING,
     "redirect-unchecked": WARNING,
     "ctx-lost-update": WARNING,
+    "fsfilter-acquire-failed": WARNING,
+    "lock-fastio-fields": WARNING,
+    "double-count": WARNING,
+    "oplock-unchecked": WARNING,
+    "toctou-state": WARNING,
 }
 
 

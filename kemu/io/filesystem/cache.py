@@ -349,10 +349,11 @@ class Cache:
         thread = current_kthread()
         thread.top_level_irp = FSRTL_CACHE_TOP_LEVEL_IRP
         while True:
-            thread.read(self.dirty)
-            if not self.dirty.queue:
+            if self.owed:
                 # As soon as it has nothing else to do, which includes that it waits, the thread takes its APCs.
-                await self._release_all()
+                thread.read(self.dirty)
+                if not self.dirty.queue:
+                    await self._release_all()
             map_ = await TakeDirtyStream(self.dirty)
             if map_ in self.owed:
                 await self._release(map_)
@@ -382,7 +383,7 @@ class Cache:
             self.let_go(thread, map_.stream)
 
         apc = KAPC(thread, SPECIAL_KERNEL, release, label=f"RELEASE_FOR_MOD_WRITE of {map_.stream.label}")
-        apc.reentry = "modwrite-apc-deadlock"
+        apc.releases_pages = True
         self.owed[map_] = apc
         offer_apc(apc)
 
