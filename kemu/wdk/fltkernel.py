@@ -101,6 +101,11 @@ from kemu.fltmgr.requestor import (
     FltGetRequestorProcessId,
     FltGetRequestorSessionId,
 )
+from kemu.fltmgr.resource import (
+    FltAcquireResourceExclusive,
+    FltAcquireResourceShared,
+    FltReleaseResource,
+)
 from kemu.fltmgr.resume import (
     FltCompletePendedPostOperation,
     FltCompletePendedPreOperation,
@@ -180,6 +185,8 @@ __all__ = [
     "FltAcquirePushLockExclusiveEx",
     "FltAcquirePushLockShared",
     "FltAcquirePushLockSharedEx",
+    "FltAcquireResourceExclusive",
+    "FltAcquireResourceShared",
     "FltAllocateDeferredIoWorkItem",
     "FltAllocateGenericWorkItem",
     "FltCancellableWaitForMultipleObjects",
@@ -212,6 +219,7 @@ __all__ = [
     "FltRegisterFilter",
     "FltReleasePushLock",
     "FltReleasePushLockEx",
+    "FltReleaseResource",
     "FltRequestOperationStatusCallback",
     "FltSetCallbackDataDirty",
     "FltSetCancelCompletion",

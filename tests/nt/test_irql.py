@@ -73,9 +73,9 @@ RANGES: dict[tuple[int, int], str] = {
         FltCompletePendedPostOperation FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
         FltGetRequestorProcess FltGetRequestorProcessId FltGetRequestorSessionId
         FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem
-        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
-        IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver
-        IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
+        FltReleaseResource FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock
+        IoAllocateIrp IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest
+        IoCallDriver IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
         IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoGetTopLevelIrp IoQueueWorkItem
         IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine
         IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem IoThreadToProcess IofCallDriver
@@ -106,14 +106,15 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
-        FltReleasePushLockEx FltRequestOperationStatusCallback FltStartFiltering FltUnregisterFilter
-        IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex
-        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
-        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
-        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
-        KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer ProbeForRead
-        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+        FltAcquireResourceExclusive FltAcquireResourceShared FltDeletePushLock FltInitializePushLock
+        FltRegisterFilter FltReleasePushLock FltReleasePushLockEx FltRequestOperationStatusCallback
+        FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
+        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
+        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
+        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
+        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
+        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
+        PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
