@@ -36,6 +36,7 @@ from kemu.io.request import CLASS_NAMES, IRP_OPERATION
 from kemu.nt.kthread import current_kthread
 from kemu.nt.system import System
 from kemu.nt.work import Worker, WorkerPool, WorkItem
+from kemu.runtime import TICKS_PER_SECOND
 
 UNBOUNDED_CONTROLS: Final = frozenset(
     {
@@ -140,6 +141,22 @@ class OperationChecks(FltObserver):
         thread = current_kthread()
         if frame.operation.request.flags & IRP_PAGING_IO and any(isinstance(one, Worker) for one in thread.actors):
             self.report("pend-paging", f"{what}, which is paging I/O, in a system worker")
+
+    def check_responsive(self, frame: Frame, what: str) -> None:
+        """A pended operation is passed on, which the driver may have had out of a cancel-safe queue for long."""
+        remarks = frame.remarks
+        if remarks is None or remarks.dequeued is None:
+            return
+        thread = current_kthread()
+        cancel = frame.operation.request.cancel
+        thread.read(cancel)
+        passed = thread.runtime.clock.read(thread) - remarks.dequeued
+        if cancel.requested and passed > 0:
+            self.report(
+                "cancel-unresponsive",
+                f"{what}, which was cancelled after it had been removed from its queue {passed / TICKS_PER_SECOND:g} s "
+                "before: the queue cannot cancel it any more",
+            )
 
     def check_snapshot(self, frame: Frame, what: str) -> None:
         """An operation goes on downward."""

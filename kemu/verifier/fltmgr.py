@@ -258,6 +258,7 @@ class FltChecks(OperationChecks):
             self._completing(frame, what)
         else:
             self._passing(frame, what)
+            self.check_responsive(frame, what)
 
     # Post-operation callbacks.
 

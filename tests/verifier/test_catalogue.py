@@ -102,6 +102,7 @@ NOT_ERRORS = {
     "postop-reads-own-change": WARNING,
     "status-snapshot-stale": WARNING,
     "workqueue-flood": WARNING,
+    "cancel-unresponsive": WARNING,
 }
 
 
