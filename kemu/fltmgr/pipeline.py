@@ -198,13 +198,13 @@ class Pipeline:
                 forget_requests(thread, remarks)
             else:
                 drive.told = [*(drive.told or ()), *remarks.status_requests]
-        if status == FLT_PREOP_COMPLETE:
-            frame.take_result()
-            self.cut_off(thread, frame, COMPLETED_HERE)
-            return False
-        if status in {FLT_PREOP_DISALLOW_FASTIO, FLT_PREOP_DISALLOW_FSFILTER_IO}:
-            disallow(operation.request)
-            self.cut_off(thread, frame, DISALLOWED)
+        if status in CUTS_OFF:
+            if status == FLT_PREOP_COMPLETE:
+                frame.take_result()
+                self.cut_off(thread, frame, COMPLETED_HERE)
+            else:
+                disallow(operation.request)
+                self.cut_off(thread, frame, DISALLOWED)
             return False
         frame.take_parameters(thread)
         frame.result = None

@@ -145,7 +145,6 @@ class FltChecks(OperationChecks):
                 f"{self.who(frame)} returned {PREOP_NAMES[int(status)]} with a completion context",
             )
         request = frame.operation.request
-        written = frame.written_status is not None
         if status == FLT_PREOP_COMPLETE:
             self._completing(frame, f"{self.who(frame)} returned FLT_PREOP_COMPLETE")
         elif status == FLT_PREOP_SYNCHRONIZE:
@@ -157,7 +156,7 @@ class FltChecks(OperationChecks):
                     f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO for an {CLASS_NAMES[request.kind]}",
                 )
             self.check_disallowed(frame)
-            if written:
+            if frame.written_status is not None:
                 self.report("disallow-fastio-status", f"{self.who(frame)} wrote IoStatus.Status as well")
             return
         elif status == FLT_PREOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
