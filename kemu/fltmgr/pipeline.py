@@ -173,7 +173,7 @@ class Pipeline:
                 status, context = returned
             else:
                 status, context = returned, None
-            self.observer.pre_returned(frame, status, context)
+            status = self.observer.pre_returned(frame, status, context)
             if status == FLT_PREOP_PENDING:
                 await ReturnPending(frame)
                 return False
@@ -298,7 +298,7 @@ class Pipeline:
             ):
                 dirty_exit(actor, f"the post-operation callback for {operation.label}", irql, locks, (apc, guarded))
             kthread.actors.pop()
-        self.observer.post_returned(frame, status, draining)
+        status = self.observer.post_returned(frame, status, draining)
         if status == FLT_POSTOP_MORE_PROCESSING_REQUIRED and not draining:
             await ReturnMoreProcessing(frame)
             # Whether it is pended now or was resumed early, the operation goes on elsewhere.
