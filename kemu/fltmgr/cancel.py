@@ -89,6 +89,8 @@ class IsCanceled(Operation[bool]):
     def perform(self, thread: Thread) -> bool:
         request = self.frame.operation.request
         thread.read(request.cancel)
+        if self.frame.remarks is not None:
+            self.frame.remarks.dequeued = None
         return request.kind == IRP_OPERATION and request.cancel.requested
 
     def target(self) -> Cell:

@@ -7,7 +7,7 @@ exactly one party gets an entry: a remover, or the cancellation (FLT-CBDQ-12).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from kemu.fltmgr.callback_data import owned_frame
 from kemu.fltmgr.frame import Frame
@@ -17,9 +17,10 @@ from kemu.fltmgr.objects import Instance, hold, let_go
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
 from kemu.nt.driver import DriverActor, crashed, routine_name, status_of
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
-from kemu.nt.routine import routine
+from kemu.nt.routine import KernelObject, routine
 from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_CBDQ_DISABLED, STATUS_SUCCESS
-from kemu.nt.system import current_system, report
+from kemu.nt.storage import Storage
+from kemu.nt.system import Leftover, current_system, report
 from kemu.runtime import Cell, Operation, Point, Thread, current_thread
 
 InsertIo = Callable[["FLT_CALLBACK_DATA_QUEUE", FLT_CALLBACK_DATA, Any], Awaitable[int]]
@@ -32,17 +33,37 @@ Release = Callable[["FLT_CALLBACK_DATA_QUEUE", Any], Awaitable[None]]
 CompleteCanceledIo = Callable[["FLT_CALLBACK_DATA_QUEUE", FLT_CALLBACK_DATA], Awaitable[None]]
 
 
-class FLT_CALLBACK_DATA_IO_CONTEXT:
-    """Identifies one entry, also after it has left the queue (FLT-CBDQ-13)."""
+class FLT_CALLBACK_DATA_IO_CONTEXT(KernelObject, Storage):
+    """Identifies one entry, also after it has left the queue (FLT-CBDQ-13). May lie in a structure of the driver's."""
 
-    __slots__ = ("frame",)
+    __slots__ = ("frame", "label", "words")
 
-    def __init__(self) -> None:
+    storage_size: ClassVar[int] = 40
+
+    def __init__(self, label: str = "I/O context") -> None:
+        self.label = label
         self.frame: Frame | None = None
+        self.words = ""
+        """What has happened to its memory."""
+
+    def still_active(self) -> Leftover | None:
+        frame = self.frame
+        queue = frame.cbdq if frame is not None else None
+        if frame is None or not isinstance(queue, FLT_CALLBACK_DATA_QUEUE) or queue.entries.get(frame) is not self:
+            return None
+        current_thread().read(queue)
+        return Leftover(
+            "cbdq-context-lifetime", f"{self.label}, with which {frame.operation.label} is in {queue.label}"
+        )
+
+    def storage_freed(self, words: str) -> None:
+        self.words = words
 
 
-class FLT_CALLBACK_DATA_QUEUE(Cell):
+class FLT_CALLBACK_DATA_QUEUE(Cell, Storage):
     """Storage for a queue; `FltCbdqInitialize` makes one of it."""
+
+    storage_size: ClassVar[int] = 136
 
     __slots__ = (
         "acquire",
@@ -70,6 +91,12 @@ class FLT_CALLBACK_DATA_QUEUE(Cell):
         self.acquire: Acquire | None = None
         self.release: Release | None = None
         self.complete_canceled: CompleteCanceledIo | None = None
+
+    def still_active(self) -> Leftover | None:
+        current_thread().read(self)
+        if not self.entries:
+            return None
+        return Leftover("cbdq-context-lifetime", f"{self.label}, which holds {len(self.entries)} operations")
 
 
 @routine(
@@ -185,6 +212,7 @@ class Disarm(Operation[bool]):
         cancel.routine = None
         frame.cbdq = None
         del queue.entries[frame]
+        frame.remember().dequeued = thread.runtime.clock.read(thread)
         if thread in frame.inside:
             # The callback that inserted the operation has taken it back itself.
             frame.handed = False
@@ -303,6 +331,9 @@ async def FltCbdqRemoveIo(
     IRQL: as FltCbdqInsertIo.
     """
     irql = await _call(Cbdq, Cbdq.acquire)
+    if Context.words:
+        current_thread().read(Cbdq)
+        report("ke.use-after-free", f"FltCbdqRemoveIo with {Context.label}, {Context.words}")
     frame = Context.frame
     found: FLT_CALLBACK_DATA | None = None
     if frame is not None and await Disarm(Cbdq, frame):

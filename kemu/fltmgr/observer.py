@@ -6,7 +6,7 @@ finds one broken reports it, which usually ends the run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
@@ -29,11 +29,13 @@ class FltObserver:
     def driver_entered(self, driver_object: DRIVER_OBJECT, filter_: Filter | None, status: int) -> None:
         """DriverEntry has returned *status*."""
 
-    def pre_returned(self, frame: Frame, status: object, context: object) -> None:
-        """A preoperation callback has returned; the filter manager has not acted on it yet."""
+    def pre_returned(self, frame: Frame, status: Any, context: object) -> int:
+        """A preoperation callback has returned; the filter manager will act on what this returns."""
+        return status
 
-    def post_returned(self, frame: Frame, status: object, draining: bool) -> None:
-        """A postoperation callback has returned; the filter manager has not acted on it yet."""
+    def post_returned(self, frame: Frame, status: Any, draining: bool) -> int:
+        """A postoperation callback has returned; the filter manager will act on what this returns."""
+        return status
 
     def crashing(self, frame: Frame, error: Exception) -> None:
         """*error* has left a callback of the driver's."""

@@ -178,7 +178,7 @@ class Pipeline:
                 status, context = returned
             else:
                 status, context = returned, None
-            self.observer.pre_returned(frame, status, context)
+            status = self.observer.pre_returned(frame, status, context)
             if status == FLT_PREOP_PENDING:
                 await ReturnPending(frame)
                 return False
@@ -206,13 +206,13 @@ class Pipeline:
                 forget_requests(thread, remarks)
             else:
                 drive.told = [*(drive.told or ()), *remarks.status_requests]
-        if status == FLT_PREOP_COMPLETE:
-            frame.take_result()
-            self.cut_off(thread, frame, COMPLETED_HERE)
-            return False
-        if status in {FLT_PREOP_DISALLOW_FASTIO, FLT_PREOP_DISALLOW_FSFILTER_IO}:
-            disallow(operation.request)
-            self.cut_off(thread, frame, DISALLOWED)
+        if status in CUTS_OFF:
+            if status == FLT_PREOP_COMPLETE:
+                frame.take_result()
+                self.cut_off(thread, frame, COMPLETED_HERE)
+            else:
+                disallow(operation.request)
+                self.cut_off(thread, frame, DISALLOWED)
             return False
         frame.take_parameters(thread)
         frame.result = None
@@ -308,7 +308,7 @@ class Pipeline:
             ):
                 dirty_exit(actor, f"the post-operation callback for {operation.label}", irql, locks, (apc, guarded))
             kthread.actors.pop()
-        self.observer.post_returned(frame, status, draining)
+        status = self.observer.post_returned(frame, status, draining)
         if status == FLT_POSTOP_MORE_PROCESSING_REQUIRED and not draining:
             await ReturnMoreProcessing(frame)
             # Whether it is pended now or was resumed early, the operation goes on elsewhere.

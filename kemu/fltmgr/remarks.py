@@ -31,6 +31,7 @@ class Remarks:
     __slots__ = (
         "cancellable_wait",
         "changed",
+        "dequeued",
         "filter_context",
         "refused_safe",
         "safe_status",
@@ -53,5 +54,9 @@ class Remarks:
         """Data->FilterContext, once it was used."""
         self.cancellable_wait = False
         """Whether a thread waits in FltCancellableWaitForSingleObject with the operation."""
+        self.dequeued: int | None = None
+        """When the driver has removed the operation from a cancel-safe queue, unless it has asked since whether the
+        operation is cancelled.
+        """
         self.vetted = False
         """Whether the driver has asked if the operation may be redirected."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from kemu.fltmgr.constants import (
     FLT_POSTOP_DISALLOW_FSFILTER_IO,
+    FLT_POSTOP_FINISHED_PROCESSING,
     FLT_POSTOP_MORE_PROCESSING_REQUIRED,
     FLTFL_POST_OPERATION_DRAINING,
     POSTOP_NAMES,
@@ -36,6 +37,7 @@ from kemu.io.request import CLASS_NAMES, IRP_OPERATION
 from kemu.nt.kthread import current_kthread
 from kemu.nt.system import System
 from kemu.nt.work import Worker, WorkerPool, WorkItem
+from kemu.runtime import TICKS_PER_SECOND
 
 UNBOUNDED_CONTROLS: Final = frozenset(
     {
@@ -83,8 +85,10 @@ class OperationChecks(FltObserver):
         elif status == FLT_POSTOP_DISALLOW_FSFILTER_IO:
             self.report("disallow-fsfilter-wrong-major", f"{what} disallowed it")
 
-    def safe_ignored(self, frame: Frame, status: int) -> None:
-        """What FltDoCompletionProcessingWhenSafe has returned and the callback that returns *status* does not heed."""
+    def safe_ignored(self, frame: Frame, status: int) -> int:
+        """What FltDoCompletionProcessingWhenSafe has returned and the callback that returns *status* does not heed; the
+        status to go on with.
+        """
         remarks = frame.remarks
         assert remarks is not None
         if remarks.safe_status is not None and status != remarks.safe_status:
@@ -94,12 +98,15 @@ class OperationChecks(FltObserver):
                 f"{self.who(frame, post=True)} returned {POSTOP_NAMES[status]} where "
                 f"FltDoCompletionProcessingWhenSafe gave it {given}",
             )
+            return remarks.safe_status
         if remarks.refused_safe and not frame.handed and status == FLT_POSTOP_MORE_PROCESSING_REQUIRED:
             self.report(
                 "whensafe-false-ignored",
                 f"{self.who(frame, post=True)} returned FLT_POSTOP_MORE_PROCESSING_REQUIRED although "
                 "FltDoCompletionProcessingWhenSafe returned FALSE: nobody will resume it",
             )
+            return FLT_POSTOP_FINISHED_PROCESSING
+        return status
 
     # Waits that can be cancelled.
 
@@ -130,16 +137,34 @@ class OperationChecks(FltObserver):
                 "something",
             )
 
-    def check_disallowed(self, frame: Frame) -> None:
-        """FLT_PREOP_DISALLOW_FASTIO was returned."""
-        if frame.operation.request.major in NEVER_DISALLOWED:
-            self.report("disallow-fastio-forbidden-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO")
+    def check_disallowed(self, frame: Frame) -> bool:
+        """FLT_PREOP_DISALLOW_FASTIO was returned; whether it may be."""
+        if frame.operation.request.major not in NEVER_DISALLOWED:
+            return True
+        self.report("disallow-fastio-forbidden-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO")
+        return False
 
     def check_paging(self, frame: Frame, what: str) -> None:
         """A pended operation is given back."""
         thread = current_kthread()
         if frame.operation.request.flags & IRP_PAGING_IO and any(isinstance(one, Worker) for one in thread.actors):
             self.report("pend-paging", f"{what}, which is paging I/O, in a system worker")
+
+    def check_responsive(self, frame: Frame, what: str) -> None:
+        """A pended operation is passed on, which the driver may have had out of a cancel-safe queue for long."""
+        remarks = frame.remarks
+        if remarks is None or remarks.dequeued is None:
+            return
+        thread = current_kthread()
+        cancel = frame.operation.request.cancel
+        thread.read(cancel)
+        passed = thread.runtime.clock.read(thread) - remarks.dequeued
+        if cancel.requested and passed > 0:
+            self.report(
+                "cancel-unresponsive",
+                f"{what}, which was cancelled after it had been removed from its queue {passed / TICKS_PER_SECOND:g} s "
+                "before: the queue cannot cancel it any more",
+            )
 
     def check_snapshot(self, frame: Frame, what: str) -> None:
         """An operation goes on downward."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from kemu.fltmgr.buffers import raw_buffer
 from kemu.fltmgr.cbdq import FLT_CALLBACK_DATA_QUEUE
 from kemu.fltmgr.constants import (
     FLT_POSTOP_DISALLOW_FSFILTER_IO,
+    FLT_POSTOP_FINISHED_PROCESSING,
     FLT_POSTOP_MORE_PROCESSING_REQUIRED,
     FLT_PREOP_COMPLETE,
     FLT_PREOP_DISALLOW_FASTIO,
@@ -52,6 +53,7 @@ from kemu.nt.status import (
     STATUS_FLT_DISALLOW_FAST_IO,
     STATUS_PENDING,
     STATUS_SUCCESS,
+    STATUS_UNSUCCESSFUL,
     is_known,
 )
 from kemu.nt.system import System, label_of
@@ -149,42 +151,52 @@ class FltChecks(InstanceChecks, OperationChecks):
         oplocks = self.system.get(Oplocks)
         if oplocks.known or frame in oplocks.told:
             oplocks.pre_returned(frame, status, self.who(frame))
+    # Where a run goes on after an illegal result, the filter manager acts on one that does the least harm.
+
+    def pre_returned(self, frame: Frame, status: Any, context: object) -> int:
+        if not isinstance(status, int) or isinstance(status, bool) or int(status) not in PREOP_NAMES:
+            self.report("preop-unknown-status", f"{self.who(frame)} returned {status!r}")
+            return FLT_PREOP_SUCCESS_NO_CALLBACK
         if status == FLT_PREOP_PENDING:
             self._pending(frame, context)
-            return
+            return status if frame.operation.request.kind == IRP_OPERATION else FLT_PREOP_SUCCESS_NO_CALLBACK
         if frame.handed or frame.state != IN_PREOP:
             self.report(
                 "pend-not-returned",
                 f"{self.who(frame)} returned {PREOP_NAMES[int(status)]} after it had handed the operation over",
             )
+            return FLT_PREOP_PENDING
         if int(status) in WITH_CALLBACK:
             if frame.node.post is None:
                 self.report("preop-callback-without-postop", f"{self.who(frame)} returned {PREOP_NAMES[int(status)]}")
+                status = FLT_PREOP_SUCCESS_NO_CALLBACK
         elif context is not None:
             self.report(
                 "preop-context-leak",
                 f"{self.who(frame)} returned {PREOP_NAMES[int(status)]} with a completion context",
             )
         request = frame.operation.request
-        written = frame.written_status is not None
         if status == FLT_PREOP_COMPLETE:
             self._completing(frame, f"{self.who(frame)} returned FLT_PREOP_COMPLETE")
         elif status == FLT_PREOP_SYNCHRONIZE:
             self._synchronising(frame)
         elif status == FLT_PREOP_DISALLOW_FASTIO:
-            if request.kind != FAST_IO_OPERATION:
+            legal = request.kind == FAST_IO_OPERATION
+            if not legal:
                 self.report(
                     "disallow-fastio-non-fastio",
                     f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FASTIO for an {CLASS_NAMES[request.kind]}",
                 )
-            self.check_disallowed(frame)
-            if written:
+            legal &= self.check_disallowed(frame)
+            if frame.written_status is not None:
                 self.report("disallow-fastio-status", f"{self.who(frame)} wrote IoStatus.Status as well")
-            return
+            return status if legal else FLT_PREOP_SUCCESS_NO_CALLBACK
         elif status == FLT_PREOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
             self.report("disallow-fsfilter-wrong-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FSFILTER_IO")
+            status = FLT_PREOP_SUCCESS_NO_CALLBACK
         if status != FLT_PREOP_COMPLETE:
             self._passing(frame, self.who(frame))
+        return status
 
     def _pending(self, frame: Frame, context: object) -> None:
         if frame.operation.request.kind != IRP_OPERATION:
@@ -206,13 +218,16 @@ class FltChecks(InstanceChecks, OperationChecks):
         status = frame.written_status
         if status is None:
             self.report("complete-without-status", f"{what} without having set IoStatus.Status")
+            frame.status_block().Status = STATUS_UNSUCCESSFUL
             return
         if status in {STATUS_PENDING, STATUS_FLT_DISALLOW_FAST_IO} or not is_known(status):
             self.report("complete-bad-status", f"{what} with {NTSTATUS(status)}")
+            frame.status_block().Status = STATUS_UNSUCCESSFUL
         if request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
             self.report("cleanup-close-failed", f"{what} with {NTSTATUS(status)}")
         if request.kind == FS_FILTER_OPERATION:
             check_result(frame, what, NTSTATUS(status))
+            frame.status_block().Status = STATUS_SUCCESS
 
     def _synchronising(self, frame: Frame) -> None:
         request = frame.operation.request
@@ -290,16 +305,17 @@ class FltChecks(InstanceChecks, OperationChecks):
                     "pend-unlocked-user-buffer",
                     f"{what}, in {where}, with {raw.label}, whose pages are not locked",
                 )
+            self.check_responsive(frame, what)
 
     # Post-operation callbacks.
 
-    def post_returned(self, frame: Frame, status: object, draining: bool) -> None:
+    def post_returned(self, frame: Frame, status: Any, draining: bool) -> int:
         if not isinstance(status, int) or isinstance(status, bool) or int(status) not in POSTOP_NAMES:
             self.report("postop-unknown-status", f"{self.who(frame, post=True)} returned {status!r}")
-            return
+            return FLT_POSTOP_FINISHED_PROCESSING
         request = frame.operation.request
         if frame.remarks is not None:
-            self.safe_ignored(frame, int(status))
+            status = self.safe_ignored(frame, int(status))
         if status != FLT_POSTOP_MORE_PROCESSING_REQUIRED and (
             frame.handed or frame.state not in {IN_POST, DRAINING_POST}
         ):
@@ -308,23 +324,30 @@ class FltChecks(InstanceChecks, OperationChecks):
                 f"{self.who(frame, post=True)} returned {POSTOP_NAMES[int(status)]} after it had handed the operation "
                 "over",
             )
+            return FLT_POSTOP_MORE_PROCESSING_REQUIRED
+        legal = True
         if status == FLT_POSTOP_MORE_PROCESSING_REQUIRED:
             if draining:
+                legal = False
                 self.report("drain-more-processing", f"{self.who(frame, post=True)} is draining")
             if request.kind != IRP_OPERATION:
+                legal = False
                 self.report("postpend-non-irp", f"{self.who(frame, post=True)} pended a {CLASS_NAMES[request.kind]}")
             if frame.state == IN_POST and frame.queue_failed is not None:
+                legal = False
                 self.report(
                     "postpend-orphan",
                     f"{self.who(frame, post=True)} returned FLT_POSTOP_MORE_PROCESSING_REQUIRED although "
                     f"{frame.queue_failed} failed",
                 )
         elif status == FLT_POSTOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
+            legal = False
             self.report("disallow-fsfilter-wrong-major", f"{self.who(frame, post=True)} disallowed it")
         if not draining and frame.state == IN_POST:
             self._finishing(frame, self.who(frame, post=True))
             if status != FLT_POSTOP_MORE_PROCESSING_REQUIRED:
                 self.names.post_ended(frame)
+        return status if legal else FLT_POSTOP_FINISHED_PROCESSING
 
     def _finishing(self, frame: Frame, what: str) -> None:
         """The rules for a status that the driver sets in the post-operation phase."""

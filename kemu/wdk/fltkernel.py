@@ -371,6 +371,11 @@ from kemu.fltmgr.requestor import (
     FltGetRequestorProcessId,
     FltGetRequestorSessionId,
 )
+from kemu.fltmgr.resource import (
+    FltAcquireResourceExclusive,
+    FltAcquireResourceShared,
+    FltReleaseResource,
+)
 from kemu.fltmgr.resume import (
     FltCompletePendedPostOperation,
     FltCompletePendedPreOperation,
@@ -546,6 +551,8 @@ __all__ = [
     "FltAcquirePushLockExclusiveEx",
     "FltAcquirePushLockShared",
     "FltAcquirePushLockSharedEx",
+    "FltAcquireResourceExclusive",
+    "FltAcquireResourceShared",
     "FltAdjustDeviceStackSizeForIoRedirection",
     "FltAllocateCallbackData",
     "FltAllocateCallbackDataEx",
@@ -701,6 +708,7 @@ __all__ = [
     "FltReleaseFileNameInformation",
     "FltReleasePushLock",
     "FltReleasePushLockEx",
+    "FltReleaseResource",
     "FltRequestOperationStatusCallback",
     "FltRetainSwappedBufferMdlAddress",
     "FltReuseCallbackData",

@@ -99,7 +99,9 @@ def test_oplock_requests_cannot_be_synchronised(code: int) -> None:
     ],
 )
 def test_what_else_cannot_be_synchronised(major: int, minor: int, code: str | None) -> None:
-    more = {"FsControlCode": FSCTL_IS_VOLUME_MOUNTED} if major == IRP_MJ_FILE_SYSTEM_CONTROL else {"Length": 1}
+    more: dict[str, Any] = (
+        {"FsControlCode": FSCTL_IS_VOLUME_MOUNTED} if major == IRP_MJ_FILE_SYSTEM_CONTROL else {"Length": 1}
+    )
     assert result(SYNC, major, minor=minor, **more).code == code
     # Of an operation that is no IRP the result means nothing but a callback.
     assert result(SYNC, major, minor=minor, kind=FAST_IO_OPERATION, **more).code is None

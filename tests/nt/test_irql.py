@@ -70,26 +70,26 @@ RANGES: dict[tuple[int, int], str] = {
         ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
         ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
         FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
-        FltCompareInstanceAltitudes FltCompletePendedPostOperation FltFreeDeferredIoWorkItem
-        FltFreeGenericWorkItem FltGetDeviceObject FltGetDiskDeviceObject FltGetRequestorProcess
-        FltGetRequestorProcessId FltGetRequestorSessionId FltObjectDereference FltObjectReference
-        FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltReferenceContext FltReleaseContext
-        FltReleaseContexts FltReleaseContextsEx FltSetCancelCompletion IoAcquireCancelSpinLock
+        FltCompareInstanceAltitudes FltCompletePendedPostOperation FltCurrentBatchOplock
+        FltCurrentOplock FltCurrentOplockH FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
+        FltGetDeviceObject FltGetDiskDeviceObject FltGetRequestorProcess FltGetRequestorProcessId
+        FltGetRequestorSessionId FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem
+        FltQueueGenericWorkItem FltReferenceContext FltReleaseContext FltReleaseContexts
+        FltReleaseContextsEx FltReleaseResource FltSetCancelCompletion IoAcquireCancelSpinLock
         IoAcquireRemoveLock IoAllocateIrp IoAllocateWorkItem IoAttachDeviceToDeviceStack
         IoBuildAsynchronousFsdRequest IoCallDriver IoCancelIrp IoCompleteRequest IoCsqInsertIrp
         IoCsqInsertIrpEx IoCsqRemoveIrp IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoGetTopLevelIrp
-        IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine
-        IoSetCompletionRoutine IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem
-        IoThreadToProcess IofCallDriver IofCompleteRequest KeAcquireInStackQueuedSpinLock
-        KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock KeAcquireSpinLockForDpc
-        KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled KeCancelTimer
-        KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
+        IoGetTransactionParameterBlock IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock
+        IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine IoSetCompletionRoutineEx
+        IoSetTopLevelIrp IoSizeofWorkItem IoThreadToProcess IofCallDriver IofCompleteRequest
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
+        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
+        KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
         KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
         KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
         MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
-        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating
-        FltCurrentBatchOplock FltCurrentOplock FltCurrentOplockH IoGetTransactionParameterBlock""",
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
@@ -109,36 +109,37 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltAllocateContext FltBuildDefaultSecurityDescriptor FltCheckAndGrowNameControl
-        FltDeleteContext FltDeleteFileContext FltDeleteInstanceContext FltDeletePushLock
-        FltDeleteStreamContext FltDeleteStreamHandleContext FltDeleteTransactionContext
-        FltDeleteVolumeContext FltDetachVolume FltEnumerateFilters FltEnumerateInstances
-        FltEnumerateVolumes FltFreeSecurityDescriptor FltGetBottomInstance FltGetContexts
-        FltGetContextsEx FltGetDestinationFileNameInformation FltGetFileContext
-        FltGetFileNameInformation FltGetFileNameInformationUnsafe FltGetFileSystemType
-        FltGetFilterFromInstance FltGetFilterFromName FltGetFilterInformation FltGetInstanceContext
-        FltGetInstanceInformation FltGetLowerInstance FltGetStreamContext FltGetStreamHandleContext
-        FltGetTopInstance FltGetTransactionContext FltGetTunneledName FltGetUpperInstance
-        FltGetVolumeContext FltGetVolumeFromDeviceObject FltGetVolumeFromFileObject
-        FltGetVolumeFromInstance FltGetVolumeInformation FltGetVolumeInstanceFromName
-        FltGetVolumeName FltGetVolumeProperties FltInitializePushLock FltParseFileName
-        FltParseFileNameInformation FltPurgeFileNameInformationCache FltReferenceFileNameInformation
-        FltRegisterFilter FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
-        FltRequestOperationStatusCallback FltSendMessage FltSetFileContext FltSetInstanceContext
-        FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext FltSetVolumeContext
-        FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
-        FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUnregisterFilter IoCreateDevice
-        IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
-        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
-        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
-        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
-        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
-        PsLookupThreadByThreadId
-        FltCheckOplock FltCheckOplockEx FltCloseSectionForDataScan FltCommitComplete FltCommitFinalizeComplete
-        FltCreateSectionForDataScan FltEnlistInTransaction FltInitializeOplock FltOplockFsctrl FltOplockFsctrlEx
-        FltOplockIsFastIoPossible FltPrePrepareComplete FltPrepareComplete FltRegisterForDataScan
-        FltRollbackComplete FltRollbackEnlistment FltUninitializeOplock FsRtlRegisterFileSystemFilterCallbacks
-        MmMapViewInSystemSpace MmUnmapViewInSystemSpace""",
+        FltAcquireResourceExclusive FltAcquireResourceShared FltAllocateContext
+        FltBuildDefaultSecurityDescriptor FltCheckAndGrowNameControl FltCheckOplock FltCheckOplockEx
+        FltCloseSectionForDataScan FltCommitComplete FltCommitFinalizeComplete
+        FltCreateSectionForDataScan FltDeleteContext FltDeleteFileContext FltDeleteInstanceContext
+        FltDeletePushLock FltDeleteStreamContext FltDeleteStreamHandleContext
+        FltDeleteTransactionContext FltDeleteVolumeContext FltDetachVolume FltEnlistInTransaction
+        FltEnumerateFilters FltEnumerateInstances FltEnumerateVolumes FltFreeSecurityDescriptor
+        FltGetBottomInstance FltGetContexts FltGetContextsEx FltGetDestinationFileNameInformation
+        FltGetFileContext FltGetFileNameInformation FltGetFileNameInformationUnsafe
+        FltGetFileSystemType FltGetFilterFromInstance FltGetFilterFromName FltGetFilterInformation
+        FltGetInstanceContext FltGetInstanceInformation FltGetLowerInstance FltGetStreamContext
+        FltGetStreamHandleContext FltGetTopInstance FltGetTransactionContext FltGetTunneledName
+        FltGetUpperInstance FltGetVolumeContext FltGetVolumeFromDeviceObject
+        FltGetVolumeFromFileObject FltGetVolumeFromInstance FltGetVolumeInformation
+        FltGetVolumeInstanceFromName FltGetVolumeName FltGetVolumeProperties FltInitializeOplock
+        FltInitializePushLock FltOplockFsctrl FltOplockFsctrlEx FltOplockIsFastIoPossible
+        FltParseFileName FltParseFileNameInformation FltPrePrepareComplete FltPrepareComplete
+        FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
+        FltRegisterForDataScan FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
+        FltRequestOperationStatusCallback FltRollbackComplete FltRollbackEnlistment FltSendMessage
+        FltSetFileContext FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext
+        FltSetTransactionContext FltSetVolumeContext FltStartFiltering FltSupportsFileContexts
+        FltSupportsFileContextsEx FltSupportsStreamContexts FltSupportsStreamHandleContexts
+        FltUninitializeOplock FltUnregisterFilter FsRtlRegisterFileSystemFilterCallbacks
+        IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
+        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
+        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
+        KeTryToAcquireGuardedMutex KeUnstackDetachProcess MmMapViewInSystemSpace
+        MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead ProbeForWrite
+        PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         FltAttachVolume FltAttachVolumeAtAltitude FltCloseClientPort FltCloseCommunicationPort
         FltCreateCommunicationPort FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName

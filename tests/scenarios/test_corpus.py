@@ -70,6 +70,18 @@ MINIMA = {
     "rundown_under_lock": (1, 0),
     # The writer runs to its end, then the query does: 0. Nobody has to meet anybody.
     "lock_order_inversion": (0, 0),
+    # The second read comes back before the first one's worker has made room; the readers wait of their own accord: 0.
+    "post_read_finished_after_queueing": (0, 0),
+    # The reader waits for its read of its own accord, and the detach then runs by itself: 0.
+    "deferred_while_draining": (0, 0),
+    # The reader waits of its own accord; the unload does, for the worker, when it has marked the end: 0.
+    "late_worker_leaks_item": (0, 0),
+    # The cancellation must come between the release of the lock and the second look: 1.
+    "pointer_read_again": (1, 0),
+    # The request must come between the pause and the encryption, where the converter could go on: 1.
+    "veto_after_pause": (1, 0),
+    # The file system must complete a read at DISPATCH_LEVEL, and that is no order of threads: one answer.
+    "post_read_takes_mutex": (0, 1),
     # One create must come between the other's look at the name and its store: 1.
     "name_allocated_twice": (1, 0),
     # The worker must come between the create's decrement and its second look at the count: 1.
@@ -179,6 +191,36 @@ ORDERS = {
     ],
     # The log is empty, and the table's lock not taken, in a query that comes before the write.
     "lock_order_inversion": [("writer", "acquire LogLock", "query", "acquire LogLock")],
+    # The first read has taken the room when the second one looks, and neither worker has given it back.
+    "post_read_finished_after_queueing": [
+        ("reader", "InterlockedIncrement", "reader", "InterlockedIncrement"),
+        ("reader", "InterlockedIncrement", "wk:delayed#1", "InterlockedDecrement"),
+        ("reader", "InterlockedIncrement", "wk:delayed#0", "InterlockedDecrement"),
+    ],
+    # The read has begun before the teardown does, and is drained before it completes.
+    "deferred_while_draining": [
+        ("reader", "deliver pre-operation", "fltmc_detach", "begin the teardown"),
+        ("fltmc_detach", "deliver draining post-operation", "io:IRP_MJ_READ@fs:C:", "deliver post-operation"),
+    ],
+    # The item is queued before the unload begins, and its routine looks after the teardown has said that it is over.
+    "late_worker_leaks_item": [
+        ("reader", "FltQueueGenericWorkItem", "fltmc_unload", "unregister"),
+        ("fltmc_unload", "InterlockedExchange", "wk:delayed#0", "InterlockedCompareExchange"),
+    ],
+    # The read is there when its cancellation looks for it, and is made cancellable before; and the cancel callback
+    # clears the pointer before the pre-read looks at it again.
+    "pointer_read_again": [
+        ("reader", "start", "canceller", "list the requests"),
+        ("reader", "release cancel spin lock", "canceller", "cancel IRP_MJ_READ"),
+        ("canceller", "store Shadow", "reader", "load Shadow"),
+    ],
+    # The request comes after the pause and before the encryption.
+    "veto_after_pause": [
+        ("converter", "acquire StreamLock", "program", "acquire StreamLock"),
+        ("program", "acquire StreamLock", "converter", "acquire StreamLock"),
+    ],
+    # None: it is the file system's decision.
+    "post_read_takes_mutex": [],
     # Each of the two looks before the other has stored.
     "name_allocated_twice": [
         ("opener", "load VolumeName", "opener", "store VolumeName"),
@@ -199,7 +241,9 @@ ORDERS = {
 }
 
 
-PLAIN_RACES = {"name_allocated_twice", "count_read_again"}
+ANSWERED = {"post_read_takes_mutex"}
+"""Scenarios whose bug is a matter of what the system does, and not of which thread is first."""
+PLAIN_RACES = {"name_allocated_twice", "count_read_again", "pointer_read_again"}
 """Scenarios whose bug is a plain access beside others: with race detection no run gets to its consequence."""
 
 
@@ -246,6 +290,9 @@ def test_the_expected_finding_is_found_and_shrunk(name: str) -> None:
     # With the state of drivers: what matters may be an access to it.
     explained = explain(one.instrumented(), shrunk.recording.choices)
     assert explained is not None
+    if name in ANSWERED:
+        assert explained.conflict is None
+        return
     assert explained.conflict is not None
     assert explained.conflict.first.thread != explained.conflict.second.thread
     passing = explained.conflict.choices
@@ -365,7 +412,9 @@ def test_the_reduced_search_hardly_begins_a_run_in_vain(name: str) -> None:
     found = explore(program(name, "fixed"), DPOR(), Budget(schedules=600))
     assert found.reduction is not None
     assert found.reduction.traces == found.distinct
-    assert found.reduction.blocked <= 0.02 * found.schedules
+    # An unload that waits for references, and for operations that may have to be drained, is looked at more often.
+    share = 0.05 if name == "late_worker_leaks_item" else 0.02
+    assert found.reduction.blocked <= share * found.schedules
 
 
 @pytest.mark.nightly

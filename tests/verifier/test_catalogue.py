@@ -121,6 +121,7 @@ NOT_ERRORS = {
     "double-count": WARNING,
     "oplock-unchecked": WARNING,
     "toctou-state": WARNING,
+    "cancel-unresponsive": WARNING,
 }
 
 

@@ -312,8 +312,12 @@ class FileSystem(Actor):
         thread = current_thread()
         assert isinstance(thread, KThread)
         thread.actors.append(self)
-        thread.irql = irql
-        done = await Perform(self, request) if self.cache is None else await self._through_cache(request)
+        if self.cache is None:
+            thread.irql = irql
+            done = await Perform(self, request)
+        else:
+            # Pages are read and written at PASSIVE_LEVEL; only the completion may come from a DPC.
+            done = await self._through_cache(request)
         if self.due:
             await self.settle()
         if self.contexts is not None and request.major == IRP_MJ_CLOSE:
@@ -321,6 +325,7 @@ class FileSystem(Actor):
         if has_dismounted(request):
             await self._tell_dismounted(request)
         if done:
+            thread.irql = irql
             assert self.completer is not None
             await self.completer.completed(request)
 

@@ -35,3 +35,9 @@ declare("workqueue-flood", "a driver has more operations waiting for system work
       "FLT-PEND-15", severity=WARNING)  # fmt: skip
 declare("drain-used-as-completion", "a draining post-operation callback looks at a result that is none",
       "FLT-POST-13", "FLT-RACE-22")  # fmt: skip
+
+# Cancel-safe queues.
+declare("cbdq-context-lifetime", "the memory of a cancel-safe queue, or of an entry's context, was freed while in use",
+      "FLT-CBDQ-15", "FLT-RACE-12", "FLT-RACE-13")  # fmt: skip
+declare("cancel-unresponsive", "an operation was cancelled after it had left its queue, and passed on much later",
+      "FLT-CBDQ-19", severity=WARNING)  # fmt: skip
