@@ -26,6 +26,9 @@ WORDS = {
     "AskForResource": "acquire, release or convert an ERESOURCE",
     "Atomic": None,  # of which the interlocked operations are the kinds
     "Attach": "attach an instance",
+    "FreeMdl": "`IoFreeMdl`",
+    "LockBuffer": "`FltLockUserBuffer`",
+    "LockPages": "`MmProbeAndLockPages`",
     "AlertThread": "`World.alert`",
     "AttachDevice": "`IoAttachDeviceToDeviceStack`",
     "AwaitCompletion": "wait for a completion",

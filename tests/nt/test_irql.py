@@ -28,6 +28,7 @@ for found in pkgutil.walk_packages(kemu.__path__, "kemu."):
 
 RANGES: dict[tuple[int, int], str] = {
     (PASSIVE_LEVEL, HIGH_LEVEL): """
+        FltDecodeParameters FltGetSwappedBufferMdlAddress FltRetainSwappedBufferMdlAddress MmGetMdlByteCount
         DbgPrint DbgPrintEx ExGetCurrentResourceThread ExGetPreviousMode
         ExInitializeDeleteTimerParameters ExInitializeDriverRuntime ExInitializeSetTimerParameters
         ExInitializeWorkItem ExInterlockedInsertHeadList ExInterlockedInsertTailList
@@ -57,6 +58,7 @@ RANGES: dict[tuple[int, int], str] = {
         RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
         WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
+        FltFreePoolAlignedWithTag IoAllocateMdl IoFreeMdl MmBuildMdlForNonPagedPool MmUnlockPages
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
         ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
@@ -87,6 +89,7 @@ RANGES: dict[tuple[int, int], str] = {
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
+        FltLockUserBuffer
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
         ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
@@ -151,6 +154,8 @@ DEPENDS = (
     "ExFreePool2",
     "ExFreePoolWithTag",
     "ExFreeToLookasideListEx",
+    "FltAllocatePoolAlignedWithTag",
+    "MmProbeAndLockPages",
     "FltCompletePendedPreOperation",
     "KeFlushQueuedDpcs",
     "KePulseEvent",
@@ -232,6 +237,9 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
+        ("FltAllocatePoolAlignedWithTag", [None, 512, 8, "Test"], DISPATCH_LEVEL),
+        ("FltAllocatePoolAlignedWithTag", [None, 1, 8, "Test"], APC_LEVEL),
+        ("MmProbeAndLockPages", [None, 0, 0], APC_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_SUCCESS_NO_CALLBACK, None], APC_LEVEL),
     ],
