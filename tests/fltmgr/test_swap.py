@@ -38,16 +38,24 @@ from kemu.wdk.fltkernel import (
 )
 from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_END_OF_FILE, STATUS_SUCCESS
 from kemu.wdk.wdm import (
+    DEVICE_OBJECT,
+    DRIVER_OBJECT,
+    IRP,
     IRP_MJ_DIRECTORY_CONTROL,
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
     IRP_NOCACHE,
     POOL_FLAG_PAGED,
+    Driver,
     ExAllocatePool2,
     ExFreePoolWithTag,
     IoAllocateMdl,
+    IoAttachDeviceToDeviceStack,
+    IoCallDriver,
+    IoCreateDevice,
     IoFreeMdl,
+    IoSkipCurrentIrpStackLocation,
     KernelMode,
     MmBuildMdlForNonPagedPool,
     MmGetSystemAddressForMdlSafe,
@@ -341,6 +349,53 @@ def test_directory_queries_are_swapped(fails: bool) -> None:
         return [entry.FileName for entry in given]
 
     assert run(script).result == ([] if fails else [".", "..", "one"])
+
+
+@pytest.mark.parametrize("above", [False, True])
+@pytest.mark.parametrize("major", [IRP_MJ_READ, IRP_MJ_WRITE])
+def test_what_is_swapped_passes_legacy_filters(major: int, above: bool) -> None:
+    class PassesOn(Driver):
+        """A legacy filter on the volume."""
+
+        name = "legacy"
+
+        async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
+            status, device = await IoCreateDevice(DriverObject, 0, None, 8, 0, False)
+            assert device is not None
+            for number in range(len(DriverObject.MajorFunction)):
+                DriverObject.MajorFunction[number] = self.dispatch
+            self.lower = await IoAttachDeviceToDeviceStack(device, self.target)
+            return status
+
+        def __init__(self, target: DEVICE_OBJECT) -> None:
+            self.target = target
+
+        async def dispatch(self, device: DEVICE_OBJECT, irp: IRP) -> int:
+            IoSkipCurrentIrpStackLocation(irp)
+            assert self.lower is not None
+            return await IoCallDriver(self.lower, irp)
+
+    class Marks(Probing):
+        def fill(self, Data: FLT_CALLBACK_DATA, buffer: Any) -> None:
+            super().fill(Data, buffer)
+            buffer[0] = ord("<")
+
+        def copy(self, Data: FLT_CALLBACK_DATA, buffer: Any) -> None:
+            buffer[0] = ord("<")
+            super().copy(Data, buffer)
+
+    async def script(lab: Lab) -> Any:
+        await lab.load(PassesOn(lab.volume_device(below=not above)))
+        member = "ReadBuffer" if major == IRP_MJ_READ else "WriteBuffer"
+        await lab.filter("S", MIDDLE, {major: Marks(lab, member=member).pair})
+        file = await lab.quiet_open()
+        if major == IRP_MJ_READ:
+            return await file.read(4)
+        await file.write(b"abcd")
+        return content(lab)
+
+    expected = (STATUS_SUCCESS, b"<123") if major == IRP_MJ_READ else b"<bcd456789"
+    assert run(script).result == expected
 
 
 # What drivers do wrong.
