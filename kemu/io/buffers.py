@@ -369,7 +369,8 @@ def fetch(thread: Thread, request: Request) -> bytes | None:
         if isinstance(region, UserBuffer) and not region.is_mapped and not pinned:
             return None
         return bytes(region.content[start : start + length])
-    assert region is not None
+    if region is None:
+        return None
     length = min(length, region.region_length() - start)
     return region.region_fetch(start, length).data
 

@@ -8,6 +8,7 @@ import pytest
 from fltmgr.kit import LOWER, MIDDLE, UPPER, Lab, all_runs, codes, run
 from fltmgr.swapping import Swapper, described
 
+from kemu.errors import UsageError
 from kemu.io.device import DO_BUFFERED_IO, DO_DIRECT_IO
 from kemu.io.file_constants import (
     FILE_NOTIFY_CHANGE_FILE_NAME,
@@ -456,6 +457,40 @@ def test_what_is_swapped_in_has_to_fit_the_kind_of_operation(
         return await transfer(lab, IRP_MJ_READ, kind=kind, flags=flags)
 
     assert run(script).code == found
+
+
+@pytest.mark.rule("FLT-BUF-07")
+@pytest.mark.parametrize("what", [None, 5])
+@pytest.mark.parametrize("major", [IRP_MJ_READ, IRP_MJ_WRITE])
+def test_what_is_no_memory_is_no_buffer(major: int, what: Any) -> None:
+    async def script(lab: Lab) -> Any:
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+            Data.Iopb.Parameters.WriteBuffer = what
+            FltSetCallbackDataDirty(Data)
+            return FLT_PREOP_SUCCESS_WITH_CALLBACK
+
+        await lab.filter("S", MIDDLE, {major: (pre, lab.post("S"))})
+        return await transfer(lab, major)
+
+    one = run(script)
+    assert one.code == "swap-inconsistent"
+    assert ("NULL" if what is None else "a int") in one.finding.detail
+
+
+def test_plain_bytes_are_written_but_nothing_is_read_into_them() -> None:
+    async def script(lab: Lab, major: int) -> Any:
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+            Data.Iopb.Parameters.WriteBuffer = b"mine"
+            FltSetCallbackDataDirty(Data)
+            return FLT_PREOP_SUCCESS_NO_CALLBACK
+
+        await lab.filter("S", MIDDLE, {major: (pre, None)})
+        await transfer(lab, major)
+        return content(lab)
+
+    assert run(lambda lab: script(lab, IRP_MJ_WRITE)).result == b"mine456789"
+    with pytest.raises(UsageError, match="swaps in plain bytes for IRP_MJ_READ"):
+        run(lambda lab: script(lab, IRP_MJ_READ))
 
 
 @pytest.mark.rule("FLT-BUF-07")
