@@ -35,7 +35,7 @@ from kemu.io.device import DO_BUFFERED_IO, DO_DIRECT_IO
 from kemu.io.layout import decode, encode
 from kemu.nt.buffer import Copied, Region
 from kemu.nt.kthread import KThread, current_kthread
-from kemu.nt.mdl import MDL, Mapped, region_of
+from kemu.nt.mdl import MDL, region_of
 from kemu.nt.process import Process, UserMode
 from kemu.nt.status import NT_ERROR, STATUS_ACCESS_VIOLATION
 from kemu.nt.system import report
@@ -342,8 +342,6 @@ def content_of(region: Region) -> bytes | bytearray:
 def put(thread: Thread, value: Any, data: bytes) -> None:
     """Write *data* to a buffer, as the file system."""
     region, start = region_of(value)
-    if isinstance(region, Mapped):
-        region, start = region.mdl.region, start + region.mdl.offset
     if isinstance(region, UserBuffer | SystemMemory):
         thread.write(region)
         region.content[start : start + len(data)] = data
@@ -360,8 +358,6 @@ def fetch(thread: Thread, request: Request) -> bytes | None:
     elif isinstance(value, bytes | bytearray):
         return bytes(value)
     region, start = region_of(value)
-    if isinstance(region, Mapped):
-        region, start = region.mdl.region, start + region.mdl.offset
     length = request.parameters.Length
     if isinstance(region, UserBuffer | SystemMemory):
         thread.read(region)

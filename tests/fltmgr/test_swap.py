@@ -590,17 +590,45 @@ def test_a_retained_mdl_is_the_drivers_to_free_and_another_is_not(retains: bool,
 
 @pytest.mark.rule("FLT-BUF-10", "FLT-BUF-14")
 def test_the_mdl_of_a_lower_driver_is_retained_as_well() -> None:
+    class Keeps(Swapper):
+        """Frees the MDL long after the operation."""
+
+        async def finish(self, Data: FLT_CALLBACK_DATA, buffer: Any) -> None:
+            kept.append(FltGetSwappedBufferMdlAddress(Data))
+            FltRetainSwappedBufferMdlAddress(Data)
+
+    kept: list[Any] = []
+
     async def script(lab: Lab) -> Any:
+        kept.clear()
+
         async def lock(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
             await FltLockUserBuffer(Data)
             return FLT_PREOP_SUCCESS_NO_CALLBACK
 
-        driver = await lab.filter("S", UPPER, {IRP_MJ_READ: Retains(lab).pair})
+        driver = await lab.filter("S", UPPER, {IRP_MJ_READ: Keeps(lab).pair})
         await lab.filter("L", LOWER, {IRP_MJ_READ: (lock, None)})
         await transfer(lab, IRP_MJ_READ, flags=DO_BUFFERED_IO)
+        await IoFreeMdl(kept[0])
         await driver.unload()
 
     assert run(script).code is None
+
+
+def test_freeing_an_mdl_and_using_it_depend_on_each_other() -> None:
+    async def script(lab: Lab) -> Any:
+        _, mdl = await described(16)
+
+        async def frees() -> None:
+            await IoFreeMdl(mdl)
+
+        async def uses() -> None:
+            await lab.step("come here")
+            MmGetSystemAddressForMdlSafe(mdl, NormalPagePriority)
+
+        await lab.together(frees(), uses())
+
+    assert codes(all_runs(script)) == {None, "ke.use-after-free"}
 
 
 @pytest.mark.rule("FLT-BUF-10")
