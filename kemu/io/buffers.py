@@ -252,7 +252,10 @@ class Memory:
         """An MDL of *keeper*'s for *region*, whose pages are locked."""
         cell = Cell.__new__(Described)
         _named_after(cell, self.request, part, f"MDL for {self.request.label}")
-        return MDL(region=region, length=region.region_length(), cell=cell, keeper=keeper)
+        length = region.region_length()
+        # The program's memory may be larger than what the request is about.
+        length = min(length, self.request.parameters.Length) if region is self.user else length
+        return MDL(region=region, length=length, cell=cell, keeper=keeper)
 
     def is_raw(self) -> bool:
         """Whether it is an address in the issuer's process, and nothing more."""
@@ -275,11 +278,14 @@ class Memory:
         if not isinstance(data, bytes | bytearray):
             return True
         target = self.target()
-        region, _ = region_of(target)
-        if isinstance(region, UserBuffer) and not self.pins(region) and not (region.is_mapped and region.is_writable):
-            thread.read(region)
-            return False
-        put(thread, target, bytes(data[: request.parameters.Length]))
+        region, start = region_of(target)
+        content = bytes(data[: request.parameters.Length])
+        if isinstance(region, UserBuffer):
+            is_there = self.pins(region) or (region.is_mapped and region.is_writable)
+            if not is_there or start + len(content) > len(region.content):
+                thread.read(region)
+                return False
+        put(thread, target, content)
         return True
 
     def target(self) -> Any:
@@ -362,7 +368,8 @@ def fetch(thread: Thread, request: Request) -> bytes | None:
     if isinstance(region, UserBuffer | SystemMemory):
         thread.read(region)
         pinned = memory is not None and memory.pins(region)
-        if isinstance(region, UserBuffer) and not region.is_mapped and not pinned:
+        is_there = pinned or not isinstance(region, UserBuffer) or region.is_mapped
+        if not is_there or start + length > len(region.content):
             return None
         return bytes(region.content[start : start + length])
     if region is None:
