@@ -24,7 +24,7 @@ from kemu.io.request import FAST_IO_OPERATION
 from kemu.io.structures import Information
 from kemu.nt.buffer import Region, allocation_of
 from kemu.nt.mdl import MDL, free_mdl, is_pageable, region_of
-from kemu.nt.system import report
+from kemu.nt.system import refuse, report
 
 if TYPE_CHECKING:
     from kemu.fltmgr.frame import Frame
@@ -81,6 +81,7 @@ def take_swap(frame: Frame, before: Parameters, after: Parameters) -> None:
         if memory.address is None:
             setattr(after, name, region)
     elif region is None:
+        _check_plain(frame, new)
         return
     else:
         _check(frame, region, offset, mdl)
@@ -114,6 +115,18 @@ def _note_lock(frame: Frame, mdl: MDL) -> None:
 
 def _inconsistent(frame: Frame, how: str) -> None:
     report("swap-inconsistent", f"{frame.label} {how}, in {frame.operation.label}")
+
+
+def _check_plain(frame: Frame, new: Any) -> None:
+    """The driver has put something there that is no memory. Bytes may be written, but nothing can be read into them."""
+    if not isinstance(new, bytes | bytearray):
+        what = "NULL" if new is None else f"a {type(new).__name__}"
+        _inconsistent(frame, f"puts {what} in the place of the buffer")
+    elif frame.operation.request.major != IRP_MJ_WRITE:
+        refuse(
+            f"{frame.label} swaps in plain bytes for {frame.operation.label}",
+            remedy="allocate the buffer, with ExAllocatePool2 or FltAllocatePoolAlignedWithTag",
+        )
 
 
 def _check(frame: Frame, region: Region, offset: int, mdl: Any) -> None:

@@ -35,7 +35,7 @@ from kemu.io.device import DO_BUFFERED_IO, DO_DIRECT_IO
 from kemu.io.layout import decode, encode
 from kemu.nt.buffer import Copied, Region
 from kemu.nt.kthread import KThread, current_kthread
-from kemu.nt.mdl import MDL, Mapped, region_of
+from kemu.nt.mdl import MDL, region_of
 from kemu.nt.process import Process, UserMode
 from kemu.nt.status import NT_ERROR, STATUS_ACCESS_VIOLATION
 from kemu.nt.system import report
@@ -252,7 +252,10 @@ class Memory:
         """An MDL of *keeper*'s for *region*, whose pages are locked."""
         cell = Cell.__new__(Described)
         _named_after(cell, self.request, part, f"MDL for {self.request.label}")
-        return MDL(region=region, length=region.region_length(), cell=cell, keeper=keeper)
+        length = region.region_length()
+        # The program's memory may be larger than what the request is about.
+        length = min(length, self.request.parameters.Length) if region is self.user else length
+        return MDL(region=region, length=length, cell=cell, keeper=keeper)
 
     def is_raw(self) -> bool:
         """Whether it is an address in the issuer's process, and nothing more."""
@@ -275,11 +278,14 @@ class Memory:
         if not isinstance(data, bytes | bytearray):
             return True
         target = self.target()
-        region, _ = region_of(target)
-        if isinstance(region, UserBuffer) and not self.pins(region) and not (region.is_mapped and region.is_writable):
-            thread.read(region)
-            return False
-        put(thread, target, bytes(data[: request.parameters.Length]))
+        region, start = region_of(target)
+        content = bytes(data[: request.parameters.Length])
+        if isinstance(region, UserBuffer):
+            is_there = self.pins(region) or (region.is_mapped and region.is_writable)
+            if not is_there or start + len(content) > len(region.content):
+                thread.read(region)
+                return False
+        put(thread, target, content)
         return True
 
     def target(self) -> Any:
@@ -342,8 +348,6 @@ def content_of(region: Region) -> bytes | bytearray:
 def put(thread: Thread, value: Any, data: bytes) -> None:
     """Write *data* to a buffer, as the file system."""
     region, start = region_of(value)
-    if isinstance(region, Mapped):
-        region, start = region.mdl.region, start + region.mdl.offset
     if isinstance(region, UserBuffer | SystemMemory):
         thread.write(region)
         region.content[start : start + len(data)] = data
@@ -360,16 +364,16 @@ def fetch(thread: Thread, request: Request) -> bytes | None:
     elif isinstance(value, bytes | bytearray):
         return bytes(value)
     region, start = region_of(value)
-    if isinstance(region, Mapped):
-        region, start = region.mdl.region, start + region.mdl.offset
     length = request.parameters.Length
     if isinstance(region, UserBuffer | SystemMemory):
         thread.read(region)
         pinned = memory is not None and memory.pins(region)
-        if isinstance(region, UserBuffer) and not region.is_mapped and not pinned:
+        is_there = pinned or not isinstance(region, UserBuffer) or region.is_mapped
+        if not is_there or start + length > len(region.content):
             return None
         return bytes(region.content[start : start + length])
-    assert region is not None
+    if region is None:
+        return None
     length = min(length, region.region_length() - start)
     return region.region_fetch(start, length).data
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kemu.io.buffers import fetch
 from kemu.io.call import call_driver
 from kemu.io.constants import (
     FO_SYNCHRONOUS_IO,
@@ -112,7 +113,7 @@ def _transfer_buffer(irp: IRP, request: Request, flags: int) -> None:
     """The buffer of a read or write, as the flags of the device say."""
     parameters = request.parameters
     is_read = request.major == IRP_MJ_READ
-    buffer = bytearray(parameters.Length) if is_read else bytearray(parameters.Buffer)
+    buffer = bytearray(parameters.Length) if is_read else bytearray(fetch(current_thread(), request) or b"")
     if flags & DO_BUFFERED_IO:
         irp.AssociatedIrp._buffer = buffer  # pyright: ignore[reportPrivateUsage]
         irp._Flags = IRP_BUFFERED_IO | (IRP_INPUT_OPERATION if is_read else 0)  # pyright: ignore[reportPrivateUsage]

@@ -8,6 +8,7 @@ state: that is what minifilters see. The same again below the filter manager.
 
 from __future__ import annotations
 
+from kemu.io.buffers import delivered
 from kemu.io.call import call_driver
 from kemu.io.completion import complete, mark
 from kemu.io.constants import IRP_MJ_READ, IRP_MJ_WRITE
@@ -181,6 +182,8 @@ def _result(irp: IRP) -> Request:
     output = irp._UserBuffer  # pyright: ignore[reportPrivateUsage]
     if output is not None and request.major != IRP_MJ_WRITE:
         request.buffer = bytes(output[: request.information]) if request.major == IRP_MJ_READ else output
+        if request.memory is not None:
+            delivered(current_thread(), request)
     return request
 
 

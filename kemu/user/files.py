@@ -54,6 +54,7 @@ from kemu.nt.status import (
     STATUS_PENDING,
     STATUS_SUCCESS,
 )
+from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import current_thread
 from kemu.user.base import Api
 from kemu.user.errors import (
@@ -173,15 +174,19 @@ class FileApi(Api):
     # Transfers.
 
     async def ReadFile(
-        self, hFile: Any, nNumberOfBytesToRead: int, lpOverlapped: OVERLAPPED | None = None
+        self,
+        hFile: Any,
+        nNumberOfBytesToRead: int,
+        lpOverlapped: OVERLAPPED | None = None,
+        lpBuffer: UserBuffer | None = None,
     ) -> tuple[bool, bytes]:
-        """Read: whether that succeeded, and the bytes.
+        """Read: whether that succeeded, and the bytes, which are in *lpBuffer* too if it is given.
 
         On a handle for overlapped I/O it may return False with ERROR_IO_PENDING; `GetOverlappedResult` then tells how
         it ended, and the bytes are in the OVERLAPPED. A synchronous read at the end of the file succeeds with no bytes.
         """
         block, event, offset = await self._prepare(hFile, lpOverlapped)
-        status = await self.native.NtReadFile(hFile, event, block, nNumberOfBytesToRead, offset)
+        status = await self.native.NtReadFile(hFile, event, block, nNumberOfBytesToRead, offset, lpBuffer)
         if status == STATUS_END_OF_FILE and lpOverlapped is None:
             self.set_error(ERROR_SUCCESS)
             return True, b""
@@ -193,14 +198,15 @@ class FileApi(Api):
     async def WriteFile(
         self,
         hFile: Any,
-        lpBuffer: bytes,
+        lpBuffer: bytes | UserBuffer,
         nNumberOfBytesToWrite: int | None = None,
         lpOverlapped: OVERLAPPED | None = None,
     ) -> tuple[bool, int]:
         """Write: whether that succeeded, and how many bytes. As `ReadFile`, it may be pending."""
-        data = lpBuffer if nNumberOfBytesToWrite is None else lpBuffer[:nNumberOfBytesToWrite]
+        data = lpBuffer if isinstance(lpBuffer, UserBuffer) else lpBuffer[:nNumberOfBytesToWrite]
         block, event, offset = await self._prepare(hFile, lpOverlapped)
-        status = await self.native.NtWriteFile(hFile, event, block, data, offset)
+        length = nNumberOfBytesToWrite if isinstance(lpBuffer, UserBuffer) else None
+        status = await self.native.NtWriteFile(hFile, event, block, data, offset, length)
         if status == STATUS_PENDING:
             self.set_error(ERROR_IO_PENDING)
             return False, 0

@@ -72,6 +72,7 @@ from kemu.nt.status import (
     STATUS_PENDING,
     STATUS_SUCCESS,
 )
+from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import BlockingOperation, Thread, Waitable, current_thread
 from kemu.user.handles import Handle, ReferenceHandle, close_handle
 
@@ -201,24 +202,43 @@ class Native:
         return await close_handle(self.manager, self.process, Handle)
 
     async def NtReadFile(
-        self, FileHandle: Any, Event: KEVENT | None, IoStatusBlock: IO_STATUS_BLOCK, Length: int, ByteOffset: int
+        self,
+        FileHandle: Any,
+        Event: KEVENT | None,
+        IoStatusBlock: IO_STATUS_BLOCK,
+        Length: int,
+        ByteOffset: int,
+        Buffer: UserBuffer | None = None,
     ) -> NTSTATUS:
-        """Read; STATUS_PENDING if that goes on after the call."""
+        """Read, into *Buffer* if it is given; STATUS_PENDING if that goes on after the call."""
         return await self.transfer(
-            FileHandle, FILE_READ_DATA, IRP_MJ_READ, IoStatusBlock, Event, Length=Length, ByteOffset=ByteOffset
+            FileHandle,
+            FILE_READ_DATA,
+            IRP_MJ_READ,
+            IoStatusBlock,
+            Event,
+            Length=Length,
+            ByteOffset=ByteOffset,
+            Buffer=b"" if Buffer is None else Buffer,
         )
 
     async def NtWriteFile(
-        self, FileHandle: Any, Event: KEVENT | None, IoStatusBlock: IO_STATUS_BLOCK, Buffer: bytes, ByteOffset: int
+        self,
+        FileHandle: Any,
+        Event: KEVENT | None,
+        IoStatusBlock: IO_STATUS_BLOCK,
+        Buffer: bytes | UserBuffer,
+        ByteOffset: int,
+        Length: int | None = None,
     ) -> NTSTATUS:
-        """Write; STATUS_PENDING if that goes on after the call."""
+        """Write *Buffer*, or *Length* bytes of it; STATUS_PENDING if that goes on after the call."""
         return await self.transfer(
             FileHandle,
             FILE_WRITE_DATA | FILE_APPEND_DATA,
             IRP_MJ_WRITE,
             IoStatusBlock,
             Event,
-            Length=len(Buffer),
+            Length=len(Buffer) if Length is None else Length,
             Buffer=Buffer,
             ByteOffset=ByteOffset,
         )

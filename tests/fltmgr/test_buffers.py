@@ -28,6 +28,7 @@ from kemu.nt.bugcheck import PAGE_FAULT_IN_NONPAGED_AREA
 from kemu.nt.exception import StructuredException
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
 from kemu.nt.mdl import MDL
+from kemu.nt.usermemory import UserBuffer
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
     FLT_IS_SYSTEM_BUFFER,
@@ -341,6 +342,36 @@ def test_memory_that_the_program_has_unmapped_fails_the_transfer(writes: bool) -
         return await (file.write(memory) if writes else file.read(4, into=memory))
 
     assert run(script).result[0] == STATUS_ACCESS_VIOLATION
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+def test_memory_that_is_too_small_fails_the_transfer(writes: bool, looks: bool) -> None:
+    async def script(lab: Lab) -> Any:
+        async def look(Data: FLT_CALLBACK_DATA) -> None:
+            if looks:
+                assert isinstance(Data.Iopb.Parameters.ReadBuffer, UserBuffer)
+
+        await lab.filter("A", MIDDLE, pre_of(IRP_MJ_READ, look) | pre_of(IRP_MJ_WRITE, look))
+        file = await lab.quiet_open()
+        memory = lab.app.memory(b"data")
+        major = IRP_MJ_WRITE if writes else IRP_MJ_READ
+        request = await lab.send(lab.request(file, major, Length=5, Buffer=memory))
+        return request.status, bytes(memory.content)
+
+    assert run(script).result == (STATUS_ACCESS_VIOLATION, b"data")
+
+
+def test_the_mdl_of_a_larger_buffer_describes_what_the_operation_is_about() -> None:
+    async def script(lab: Lab) -> None:
+        async def look(Data: FLT_CALLBACK_DATA) -> None:
+            await FltLockUserBuffer(Data)
+            lab.note("count", MmGetMdlByteCount(Data.Iopb.Parameters.MdlAddress))
+
+        await lab.filter("A", MIDDLE, pre_of(IRP_MJ_READ, look))
+        await (await lab.quiet_open()).read(4, into=lab.app.memory(b"-" * 16))
+
+    assert run(script).note("count").value == 4
 
 
 def test_a_system_buffer_is_gone_when_the_request_is_complete() -> None:

@@ -8,6 +8,7 @@ import pytest
 from fltmgr.kit import LOWER, MIDDLE, UPPER, Lab, all_runs, codes, run
 from fltmgr.swapping import Swapper, described
 
+from kemu.errors import UsageError
 from kemu.io.device import DO_BUFFERED_IO, DO_DIRECT_IO
 from kemu.io.file_constants import (
     FILE_NOTIFY_CHANGE_FILE_NAME,
@@ -38,16 +39,24 @@ from kemu.wdk.fltkernel import (
 )
 from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_END_OF_FILE, STATUS_SUCCESS
 from kemu.wdk.wdm import (
+    DEVICE_OBJECT,
+    DRIVER_OBJECT,
+    IRP,
     IRP_MJ_DIRECTORY_CONTROL,
     IRP_MJ_QUERY_INFORMATION,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
     IRP_NOCACHE,
     POOL_FLAG_PAGED,
+    Driver,
     ExAllocatePool2,
     ExFreePoolWithTag,
     IoAllocateMdl,
+    IoAttachDeviceToDeviceStack,
+    IoCallDriver,
+    IoCreateDevice,
     IoFreeMdl,
+    IoSkipCurrentIrpStackLocation,
     KernelMode,
     MmBuildMdlForNonPagedPool,
     MmGetSystemAddressForMdlSafe,
@@ -343,6 +352,53 @@ def test_directory_queries_are_swapped(fails: bool) -> None:
     assert run(script).result == ([] if fails else [".", "..", "one"])
 
 
+@pytest.mark.parametrize("above", [False, True])
+@pytest.mark.parametrize("major", [IRP_MJ_READ, IRP_MJ_WRITE])
+def test_what_is_swapped_passes_legacy_filters(major: int, above: bool) -> None:
+    class PassesOn(Driver):
+        """A legacy filter on the volume."""
+
+        name = "legacy"
+
+        async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
+            status, device = await IoCreateDevice(DriverObject, 0, None, 8, 0, False)
+            assert device is not None
+            for number in range(len(DriverObject.MajorFunction)):
+                DriverObject.MajorFunction[number] = self.dispatch
+            self.lower = await IoAttachDeviceToDeviceStack(device, self.target)
+            return status
+
+        def __init__(self, target: DEVICE_OBJECT) -> None:
+            self.target = target
+
+        async def dispatch(self, device: DEVICE_OBJECT, irp: IRP) -> int:
+            IoSkipCurrentIrpStackLocation(irp)
+            assert self.lower is not None
+            return await IoCallDriver(self.lower, irp)
+
+    class Marks(Probing):
+        def fill(self, Data: FLT_CALLBACK_DATA, buffer: Any) -> None:
+            super().fill(Data, buffer)
+            buffer[0] = ord("<")
+
+        def copy(self, Data: FLT_CALLBACK_DATA, buffer: Any) -> None:
+            buffer[0] = ord("<")
+            super().copy(Data, buffer)
+
+    async def script(lab: Lab) -> Any:
+        await lab.load(PassesOn(lab.volume_device(below=not above)))
+        member = "ReadBuffer" if major == IRP_MJ_READ else "WriteBuffer"
+        await lab.filter("S", MIDDLE, {major: Marks(lab, member=member).pair})
+        file = await lab.quiet_open()
+        if major == IRP_MJ_READ:
+            return await file.read(4)
+        await file.write(b"abcd")
+        return content(lab)
+
+    expected = (STATUS_SUCCESS, b"<123") if major == IRP_MJ_READ else b"<bcd456789"
+    assert run(script).result == expected
+
+
 # What drivers do wrong.
 
 
@@ -401,6 +457,40 @@ def test_what_is_swapped_in_has_to_fit_the_kind_of_operation(
         return await transfer(lab, IRP_MJ_READ, kind=kind, flags=flags)
 
     assert run(script).code == found
+
+
+@pytest.mark.rule("FLT-BUF-07")
+@pytest.mark.parametrize("what", [None, 5])
+@pytest.mark.parametrize("major", [IRP_MJ_READ, IRP_MJ_WRITE])
+def test_what_is_no_memory_is_no_buffer(major: int, what: Any) -> None:
+    async def script(lab: Lab) -> Any:
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+            Data.Iopb.Parameters.WriteBuffer = what
+            FltSetCallbackDataDirty(Data)
+            return FLT_PREOP_SUCCESS_WITH_CALLBACK
+
+        await lab.filter("S", MIDDLE, {major: (pre, lab.post("S"))})
+        return await transfer(lab, major)
+
+    one = run(script)
+    assert one.code == "swap-inconsistent"
+    assert ("NULL" if what is None else "a int") in one.finding.detail
+
+
+def test_plain_bytes_are_written_but_nothing_is_read_into_them() -> None:
+    async def script(lab: Lab, major: int) -> Any:
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+            Data.Iopb.Parameters.WriteBuffer = b"mine"
+            FltSetCallbackDataDirty(Data)
+            return FLT_PREOP_SUCCESS_NO_CALLBACK
+
+        await lab.filter("S", MIDDLE, {major: (pre, None)})
+        await transfer(lab, major)
+        return content(lab)
+
+    assert run(lambda lab: script(lab, IRP_MJ_WRITE)).result == b"mine456789"
+    with pytest.raises(UsageError, match="swaps in plain bytes for IRP_MJ_READ"):
+        run(lambda lab: script(lab, IRP_MJ_READ))
 
 
 @pytest.mark.rule("FLT-BUF-07")
@@ -500,17 +590,45 @@ def test_a_retained_mdl_is_the_drivers_to_free_and_another_is_not(retains: bool,
 
 @pytest.mark.rule("FLT-BUF-10", "FLT-BUF-14")
 def test_the_mdl_of_a_lower_driver_is_retained_as_well() -> None:
+    class Keeps(Swapper):
+        """Frees the MDL long after the operation."""
+
+        async def finish(self, Data: FLT_CALLBACK_DATA, buffer: Any) -> None:
+            kept.append(FltGetSwappedBufferMdlAddress(Data))
+            FltRetainSwappedBufferMdlAddress(Data)
+
+    kept: list[Any] = []
+
     async def script(lab: Lab) -> Any:
+        kept.clear()
+
         async def lock(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
             await FltLockUserBuffer(Data)
             return FLT_PREOP_SUCCESS_NO_CALLBACK
 
-        driver = await lab.filter("S", UPPER, {IRP_MJ_READ: Retains(lab).pair})
+        driver = await lab.filter("S", UPPER, {IRP_MJ_READ: Keeps(lab).pair})
         await lab.filter("L", LOWER, {IRP_MJ_READ: (lock, None)})
         await transfer(lab, IRP_MJ_READ, flags=DO_BUFFERED_IO)
+        await IoFreeMdl(kept[0])
         await driver.unload()
 
     assert run(script).code is None
+
+
+def test_freeing_an_mdl_and_using_it_depend_on_each_other() -> None:
+    async def script(lab: Lab) -> Any:
+        _, mdl = await described(16)
+
+        async def frees() -> None:
+            await IoFreeMdl(mdl)
+
+        async def uses() -> None:
+            await lab.step("come here")
+            MmGetSystemAddressForMdlSafe(mdl, NormalPagePriority)
+
+        await lab.together(frees(), uses())
+
+    assert codes(all_runs(script)) == {None, "ke.use-after-free"}
 
 
 @pytest.mark.rule("FLT-BUF-10")

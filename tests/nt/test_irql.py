@@ -33,29 +33,30 @@ RANGES: dict[tuple[int, int], str] = {
         ExInitializeWorkItem ExInterlockedInsertHeadList ExInterlockedInsertTailList
         ExInterlockedPopEntryList ExInterlockedPopEntrySList ExInterlockedPushEntryList
         ExInterlockedPushEntrySList ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize
-        FltClearCallbackDataDirty FltClearCancelCompletion FltDoCompletionProcessingWhenSafe
-        FltIsCallbackDataDirty FltIsIoCanceled FltIsOperationSynchronous FltSetCallbackDataDirty
-        InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd InterlockedAnd64
-        InterlockedCompareExchange InterlockedCompareExchange64 InterlockedCompareExchangePointer
-        InterlockedDecrement InterlockedDecrement64 InterlockedExchange InterlockedExchange64
-        InterlockedExchangeAdd InterlockedExchangeAdd64 InterlockedExchangePointer
-        InterlockedFlushSList InterlockedIncrement InterlockedIncrement64 InterlockedOr
-        InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor
-        InterlockedXor64 IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
-        IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation IoInitializeWorkItem IoMarkIrpPending
-        IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint
-        KeGetCurrentIrql KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex
-        KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql
-        KeQueryActiveProcessorCountEx KeQueryInterruptTime KeQueryInterruptTimePrecise
-        KeQueryPerformanceCounter KeQuerySystemTime KeQuerySystemTimePrecise KeQueryTickCount
-        KeQueryTimeIncrement KeQueryUnbiasedInterruptTime KeRaiseIrql KeRaiseIrqlToDpcLevel
-        KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc
-        KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock PsGetCurrentProcess
-        PsGetCurrentProcessId PsGetCurrentThread PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart
-        PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64
-        ReadPointerAcquire ReadPointerNoFence RtlCompareMemory RtlCopyUnicodeString
-        RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
-        WriteRelease WriteRelease64""",
+        FltClearCallbackDataDirty FltClearCancelCompletion FltDecodeParameters
+        FltDoCompletionProcessingWhenSafe FltGetSwappedBufferMdlAddress FltIsCallbackDataDirty
+        FltIsIoCanceled FltIsOperationSynchronous FltRetainSwappedBufferMdlAddress
+        FltSetCallbackDataDirty InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd
+        InterlockedAnd64 InterlockedCompareExchange InterlockedCompareExchange64
+        InterlockedCompareExchangePointer InterlockedDecrement InterlockedDecrement64
+        InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd InterlockedExchangeAdd64
+        InterlockedExchangePointer InterlockedFlushSList InterlockedIncrement InterlockedIncrement64
+        InterlockedOr InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList
+        InterlockedXor InterlockedXor64 IoCopyCurrentIrpStackLocationToNext IoCsqInitialize
+        IoCsqInitializeEx IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation
+        IoInitializeWorkItem IoMarkIrpPending IoSetNextIrpStackLocation
+        IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint KeGetCurrentIrql
+        KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex KeInitializeSpinLock
+        KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql KeQueryActiveProcessorCountEx
+        KeQueryInterruptTime KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
+        KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
+        KeRaiseIrql KeRaiseIrqlToDpcLevel KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc
+        KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock
+        MmGetMdlByteCount PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
+        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
+        ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
+        RtlCompareMemory RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64
+        WritePointerNoFence WritePointerRelease WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
@@ -72,24 +73,26 @@ RANGES: dict[tuple[int, int], str] = {
         FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
         FltCompareInstanceAltitudes FltCompletePendedPostOperation FltCurrentBatchOplock
         FltCurrentOplock FltCurrentOplockH FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
-        FltGetDeviceObject FltGetDiskDeviceObject FltGetRequestorProcess FltGetRequestorProcessId
-        FltGetRequestorSessionId FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem
-        FltQueueGenericWorkItem FltReferenceContext FltReleaseContext FltReleaseContexts
-        FltReleaseContextsEx FltReleaseResource FltSetCancelCompletion IoAcquireCancelSpinLock
-        IoAcquireRemoveLock IoAllocateIrp IoAllocateWorkItem IoAttachDeviceToDeviceStack
-        IoBuildAsynchronousFsdRequest IoCallDriver IoCancelIrp IoCompleteRequest IoCsqInsertIrp
-        IoCsqInsertIrpEx IoCsqRemoveIrp IoCsqRemoveNextIrp IoFreeIrp IoFreeWorkItem IoGetTopLevelIrp
-        IoGetTransactionParameterBlock IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock
-        IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine IoSetCompletionRoutineEx
-        IoSetTopLevelIrp IoSizeofWorkItem IoThreadToProcess IofCallDriver IofCompleteRequest
-        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
-        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
-        KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
+        FltFreePoolAlignedWithTag FltGetDeviceObject FltGetDiskDeviceObject FltGetRequestorProcess
+        FltGetRequestorProcessId FltGetRequestorSessionId FltObjectDereference FltObjectReference
+        FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltReferenceContext FltReleaseContext
+        FltReleaseContexts FltReleaseContextsEx FltReleaseResource FltSetCancelCompletion
+        IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp IoAllocateMdl IoAllocateWorkItem
+        IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver IoCancelIrp
+        IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp IoCsqRemoveNextIrp
+        IoFreeIrp IoFreeMdl IoFreeWorkItem IoGetTopLevelIrp IoGetTransactionParameterBlock
+        IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine
+        IoSetCompletionRoutine IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem
+        IoThreadToProcess IofCallDriver IofCompleteRequest KeAcquireInStackQueuedSpinLock
+        KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock KeAcquireSpinLockForDpc
+        KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled KeCancelTimer
+        KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
         KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
-        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
-        MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
-        ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
-        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
+        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx MmBuildMdlForNonPagedPool
+        MmGetSystemAddressForMdlSafe MmUnlockPages ObDereferenceObject
+        ObDereferenceObjectDeferDelete ObDereferenceObjectWithTag ObReferenceObject
+        ObReferenceObjectByPointer ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId
+        PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
@@ -124,22 +127,22 @@ RANGES: dict[tuple[int, int], str] = {
         FltGetUpperInstance FltGetVolumeContext FltGetVolumeFromDeviceObject
         FltGetVolumeFromFileObject FltGetVolumeFromInstance FltGetVolumeInformation
         FltGetVolumeInstanceFromName FltGetVolumeName FltGetVolumeProperties FltInitializeOplock
-        FltInitializePushLock FltOplockFsctrl FltOplockFsctrlEx FltOplockIsFastIoPossible
-        FltParseFileName FltParseFileNameInformation FltPrePrepareComplete FltPrepareComplete
-        FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
-        FltRegisterForDataScan FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
-        FltRequestOperationStatusCallback FltRollbackComplete FltRollbackEnlistment FltSendMessage
-        FltSetFileContext FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext
-        FltSetTransactionContext FltSetVolumeContext FltStartFiltering FltSupportsFileContexts
-        FltSupportsFileContextsEx FltSupportsStreamContexts FltSupportsStreamHandleContexts
-        FltUninitializeOplock FltUnregisterFilter FsRtlRegisterFileSystemFilterCallbacks
-        IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously KeAcquireGuardedMutex
-        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
-        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
-        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
-        KeTryToAcquireGuardedMutex KeUnstackDetachProcess MmMapViewInSystemSpace
-        MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead ProbeForWrite
-        PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+        FltInitializePushLock FltLockUserBuffer FltOplockFsctrl FltOplockFsctrlEx
+        FltOplockIsFastIoPossible FltParseFileName FltParseFileNameInformation FltPrePrepareComplete
+        FltPrepareComplete FltPurgeFileNameInformationCache FltReferenceFileNameInformation
+        FltRegisterFilter FltRegisterForDataScan FltReleaseFileNameInformation FltReleasePushLock
+        FltReleasePushLockEx FltRequestOperationStatusCallback FltRollbackComplete
+        FltRollbackEnlistment FltSendMessage FltSetFileContext FltSetInstanceContext
+        FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext FltSetVolumeContext
+        FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
+        FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUninitializeOplock
+        FltUnregisterFilter FsRtlRegisterFileSystemFilterCallbacks IoCreateDevice IoDeleteDevice
+        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
+        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
+        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
+        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess
+        MmMapViewInSystemSpace MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead
+        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         FltAttachVolume FltAttachVolumeAtAltitude FltCloseClientPort FltCloseCommunicationPort
         FltCreateCommunicationPort FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName
@@ -181,6 +184,7 @@ DEPENDS = (
     "ExFreePool2",
     "ExFreePoolWithTag",
     "ExFreeToLookasideListEx",
+    "FltAllocatePoolAlignedWithTag",
     "FltCancellableWaitForMultipleObjects",
     "FltCancellableWaitForSingleObject",
     "FltCompletePendedPreOperation",
@@ -191,6 +195,7 @@ DEPENDS = (
     "KeSetEvent",
     "KeWaitForMultipleObjects",
     "KeWaitForSingleObject",
+    "MmProbeAndLockPages",
 )
 """Routines whose range depends on their arguments."""
 
@@ -264,8 +269,14 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
+<<<<<<< /tmp/tmpjx1nwrze
         ("FltCancellableWaitForSingleObject", [None, None, None], APC_LEVEL),
         ("FltCancellableWaitForMultipleObjects", [1, [None], 1, None, None, None], APC_LEVEL),
+=======
+        ("FltAllocatePoolAlignedWithTag", [None, 512, 8, "Test"], DISPATCH_LEVEL),
+        ("FltAllocatePoolAlignedWithTag", [None, 1, 8, "Test"], APC_LEVEL),
+        ("MmProbeAndLockPages", [None, 0, 0], APC_LEVEL),
+>>>>>>> /tmp/tmpen3xc8g7
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_SUCCESS_NO_CALLBACK, None], APC_LEVEL),
     ],

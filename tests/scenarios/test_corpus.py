@@ -46,6 +46,18 @@ MINIMA = {
     "queue_context_reused": (1, 0),
     # The worker must run before the canceller, which could go on: 1.
     "list_beside_queue": (1, 0),
+    # The second opener must look while the first scans, which could go on: 1.
+    "second_opener_admitted": (1, 0),
+    # The write must come between the query of the size and the store of the verdict, by an opener that could go on: 1.
+    "empty_file_is_clean": (1, 0),
+    # The write must come between the scan and the store of the verdict, by an opener that could go on: 1.
+    "verdict_overwrites_change": (1, 0),
+    # The opener waits, and time passes before the service, which nobody interrupts, answers: 0.
+    "scan_given_up": (0, 0),
+    # The writer waits for its write, which the worker carries on with by itself: 0.
+    "user_address_in_worker": (0, 0),
+    # The other reader must fetch while the first one, which could go on, has a record and no lock: 1.
+    "record_put_back": (1, 0),
     # The worker must stand between its last look at the queue and the clearing, where it could go on: 1.
     "event_cleared_after_drain": (1, 0),
     # The canceller must have taken the routine when the worker clears it, and could go on: 1.
@@ -188,6 +200,32 @@ ORDERS = {
         ("reader", "begin IRP_MJ_READ", "fltmc_detach", "begin the teardown"),
         ("reader", "acquire EngineRundown", "fltmc_detach", "run down EngineRundown"),
         ("fltmc_detach", "acquire SettingsLock", "reader", "acquire SettingsLock"),
+    ],
+    # The second sees that a scan is under way, and decides before there is a verdict.
+    "second_opener_admitted": [
+        ("opener", "InterlockedCompareExchange of State", "opener", "InterlockedCompareExchange of State"),
+        ("opener", "read State", "opener", "InterlockedExchange of State"),
+    ],
+    # The file is empty when it is asked for its size; that it has changed is stored, and then that it is clean.
+    "empty_file_is_clean": [
+        ("opener", "performs IRP_MJ_QUERY_INFORMATION", "writer", "performs IRP_MJ_WRITE"),
+        ("writer", "InterlockedExchange of State", "opener", "InterlockedExchange of State"),
+    ],
+    # The file is clean when it is read; that it has changed is stored, and then that it is clean.
+    "verdict_overwrites_change": [
+        ("opener", "performs IRP_MJ_READ", "writer", "performs IRP_MJ_WRITE"),
+        ("writer", "InterlockedExchange of State", "opener", "InterlockedExchange of State"),
+    ],
+    # The request is taken back before the service has answered it.
+    "scan_given_up": [("opener", "InterlockedExchange of Asked", "service", "InterlockedExchange of Asked")],
+    # Were the teardown there before, nothing would be queued.
+    "user_address_in_worker": [
+        ("writer", "FltQueueDeferredIoWorkItem", "fltmc_detach", "begin the teardown"),
+    ],
+    # The first record is taken before the other reader comes, and put back afterwards.
+    "record_put_back": [
+        ("broken", "acquire LogLock", "reader", "acquire LogLock"),
+        ("reader", "acquire LogLock", "broken", "acquire LogLock"),
     ],
     # The log is empty, and the table's lock not taken, in a query that comes before the write.
     "lock_order_inversion": [("writer", "acquire LogLock", "query", "acquire LogLock")],

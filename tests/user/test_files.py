@@ -443,3 +443,16 @@ def test_the_end_of_a_process_closes_its_files() -> None:
     one = run(script)
     assert one.result == []
     assert one.order == [CLEANUP, CLOSE]
+
+
+def test_a_program_passes_memory_of_its_own() -> None:
+    async def script(lab: Lab) -> Any:
+        api = lab.app.win32
+        handle = await api.CreateFileW(r"C:\a", GENERIC_READ | GENERIC_WRITE, 0, None, OPEN_EXISTING, 0)
+        memory = lab.app.memory(b"abcdefgh")
+        wrote = await api.WriteFile(handle, memory, 3), await api.WriteFile(handle, memory)
+        await api.SetFilePointerEx(handle, 0)
+        into = lab.app.memory(bytes(6))
+        return wrote, await api.ReadFile(handle, 5, lpBuffer=into), bytes(into.content)
+
+    assert run(script).result == (((True, 3), (True, 8)), (True, b"abcab"), b"abcab\0")
