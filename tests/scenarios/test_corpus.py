@@ -64,6 +64,10 @@ MINIMA = {
     "name_allocated_twice": (1, 0),
     # The worker must come between the create's decrement and its second look at the count: 1.
     "count_read_again": (1, 0),
+    # The file system has deleted, and the other program must run before that is told, where the first could go on: 1.
+    "disposition_guessed": (1, 0),
+    # The program must come between the two renames, where the backup could go on: 1.
+    "tunnelled_past_check": (1, 0),
 }
 
 ORDERS = {
@@ -155,6 +159,18 @@ ORDERS = {
     ],
 }
 
+ORDERS |= {
+    # What is made first is told last; this strategy finds it with the deletion made last.
+    "disposition_guessed": [
+        ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
+        ("delete", "acquire StateLock", "keep", "acquire StateLock"),
+    ],
+    # The short name is free when it is looked at, and when the file is created.
+    "tunnelled_past_check": [
+        ("rotate", "performs IRP_MJ_SET_INFORMATION", "intrude", "query the normalised name"),
+        ("intrude", "performs IRP_MJ_CREATE", "rotate", "performs IRP_MJ_SET_INFORMATION"),
+    ],
+}
 
 PLAIN_RACES = {"name_allocated_twice", "count_read_again"}
 """Scenarios whose bug is a plain access beside others: with race detection no run gets to its consequence."""
