@@ -1,7 +1,8 @@
 """MF-27: a filter believes that the disposition it hears of last is the one that counts.
 
 One program wants a file deleted, another wants it kept, at the same time. The file system makes the changes in one
-order; the post-operation callbacks come in the other. The filter reports a deletion that does not happen, or misses one.
+order; the post-operation callbacks come in the other. The filter reports a deletion that does not happen, or misses
+one.
 """
 
 from kemu.io.file_constants import FILE_SHARE_VALID_FLAGS, GENERIC_READ, FileDispositionInformation

@@ -5,6 +5,8 @@ Nobody may write to `Master key.text`. While a backup program has the file out o
 gives the new file the long name as well. The handle that was let through writes to `Master key.text`.
 """
 
+from typing import Any
+
 from kemu.io.file_constants import FILE_SHARE_VALID_FLAGS, GENERIC_READ, GENERIC_WRITE
 from kemu.scenario import World, scenario
 from kemu.user.win32 import OPEN_ALWAYS
@@ -88,7 +90,7 @@ class Keeper(Driver):
         raise NotImplementedError
 
     async def PostCreate(
-        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, CompletionContext: object, Flags: int
+        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, CompletionContext: Any, Flags: int
     ) -> int:
         raise NotImplementedError
 
@@ -127,7 +129,7 @@ class DecidesBefore(Keeper):
         return FLT_PREOP_SUCCESS_NO_CALLBACK if protected else FLT_PREOP_SUCCESS_WITH_CALLBACK
 
     async def PostCreate(
-        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, CompletionContext: object, Flags: int
+        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, CompletionContext: Any, Flags: int
     ) -> int:
         if NT_SUCCESS(Data.IoStatus.Status):
             await self.Allow(FltObjects.FileObject)
@@ -147,7 +149,7 @@ class DecidesAfter(Keeper):
         self,
         Data: FLT_CALLBACK_DATA,
         FltObjects: FLT_RELATED_OBJECTS,
-        CompletionContext: tuple[FLT_FILE_NAME_INFORMATION, bool],
+        CompletionContext: Any,
         Flags: int,
     ) -> int:
         info, protected = CompletionContext

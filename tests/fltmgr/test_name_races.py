@@ -72,7 +72,7 @@ async def open_(lab: Lab, path: str, disposition: int = FILE_OPEN_IF, **members:
 
 
 async def change(lab: Lab, file: FileObject, which: int, information: Any) -> Any:
-    parameters = {"FileInformationClass": which, "Length": information.SIZE, "InfoBuffer": information}
+    parameters: dict[str, Any] = {"FileInformationClass": which, "Length": information.SIZE, "InfoBuffer": information}
     return (await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, **parameters))).status
 
 

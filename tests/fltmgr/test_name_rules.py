@@ -283,7 +283,8 @@ class Namer:
         self.source = source
 
     async def load(self) -> None:
-        callbacks = dict.fromkeys((IRP_MJ_CREATE, IRP_MJ_SET_INFORMATION), (self.pre, self.post))
+        pair = (self.pre, self.post)
+        callbacks: dict[int, Any] = {IRP_MJ_CREATE: pair, IRP_MJ_SET_INFORMATION: pair}
         await self.lab.filter("A", LOWER, callbacks)
 
     async def pre(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
@@ -336,7 +337,7 @@ async def rename(lab: Lab, path: str, to: str, root: Any = None, *, link: bool =
     assert file is not None
     given = (FILE_LINK_INFORMATION if link else FILE_RENAME_INFORMATION)(to, RootDirectory=root)
     which = FileLinkInformation if link else FileRenameInformation
-    parameters = {"FileInformationClass": which, "Length": given.SIZE, "InfoBuffer": given}
+    parameters: dict[str, Any] = {"FileInformationClass": which, "Length": given.SIZE, "InfoBuffer": given}
     return (await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, **parameters))).status
 
 
@@ -522,7 +523,11 @@ def test_the_destination_is_that_of_the_rename_in_whose_callback_the_thread_is()
 
         async def one(to: str) -> None:
             given = FILE_RENAME_INFORMATION(to)
-            parameters = {"FileInformationClass": FileRenameInformation, "Length": given.SIZE, "InfoBuffer": given}
+            parameters: dict[str, Any] = {
+                "FileInformationClass": FileRenameInformation,
+                "Length": given.SIZE,
+                "InfoBuffer": given,
+            }
             await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, **parameters))
 
         await lab.together(one("b"), one("c"))
