@@ -68,6 +68,7 @@ class DeleteWatcher(Driver):
         return await FltStartFiltering(self.Filter)
 
     async def FilterUnload(self, Flags: int) -> int:
+        assert self.Filter is not None
         await FltUnregisterFilter(self.Filter)
         return STATUS_SUCCESS
 
@@ -106,10 +107,11 @@ class OneAtATime(DeleteWatcher):
 
 
 @scenario(variants={"buggy": DeleteWatcher, "fixed": OneAtATime}, expects={"buggy": "expectation"}, completion="inline")
-async def disposition_guessed(world: World, driver: type[Driver]) -> None:
+async def disposition_guessed(world: World, driver: type[DeleteWatcher]) -> None:
     """Two programs have a file open; one asks for its deletion while the other takes such a request back."""
     world.file(r"\report.doc")
-    watcher = await world.load(driver, altitude="328010")
+    watcher = driver()
+    await world.load(watcher, altitude="328010")
     api = world.process("app").win32
 
     async def open_file() -> object:
@@ -127,5 +129,5 @@ async def disposition_guessed(world: World, driver: type[Driver]) -> None:
     await api.CloseHandle(first)
     await api.CloseHandle(second)
     deleted = world.volume.filesystem.find(r"\report.doc") is None
-    told = watcher.driver.WillBeDeleted
+    told = watcher.WillBeDeleted
     world.check(told == deleted, f"the filter says {told}, and the file was deleted: {deleted}")

@@ -79,6 +79,7 @@ class Keeper(Driver):
         return await FltStartFiltering(self.Filter)
 
     async def FilterUnload(self, Flags: int) -> int:
+        assert self.Filter is not None
         await FltUnregisterFilter(self.Filter)
         return STATUS_SUCCESS
 

@@ -152,14 +152,6 @@ ORDERS = {
         ("opener", "load VolumeName", "opener", "store VolumeName"),
         ("opener", "load VolumeName", "opener", "store VolumeName"),
     ],
-    # The create has decremented when the worker looks, or the worker would not free; and looks itself after that.
-    "count_read_again": [
-        ("script", "InterlockedDecrement", "wk:delayed#0", "load RECORD.References"),
-        ("wk:delayed#0", "free block", "script", "load RECORD.References"),
-    ],
-}
-
-ORDERS |= {
     # What is made first is told last; this strategy finds it with the deletion made last.
     "disposition_guessed": [
         ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
@@ -169,6 +161,11 @@ ORDERS |= {
     "tunnelled_past_check": [
         ("rotate", "performs IRP_MJ_SET_INFORMATION", "intrude", "query the normalised name"),
         ("intrude", "performs IRP_MJ_CREATE", "rotate", "performs IRP_MJ_SET_INFORMATION"),
+    ],
+    # The create has decremented when the worker looks, or the worker would not free; and looks itself after that.
+    "count_read_again": [
+        ("script", "InterlockedDecrement", "wk:delayed#0", "load RECORD.References"),
+        ("wk:delayed#0", "free block", "script", "load RECORD.References"),
     ],
 }
 
