@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fltmgr.kit import LOWER, Lab, Run, all_runs, codes, run
+from racing import Field
 
 from kemu.io.file_constants import FILE_DELETE_ON_CLOSE, FileLinkInformation, FileRenameInformation
 from kemu.io.manager import IoManager
@@ -52,8 +53,12 @@ from kemu.wdk.wdm import (
     IRP_MJ_READ,
     IRP_MJ_SET_INFORMATION,
     IRP_PAGING_IO,
+    Executive,
     KeLowerIrql,
     KeRaiseIrql,
+    KernelMode,
+    KeSetEvent,
+    KeWaitForSingleObject,
     RtlCopyUnicodeString,
     RtlInitUnicodeString,
 )
@@ -160,6 +165,55 @@ def test_a_release_in_another_thread_frees_the_name_under_a_reader() -> None:
         await lab.together(reads(), FltReleaseFileNameInformation(info))
 
     assert codes(all_runs(script)) == {None, "ke.use-after-free"}
+
+
+@pytest.mark.parametrize("last_only", [True, False])
+def test_whoever_releases_last_is_ordered_after_all_others(last_only: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        file = await lab.quiet_open()
+        instance = lab.instance(await lab.recorder("A", LOWER))
+        _, info = await FltGetFileNameInformationUnsafe(file.file, instance, NORMALISED)
+        assert info is not None
+        await FltReferenceFileNameInformation(info)
+        block = info.__dict__["_allocation"]
+
+        async def writes() -> None:
+            field.store()
+            await FltReleaseFileNameInformation(info)
+
+        async def looks() -> None:
+            await FltReleaseFileNameInformation(info)
+            if block.freed is not None or not last_only:
+                field.load()
+
+        await lab.together(writes(), looks())
+
+    assert codes(all_runs(script, races=True, unseen=True)) == ({None} if last_only else {None, "ke.data-race"})
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_look_at_a_name_that_nothing_orders_before_its_release_is_a_race(ordered: bool) -> None:
+    async def script(lab: Lab) -> None:
+        file = await lab.quiet_open()
+        instance = lab.instance(await lab.recorder("A", LOWER))
+        _, info = await FltGetFileNameInformationUnsafe(file.file, instance, NORMALISED)
+        assert info is not None
+        field = Field(lifetime=info.__dict__["_allocation"])
+        event = lab.event("read")
+
+        async def looks() -> None:
+            field.load()
+            await KeSetEvent(event, 0, False)
+
+        async def releases() -> None:
+            if ordered:
+                await KeWaitForSingleObject(event, Executive, KernelMode, False, None)
+            await FltReleaseFileNameInformation(info)
+
+        await lab.together(looks(), releases())
+
+    assert codes(all_runs(script, races=True, unseen=True)) == ({None} if ordered else {"ke.data-race"})
 
 
 # Reading only.

@@ -62,7 +62,15 @@ MACROS: dict[str, set[str]] = {
     },
     "ntddk": set(),
     "ntifs": set(),
-    "fltkernel": {"FLT_IS_FASTIO_OPERATION", "FLT_IS_FS_FILTER_OPERATION", "FLT_IS_IRP_OPERATION"},
+    "fltkernel": {
+        "FLT_IS_FASTIO_OPERATION",
+        "FLT_IS_FS_FILTER_OPERATION",
+        "FLT_IS_IRP_OPERATION",
+        "FltGetFileNameFormat",
+        "FltGetFileNameQueryMethod",
+        "FltSetFileNameFormat",
+        "FltSetFileNameQueryMethod",
+    },
 }
 
 
