@@ -123,7 +123,7 @@ RANGES: dict[tuple[int, int], str] = {
         IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
         PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
         RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
-        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
+        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenKey ZwOpenProcess ZwQueryValueKey""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
