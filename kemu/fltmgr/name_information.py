@@ -234,8 +234,11 @@ class ReleaseName(Operation[None]):
                 BugCheck(FLTMGR_FILE_SYSTEM, (OVER_RELEASED, block.address)),
             )
             return
+        # Whoever drops the last one frees what all others have done with it.
+        thread.release_to_waiter(block)
         block.references -= 1
         if not block.references:
+            thread.acquire_as_waiter(block)
             if block.naming is not None:
                 block.kept = block.naming.state in POST_STATES
             thread.end(block)

@@ -60,12 +60,12 @@ def FltGetFileNameQueryMethod(NameOptions: int) -> int:
 
 def FltSetFileNameFormat(NameOptions: int, NameFormat: int) -> int:
     """*NameOptions* with another format: in C, a macro that assigns to its first argument. IRQL: any."""
-    return NameOptions & ~FLT_VALID_FILE_NAME_FORMATS | NameFormat
+    return NameOptions & ~FLT_VALID_FILE_NAME_FORMATS | NameFormat & FLT_VALID_FILE_NAME_FORMATS
 
 
 def FltSetFileNameQueryMethod(NameOptions: int, QueryMethod: int) -> int:
     """*NameOptions* with another query method, likewise. IRQL: any."""
-    return NameOptions & ~FLT_VALID_FILE_NAME_QUERY_METHODS | QueryMethod
+    return NameOptions & ~FLT_VALID_FILE_NAME_QUERY_METHODS | QueryMethod & FLT_VALID_FILE_NAME_QUERY_METHODS
 
 
 def are_valid(options: object) -> bool:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar, cast
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
@@ -68,6 +70,8 @@ from kemu.nt.onstack import StackObjects
 from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process
+from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.registry import Registry, RegistryValue
 from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
@@ -345,6 +349,7 @@ class World(Threads):
         self.system.add(WorkItems())
         self.system.add(FileNames())
         self.system.add(NameCache())
+        self.system.add(Registry())
         self.system.add(Pool())
         self.system.add(Mdls())
         self.system.add(Lookasides())
@@ -409,6 +414,8 @@ class World(Threads):
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
             self._decide(False)
+        one = driver() if isinstance(driver, type) else driver
+        self.system.get(Registry).put(one.name or type(one).__name__, {})
         while self._bystanders:
             self._bystanders -= 1
             # Above and below in turn, so that the drivers under test stand in the middle of the stack.
@@ -573,6 +580,24 @@ class World(Threads):
     def file(self, path: str, data: bytes = b"", volume: Volume | None = None) -> None:
         """Put a file on *volume*, the first one unless given, before the run begins."""
         (volume or self.volume).filesystem.add(dos_path(path), data)
+
+    def registry(self, key: str, values: Mapping[str, RegistryValue] | None = None) -> None:
+        r"""Put a key into the registry before the run begins, with *values*: numbers, texts, bytes, lists of texts.
+
+        *key* is a full path, or one below the services' key: ``scanner\Parameters``. The key of a driver's own service
+        is there without that.
+        """
+        given: Mapping[str, Any] = values or {}
+        for name, value in given.items():
+            known = isinstance(value, int | str | bytes)
+            if isinstance(value, list | tuple):
+                known = all(isinstance(one, str) for one in cast("list[Any]", value))
+            if not known or (isinstance(value, int) and not 0 <= value < 1 << 64):
+                raise ScenarioError(
+                    f"the registry value {name!r} cannot be {value!r}",
+                    remedy="give a number of at most 64 bits, a text, bytes or a list of texts",
+                )
+        self.system.get(Registry).put(key, given)
 
     def directory(self, path: str) -> None:
         """Put a directory on the volume before the run begins."""

@@ -161,6 +161,7 @@ WORDS = {
     "MarkPending": "`IoMarkIrpPending`",
     "Open": "`ObOpenObjectByPointer`",
     "OpenCallback": "`ExCreateCallback`",
+    "OpenedKey": "`ZwQueryValueKey`",
     "Perform": "the file system performs a request",
     "Point": "Returns that race",
     "Pop": "`InterlockedPopEntrySList`",

@@ -338,7 +338,11 @@ def test_destinations_are_normalised_by_providers_too() -> None:
         await Provider(lab).load()
         file = await lab.open()
         given = FILE_RENAME_INFORMATION("new")
-        parameters = {"FileInformationClass": FileRenameInformation, "Length": given.SIZE, "InfoBuffer": given}
+        parameters: dict[str, Any] = {
+            "FileInformationClass": FileRenameInformation,
+            "Length": given.SIZE,
+            "InfoBuffer": given,
+        }
         await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, **parameters))
 
     one = run(script)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fltmgr.kit import LOWER, Lab, Run, all_runs, codes, run
+from racing import Field
 
 from kemu.io.file_constants import FILE_DELETE_ON_CLOSE, FileLinkInformation, FileRenameInformation
 from kemu.io.manager import IoManager
@@ -52,8 +53,12 @@ from kemu.wdk.wdm import (
     IRP_MJ_READ,
     IRP_MJ_SET_INFORMATION,
     IRP_PAGING_IO,
+    Executive,
     KeLowerIrql,
     KeRaiseIrql,
+    KernelMode,
+    KeSetEvent,
+    KeWaitForSingleObject,
     RtlCopyUnicodeString,
     RtlInitUnicodeString,
 )
@@ -160,6 +165,55 @@ def test_a_release_in_another_thread_frees_the_name_under_a_reader() -> None:
         await lab.together(reads(), FltReleaseFileNameInformation(info))
 
     assert codes(all_runs(script)) == {None, "ke.use-after-free"}
+
+
+@pytest.mark.parametrize("last_only", [True, False])
+def test_whoever_releases_last_is_ordered_after_all_others(last_only: bool) -> None:
+    async def script(lab: Lab) -> None:
+        field = Field()
+        file = await lab.quiet_open()
+        instance = lab.instance(await lab.recorder("A", LOWER))
+        _, info = await FltGetFileNameInformationUnsafe(file.file, instance, NORMALISED)
+        assert info is not None
+        await FltReferenceFileNameInformation(info)
+        block = info.__dict__["_allocation"]
+
+        async def writes() -> None:
+            field.store()
+            await FltReleaseFileNameInformation(info)
+
+        async def looks() -> None:
+            await FltReleaseFileNameInformation(info)
+            if block.freed is not None or not last_only:
+                field.load()
+
+        await lab.together(writes(), looks())
+
+    assert codes(all_runs(script, races=True, unseen=True)) == ({None} if last_only else {None, "ke.data-race"})
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_look_at_a_name_that_nothing_orders_before_its_release_is_a_race(ordered: bool) -> None:
+    async def script(lab: Lab) -> None:
+        file = await lab.quiet_open()
+        instance = lab.instance(await lab.recorder("A", LOWER))
+        _, info = await FltGetFileNameInformationUnsafe(file.file, instance, NORMALISED)
+        assert info is not None
+        field = Field(lifetime=info.__dict__["_allocation"])
+        event = lab.event("read")
+
+        async def looks() -> None:
+            field.load()
+            await KeSetEvent(event, 0, False)
+
+        async def releases() -> None:
+            if ordered:
+                await KeWaitForSingleObject(event, Executive, KernelMode, False, None)
+            await FltReleaseFileNameInformation(info)
+
+        await lab.together(looks(), releases())
+
+    assert codes(all_runs(script, races=True, unseen=True)) == ({None} if ordered else {"ke.data-race"})
 
 
 # Reading only.
@@ -283,7 +337,8 @@ class Namer:
         self.source = source
 
     async def load(self) -> None:
-        callbacks = dict.fromkeys((IRP_MJ_CREATE, IRP_MJ_SET_INFORMATION), (self.pre, self.post))
+        pair = (self.pre, self.post)
+        callbacks: dict[int, Any] = {IRP_MJ_CREATE: pair, IRP_MJ_SET_INFORMATION: pair}
         await self.lab.filter("A", LOWER, callbacks)
 
     async def pre(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
@@ -336,7 +391,7 @@ async def rename(lab: Lab, path: str, to: str, root: Any = None, *, link: bool =
     assert file is not None
     given = (FILE_LINK_INFORMATION if link else FILE_RENAME_INFORMATION)(to, RootDirectory=root)
     which = FileLinkInformation if link else FileRenameInformation
-    parameters = {"FileInformationClass": which, "Length": given.SIZE, "InfoBuffer": given}
+    parameters: dict[str, Any] = {"FileInformationClass": which, "Length": given.SIZE, "InfoBuffer": given}
     return (await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, **parameters))).status
 
 
@@ -522,7 +577,11 @@ def test_the_destination_is_that_of_the_rename_in_whose_callback_the_thread_is()
 
         async def one(to: str) -> None:
             given = FILE_RENAME_INFORMATION(to)
-            parameters = {"FileInformationClass": FileRenameInformation, "Length": given.SIZE, "InfoBuffer": given}
+            parameters: dict[str, Any] = {
+                "FileInformationClass": FileRenameInformation,
+                "Length": given.SIZE,
+                "InfoBuffer": given,
+            }
             await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, **parameters))
 
         await lab.together(one("b"), one("c"))

@@ -125,7 +125,7 @@ async def create(lab: Lab, path: str, disposition: int = FILE_OPEN, **members: A
 
 
 async def change(lab: Lab, file: FileObject, information: Any, which: int) -> Any:
-    parameters = {"FileInformationClass": which, "Length": information.SIZE, "InfoBuffer": information}
+    parameters: dict[str, Any] = {"FileInformationClass": which, "Length": information.SIZE, "InfoBuffer": information}
     return (await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, **parameters))).status
 
 

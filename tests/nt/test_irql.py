@@ -144,6 +144,7 @@ RANGES: dict[tuple[int, int], str] = {
         MmMapViewInSystemSpace MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead
         ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+<<<<<<< HEAD
         FltAttachVolume FltAttachVolumeAtAltitude FltCloseClientPort FltCloseCommunicationPort
         FltCreateCommunicationPort FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName
         FltIsVolumeWritable FltLoadFilter FltUnloadFilter IoBuildDeviceIoControlRequest
@@ -154,6 +155,15 @@ RANGES: dict[tuple[int, int], str] = {
         PsTerminateSystemThread RtlAppendUnicodeStringToString RtlAppendUnicodeToString
         RtlCompareUnicodeString RtlEqualUnicodeString RtlPrefixUnicodeString
         RtlSetDaclSecurityDescriptor ZwClose ZwDuplicateObject ZwOpenProcess""",
+=======
+        IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
+        IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
+        IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
+        IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
+        PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
+        RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
+        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenKey ZwOpenProcess ZwQueryValueKey""",
+>>>>>>> names
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """

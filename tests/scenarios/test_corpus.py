@@ -101,6 +101,10 @@ MINIMA = {
     # The writer must find the section, where the closing thread could go on (1), and that one must come between the
     # notification's taking the scan and its use (1).
     "conflict_uses_scan_context": (2, 0),
+    # The file system has deleted, and the other program must run before that is told, where the first could go on: 1.
+    "disposition_guessed": (1, 0),
+    # The program must come between the two renames, where the backup could go on: 1.
+    "tunnelled_past_check": (1, 0),
 }
 
 ORDERS = {
@@ -264,6 +268,16 @@ ORDERS = {
         ("opener", "load VolumeName", "opener", "store VolumeName"),
         ("opener", "load VolumeName", "opener", "store VolumeName"),
     ],
+    # What is made first is told last; this strategy finds it with the deletion made last.
+    "disposition_guessed": [
+        ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
+        ("delete", "acquire StateLock", "keep", "acquire StateLock"),
+    ],
+    # The short name is free when it is looked at, and when the file is created.
+    "tunnelled_past_check": [
+        ("rotate", "performs IRP_MJ_SET_INFORMATION", "intrude", "query the normalised name"),
+        ("intrude", "performs IRP_MJ_CREATE", "rotate", "performs IRP_MJ_SET_INFORMATION"),
+    ],
     # The create has decremented when the worker looks, or the worker would not free; and looks itself after that.
     "count_read_again": [
         ("script", "InterlockedDecrement", "wk:delayed#0", "load RECORD.References"),
@@ -282,6 +296,7 @@ ORDERS = {
 ANSWERED = {"post_read_takes_mutex"}
 """Scenarios whose bug is a matter of what the system does, and not of which thread is first."""
 PLAIN_RACES = {"name_allocated_twice", "count_read_again", "pointer_read_again"}
+PLAIN_RACES = {"name_allocated_twice", "count_read_again"}
 """Scenarios whose bug is a plain access beside others: with race detection no run gets to its consequence."""
 
 

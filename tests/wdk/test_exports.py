@@ -67,6 +67,10 @@ MACROS: dict[str, set[str]] = {
         "FLT_IS_FS_FILTER_OPERATION",
         "FLT_IS_IRP_OPERATION",
         "FLT_IS_SYSTEM_BUFFER",
+        "FltGetFileNameFormat",
+        "FltGetFileNameQueryMethod",
+        "FltSetFileNameFormat",
+        "FltSetFileNameQueryMethod",
     },
 }
 

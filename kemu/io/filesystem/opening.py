@@ -228,7 +228,7 @@ def _create_new(
             return STATUS_DELETE_PENDING, 0
     thread.write(entry)
     thread.update(directory.listing)
-    short = ""
+    short, request_name = "", name
     if fs.short_names:
         pair = tunnelled(fs, thread, directory, name)
         if pair is not None:
@@ -247,6 +247,8 @@ def _create_new(
     kind = FILE_NOTIFY_CHANGE_DIR_NAME if is_directory else FILE_NOTIFY_CHANGE_FILE_NAME
     fs.notify(thread, node.links[0], kind, FILE_ACTION_ADDED)
     _finish(thread, request, node.links[0], stream, access)
+    if short and fold(short) == fold(request_name):
+        request.file.fs_context.by_alias = True
     return STATUS_SUCCESS, FILE_CREATED
 
 

@@ -163,7 +163,7 @@ def test_a_rename_takes_the_short_name_of_what_it_replaces() -> None:
         _, file = await open_(lab, r"\a", FILE_OPEN)
         assert file is not None
         information = FILE_RENAME_INFORMATION(rf"\{SHORT}", ReplaceIfExists=True)
-        parameters = {"FileInformationClass": FileRenameInformation, "Length": information.SIZE}
+        parameters: dict[str, Any] = {"FileInformationClass": FileRenameInformation, "Length": information.SIZE}
         await lab.send(lab.request(file, IRP_MJ_SET_INFORMATION, InfoBuffer=information, **parameters))
         return names(lab)
 
@@ -171,14 +171,19 @@ def test_a_rename_takes_the_short_name_of_what_it_replaces() -> None:
     assert run(script, short_names=True).result == {SHORT: None}
 
 
+async def rename_away(lab: Lab, path: str) -> None:
+    assert await rename(lab, path, r"\new") == STATUS_SUCCESS
+
+
+async def rename_to(lab: Lab, path: str) -> None:
+    assert await rename(lab, r"\a", path) == STATUS_SUCCESS
+
+
 PAIRS = {
     "delete, create": (delete, make),
-    "delete, rename": (delete, lambda lab, path: rename(lab, r"\a", path)),
-    "rename, create": (lambda lab, path: rename(lab, path, r"\new"), make),
-    "rename, rename": (
-        lambda lab, path: rename(lab, path, r"\new"),
-        lambda lab, path: rename(lab, r"\a", path),
-    ),
+    "delete, rename": (delete, rename_to),
+    "rename, create": (rename_away, make),
+    "rename, rename": (rename_away, rename_to),
 }
 
 
