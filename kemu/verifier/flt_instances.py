@@ -104,11 +104,11 @@ class InstanceChecks(FltObserver):
         label = current_kthread().label
         if label not in instance.filter.tearing:
             instance.filter.tearing.append(label)
+
+    def teardown_complete_returned(self, instance: Instance) -> None:
         for allocation, owner in self.pairs.items():
             if owner is instance and allocation.freed is None:
                 allocation.stranded = f"for an operation whose second half {instance.label} will not see"
-
-    def teardown_complete_returned(self, instance: Instance) -> None:
         if instance.open_files:
             names = ", ".join(file.FileName for file in instance.open_files)
             self.report("teardown-file-leak", f"{names} still open through {instance.label}")
