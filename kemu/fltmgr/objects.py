@@ -14,7 +14,7 @@ from kemu.fltmgr.constants import (
 from kemu.io.constants import IRP_MJ_OPERATION_END, IRP_MJ_READ, IRP_MJ_WRITE, IRP_NOCACHE, IRP_PAGING_IO
 from kemu.io.device import DEVICE_OBJECT
 from kemu.io.file_constants import FO_VOLUME_OPEN
-from kemu.io.request import FAST_IO_OPERATION, FileObject, Request
+from kemu.io.request import FAST_IO_OPERATION, Request
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver
 from kemu.nt.system import System, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread
@@ -215,7 +215,6 @@ class Instance(RundownObject):
         "instance_name",
         "key",
         "nodes",
-        "open_files",
         "operations",
         "outstanding",
         "queues",
@@ -235,8 +234,6 @@ class Instance(RundownObject):
         self.state = ATTACHED
         self.outstanding: list[Frame] = []
         self.operations = Operations(f"run-down protection of {self.label}")
-        self.open_files: list[FileObject] = []
-        """The files that the driver has opened through this instance and not closed, oldest first."""
         self.queues: list[FLT_CALLBACK_DATA_QUEUE] = []
         """The cancel-safe queues that were initialised for this instance."""
         self.nodes: dict[int, Node] = {}

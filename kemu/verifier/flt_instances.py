@@ -109,9 +109,6 @@ class InstanceChecks(FltObserver):
         for allocation, owner in self.pairs.items():
             if owner is instance and allocation.freed is None:
                 allocation.stranded = f"for an operation whose second half {instance.label} will not see"
-        if instance.open_files:
-            names = ", ".join(file.FileName for file in instance.open_files)
-            self.report("teardown-file-leak", f"{names} still open through {instance.label}")
 
     def allocated(self, allocation: Allocation) -> None:
         """Memory was allocated: is it for the first half of a pair?"""

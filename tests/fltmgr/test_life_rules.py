@@ -8,7 +8,6 @@ import pytest
 from fltmgr.kit import LOWER, Lab, Minifilter, all_runs, codes, run
 
 from kemu.io.constants import IRP_MJ_CLEANUP, IRP_MJ_CREATE, IRP_MJ_READ, IRP_MJ_SHUTDOWN
-from kemu.io.request import FileObject
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
     FLT_OPERATION_REGISTRATION,
@@ -243,24 +242,6 @@ def test_nothing_new_is_begun_for_an_instance_after_teardown_start(when: str, wa
     one = run(script)
     assert (one.code, one.warnings) == (None, warnings)
     assert one.note("queued").value == STATUS_SUCCESS
-
-
-@pytest.mark.rule("FLT-INST-29")
-@pytest.mark.parametrize("closes", [True, False])
-def test_files_that_were_opened_through_an_instance_are_closed_in_teardown_complete(closes: bool) -> None:
-    async def script(lab: Lab) -> None:
-        async def complete(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
-            if closes:
-                FltObjects.Instance.open_files.clear()
-
-        driver = await lab.filter("D", LOWER, {}, InstanceTeardownCompleteCallback=complete)
-        # As FltCreateFile puts them there, and FltClose takes them away.
-        lab.instance(driver).open_files.append(FileObject(lab.volume, r"\log"))
-        await driver.detach()
-
-    one = run(script)
-    assert one.code == (None if closes else "teardown-file-leak")
-    assert closes or r"\log" in one.finding.detail
 
 
 @pytest.mark.rule("FLT-INST-32", "FLT-INST-33", "FLT-RACE-28")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fltmgr.kit import LOWER, MIDDLE, UPPER, Lab, all_runs, codes, run
@@ -110,7 +110,7 @@ def test_what_is_found_is_referenced_once(how: str) -> None:
         assert status == STATUS_SUCCESS
         instance = lab.instance(driver)
         right = {"filter": driver.filter, "instance": instance, "volume": instance.volume}[kind]
-        listed: list[RundownObject] = found if isinstance(found, list) else [found]
+        listed = cast("list[RundownObject]", found if isinstance(found, list) else [found])
         assert right in listed
         for one in listed:
             assert len(one.references) == 1
@@ -160,7 +160,7 @@ def test_what_a_driver_has_not_dropped_of_others_is_found_at_its_unload(kind: st
 @pytest.mark.rule("FLT-REF-02")
 def test_a_driver_drops_its_own_references_first() -> None:
     async def script(lab: Lab) -> None:
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
 
         async def setup(FltObjects: FLT_RELATED_OBJECTS, *arguments: Any) -> int:
             await FltObjectReference(FltObjects.Volume)
@@ -183,7 +183,7 @@ def test_a_driver_drops_its_own_references_first() -> None:
 @pytest.mark.rule("FLT-REF-05")
 def test_there_is_nobody_above_the_top_and_below_the_bottom() -> None:
     async def script(lab: Lab) -> list[Any]:
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         found: list[Any] = [await FltGetTopInstance(volume), await FltGetBottomInstance(volume)]
         top = lab.instance(await lab.filter("Top", UPPER, {}))
         bottom = lab.instance(await lab.filter("Bottom", LOWER, {}))
@@ -211,7 +211,7 @@ def test_what_is_not_found() -> None:
     async def script(lab: Lab) -> list[Any]:
         driver = await lab.filter("D", LOWER, {})
         other = await lab.filter("E", UPPER, {})
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         await other.detach()
         return [
             await FltGetFilterFromName("Nobody"),
@@ -251,7 +251,7 @@ def test_a_list_has_room_for_all_or_holds_nothing() -> None:
         lab.add_volume("D:")
         one = await lab.filter("One", LOWER, {})
         two = await lab.filter("Two", UPPER, {})
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         found: list[Any] = []
         for size in (1, 2, 4):
             for status, listed, number in (
@@ -356,7 +356,7 @@ def test_what_was_looked_up_may_go_away_before_it_is_used(keeps: bool) -> None:
 
     async def script(lab: Lab) -> None:
         driver = await lab.filter("D", LOWER, {})
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
 
         async def user() -> None:
             status, instance = await FltGetTopInstance(volume)

@@ -11,7 +11,6 @@ declare("attach-at-altitude", "FltAttachVolumeAtAltitude is for debugging only",
 declare("setup-blocking", "an InstanceSetup callback waits", "FLT-INST-06")
 declare("teardown-slow", "something new was begun for an instance after InstanceTeardownStart", "FLT-INST-23",
         severity=WARNING)  # fmt: skip
-declare("teardown-file-leak", "a file is still open through an instance after InstanceTeardownComplete", "FLT-INST-29")
 declare("teardown-reentrancy", "two InstanceTeardownStart callbacks change the same data, and nothing orders them",
         "FLT-RACE-29")  # fmt: skip
 declare("unpaired-state", "what the first half of a pair took is kept, and the second half will not be seen",
