@@ -436,7 +436,7 @@ def test_the_life_of_an_instance_from_setup_to_its_freeing() -> None:
 
         await lab.together(life(), reader())
 
-    runs = all_runs(script, bound=2)
+    runs = all_runs(script, bound=3)
     assert codes(runs) == {None}
     life = ["setup begins", "setup ends", "start", "complete", "unregistered", "unloaded"]
     places: set[int] = set()

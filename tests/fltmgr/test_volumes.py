@@ -230,7 +230,7 @@ def test_skip_non_dasd_io_leaves_what_is_issued_on_a_handle_of_the_volume() -> N
     async def script(lab: Lab) -> list[int]:
         majors: tuple[int, ...] = (IRP_MJ_CREATE, IRP_MJ_READ, IRP_MJ_CLEANUP, IRP_MJ_CLOSE)
         pair = (lab.pre("D"), lab.post("D"))
-        skip = dict.fromkeys(majors, FLTFL_OPERATION_REGISTRATION_SKIP_NON_DASD_IO)
+        skip: dict[int, int] = dict.fromkeys(majors, FLTFL_OPERATION_REGISTRATION_SKIP_NON_DASD_IO)
         await lab.filter("D", LOWER, dict.fromkeys(majors, pair), flags=skip)
         counts: list[int] = []
         for path in (r"\a", r"\\.\C:"):

@@ -64,6 +64,10 @@ MINIMA = {
     "name_allocated_twice": (1, 0),
     # The worker must come between the create's decrement and its second look at the count: 1.
     "count_read_again": (1, 0),
+    # The create must have begun, and its thread, which could go on, stand before the post-create callback: 1.
+    "globals_freed_early": (1, 0),
+    # The program must open its file before DriverEntry, which could go on, goes on: 1.
+    "started_before_ready": (1, 0),
 }
 
 ORDERS = {
@@ -152,6 +156,16 @@ ORDERS = {
     "count_read_again": [
         ("script", "InterlockedDecrement", "wk:delayed#0", "load RECORD.References"),
         ("wk:delayed#0", "free block", "script", "load RECORD.References"),
+    ],
+    # The create takes part in the instance before the teardown begins, and its callback comes when the table is freed.
+    "globals_freed_early": [
+        ("opener", "deliver pre-operation", "fltmc_unload", "begin the teardown"),
+        ("fltmc_unload", "free block", "opener", "deliver post-operation"),
+    ],
+    # The create comes when the instance is attached, and its callback before DriverEntry has made the table.
+    "started_before_ready": [
+        ("load", "attach instance", "opener", "begin IRP_MJ_CREATE"),
+        ("opener", "deliver pre-operation", "load", "return from FltStartFiltering"),
     ],
 }
 
@@ -277,7 +291,7 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
     assert [finding.failure.summary for finding in found.findings] == []
 
 
-USED_AFTER_FREE = {"timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
+USED_AFTER_FREE = {"globals_freed_early", "timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
 """Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
 soon as both have happened, whichever came first."""
 

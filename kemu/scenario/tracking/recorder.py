@@ -167,6 +167,9 @@ class Recorder:
         frame = object.__getattribute__(obj, "_frame")
         if frame is None:
             return data.anonymous, None
+        if not isinstance(frame, Cell):
+            # The related objects of an instance callback, which nobody changes or takes back.
+            return None, None
         if not self._may_change(name):
             return None, frame
         # A view that is given back has another class, and its fields are the same.
