@@ -139,7 +139,7 @@ def test_what_is_wrong_with_a_service_key(arguments: dict[str, Any], said: str) 
 def test_ranges_of_load_order_groups() -> None:
     assert next(iter(GROUPS)) == "Filter"
     assert len(GROUPS) == 23
-    bounds = [int(end) for group in reversed(GROUPS) for end in GROUPS[group]]
+    bounds = [int(end) for group in reversed(list(GROUPS)) for end in GROUPS[group]]
     assert bounds == sorted(bounds)
     assert is_within("329999.999", "FSFilter Anti-Virus")
     assert not is_within("330000", "FSFilter Anti-Virus")

@@ -448,6 +448,26 @@ def test_the_life_of_an_instance_from_setup_to_its_freeing() -> None:
     assert places == {2, 3}
 
 
+@pytest.mark.rule("FLT-ORD-14", "FLT-UNLOAD-10", "FLT-INST-16")
+def test_an_unload_takes_several_instances_down_in_any_order() -> None:
+    async def script(lab: Lab) -> None:
+        async def start(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
+            lab.note(f"start {FltObjects.Volume.label}")
+
+        async def complete(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
+            lab.note(f"complete {FltObjects.Volume.label}")
+
+        lab.add_volume("D:")
+        driver = await lab.filter(
+            "D", LOWER, {}, InstanceTeardownStartCallback=start, InstanceTeardownCompleteCallback=complete
+        )
+        await driver.unload()
+
+    orders = [tuple(one.order) for one in all_runs(script)]
+    c, d = ("start C:", "complete C:"), ("start D:", "complete D:")
+    assert orders == [(*c, *d), (*d, *c)]
+
+
 def test_a_script_that_does_nothing_takes_no_decision() -> None:
     async def script(lab: Lab) -> None:
         lab.add_volume("D:")

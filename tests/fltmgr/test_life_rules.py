@@ -334,7 +334,7 @@ def test_an_instance_tells_of_itself_until_it_is_gone() -> None:
 # Unload.
 
 
-@pytest.mark.rule("FLT-UNLOAD-08", "FLT-RACE-33")
+@pytest.mark.rule("FLT-UNLOAD-08")
 @pytest.mark.parametrize("early", [True, False])
 def test_what_callbacks_use_is_freed_after_the_filter_was_unregistered(early: bool) -> None:
     async def script(lab: Lab) -> None:
