@@ -100,6 +100,10 @@ class FilterManager(Actor):
     def volume_of(self, volume: Volume) -> FltVolume:
         """The filter manager's view of *volume*."""
         return next(one for one in self.volumes if one.volume is volume)
+    def volume_of(self, volume: Volume) -> FltVolume | None:
+        """The filter manager's view of *volume*; None if it was dismounted and is gone."""
+        current_thread().read(self.presence)
+        return next((one for one in self.volumes if one.volume is volume), None)
 
     def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
         """The references that *driver* has taken and not dropped (FLT-REF-03)."""
@@ -114,6 +118,10 @@ class FilterManager(Actor):
         for volume in self.volumes:
             yield volume
             yield from volume.instances
+
+    def torn_down(self) -> list[Instance]:
+        """The instances that are being taken down."""
+        return [one for volume in self.volumes for one in volume.instances if one.deleting]
 
     async def attach_all(self, filter_: Filter, volume: FltVolume, *, newly_mounted: bool = False) -> None:
         """Offer *volume* to the instances of *filter_* that are attached automatically."""

@@ -14,7 +14,7 @@ from kemu.fltmgr.constants import (
 from kemu.io.constants import IRP_MJ_OPERATION_END, IRP_MJ_READ, IRP_MJ_WRITE, IRP_NOCACHE, IRP_PAGING_IO
 from kemu.io.device import DEVICE_OBJECT
 from kemu.io.file_constants import FO_VOLUME_OPEN
-from kemu.io.request import FAST_IO_OPERATION, FileObject, Request
+from kemu.io.request import FAST_IO_OPERATION, Request
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver
 from kemu.nt.system import System, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, Waitable, current_thread

@@ -150,7 +150,11 @@ async def FltUnregisterFilter(Filter: Filter) -> None:
         reason = FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD
     await StopFiltering(Filter)
     while True:
-        for instance in list(Filter.instances):
+        left = list(Filter.instances)
+        while left:
+            # Which of several goes first is nowhere said.
+            first = system.runtime.choose(len(left), f"{Filter.label} takes down") if left[1:] else 0
+            instance = left.pop(first)
             if await BeginTeardown(instance):
                 await teardown(manager, instance, reason)
             else:

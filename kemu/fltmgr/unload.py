@@ -36,9 +36,10 @@ async def unload(manager: FilterManager, filter_: Filter, *, mandatory: bool = F
         return STATUS_FLT_DO_NOT_DETACH
     if mandatory and registration.Flags & FLTFL_REGISTRATION_DO_NOT_SUPPORT_SERVICE_STOP:
         return STATUS_FLT_DO_NOT_DETACH
+    thread = current_kthread()
+    thread.read(filter_.driver.presence)
     if not filter_.driver_object.loaded:
         return STATUS_FLT_FILTER_NOT_FOUND
-    thread = current_kthread()
     thread.write(filter_)
     thread.acquire(filter_)
     if filter_.unload_flags is not None or filter_.deleting:

@@ -74,7 +74,7 @@ from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.registry import Registry, RegistryValue
 from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.stall import Watchdog
-from kemu.nt.status import NT_SUCCESS, NTSTATUS
+from kemu.nt.status import NT_SUCCESS, NTSTATUS, STATUS_FLT_VOLUME_NOT_FOUND
 from kemu.nt.system import Options, System
 from kemu.nt.systhread import SystemThreads
 from kemu.nt.timer import Timers
@@ -476,7 +476,8 @@ class World(Threads):
                 f"{altitude!r} is not an altitude",
                 remedy='write decimal digits with at most one point in a string, such as "328010.5"',
             )
-        for instance in self.manager.volume_of(self.volume).instances if self.volume.filesystem.is_mounted else ():
+        flt_volume = self.manager.volume_of(self.volume)
+        for instance in flt_volume.instances if flt_volume is not None else ():
             if instance.key == key:
                 raise ScenarioError(
                     f"altitude {altitude!r} is taken by {instance.filter.driver.driver}",
@@ -494,14 +495,25 @@ class World(Threads):
         return await unload(self.manager, driver.filter, mandatory=mandatory)
 
     async def detach(self, driver: LoadedDriver, volume: Volume | None = None, name: str | None = None) -> NTSTATUS:
-        """``fltmc detach`` on the calling thread: the highest instance on *volume*, or the one called *name*."""
-        return await detach(self.manager, driver.filter, self.manager.volume_of(volume or self.volume), name)
+        """``fltmc detach`` on the calling thread: the highest instance on *volume*, or the one called *name*.
+
+        STATUS_FLT_VOLUME_NOT_FOUND if the volume was dismounted and is gone.
+        """
+        flt_volume = self.manager.volume_of(volume or self.volume)
+        if flt_volume is None:
+            return STATUS_FLT_VOLUME_NOT_FOUND
+        return await detach(self.manager, driver.filter, flt_volume, name)
 
     async def attach(
         self, driver: LoadedDriver, altitude: str, volume: Volume | None = None, name: str | None = None
     ) -> NTSTATUS:
-        """``fltmc attach`` at *altitude* on the calling thread, to *volume*, as an instance called *name*."""
+        """``fltmc attach`` at *altitude* on the calling thread, to *volume*, as an instance called *name*.
+
+        STATUS_FLT_VOLUME_NOT_FOUND if the volume was dismounted and is gone.
+        """
         flt_volume = self.manager.volume_of(volume or self.volume)
+        if flt_volume is None:
+            return STATUS_FLT_VOLUME_NOT_FOUND
         status, _ = await self.manager.attach(driver.filter, flt_volume, altitude, name=name, automatic=False)
         return status
 

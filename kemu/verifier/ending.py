@@ -8,6 +8,8 @@ from kemu.fltmgr.context_rules import leaks
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
 from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.objects import Filter, FltVolume, Instance, WaitRundown
+from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.objects import TEARING_DOWN, Filter, FltVolume, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding
 from kemu.io.irp import IRP, IrpCancel
 from kemu.io.manager import IoManager
@@ -96,6 +98,10 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
                 return verifier.finding("unload-hang", detail, subject=waited.label)
             if isinstance(waited, Instance | FltVolume) and waited.references:
                 return verifier.finding("ref-leak", detail, subject=waited.label)
+    for instance in system.get(FilterManager).torn_down():
+        if instance.state == TEARING_DOWN and instance.outstanding:
+            what = f"InstanceTeardownStart of {instance.label} does not return"
+            return verifier.finding("teardown-hang", f"{what}: {detail}", subject=instance.filter.driver.label)
     pended = pended_operation(system, verifier, detail) or pended_irp(system, verifier, detail)
     if pended is not None:
         return pended

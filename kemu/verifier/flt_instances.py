@@ -104,6 +104,8 @@ class InstanceChecks(FltObserver):
         label = current_kthread().label
         if label not in instance.filter.tearing:
             instance.filter.tearing.append(label)
+
+    def teardown_complete_returned(self, instance: Instance) -> None:
         for allocation, owner in self.pairs.items():
             if owner is instance and allocation.freed is None:
                 allocation.stranded = f"for an operation whose second half {instance.label} will not see"

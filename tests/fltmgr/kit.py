@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kemu.explore import DPOR, BoundedDFS, RandomWalk
-from kemu.fltmgr.objects import Instance
+from kemu.fltmgr.objects import FltVolume, Instance
 from kemu.io.constants import IRP_MJ_READ
 from kemu.io.manager import IoManager
 from kemu.io.request import IRP_OPERATION, FileObject, Parameters, Request
+from kemu.io.volume import Volume
 from kemu.nt.event import KEVENT
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.system import Options
@@ -234,6 +235,12 @@ class Lab(World):
         """The one instance of *driver*."""
         (instance,) = driver.filter.instances
         return instance
+
+    def flt_volume(self, volume: Volume) -> FltVolume:
+        """The filter manager's view of *volume*, which is there."""
+        found = self.manager.volume_of(volume)
+        assert found is not None
+        return found
 
     # Files and requests.
 

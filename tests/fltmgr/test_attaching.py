@@ -95,7 +95,7 @@ def test_attach_without_a_name_takes_the_default_instance_and_flags_may_forbid_i
             return STATUS_SUCCESS
 
         driver = await with_instances(lab, MID, LOW, TOP, InstanceSetupCallback=setup)
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         lab.notes.clear()
         status, instance = await FltAttachVolume(driver.filter, volume, None)
         assert instance is not None
@@ -139,7 +139,7 @@ def test_what_is_wrong_with_a_service_key(arguments: dict[str, Any], said: str) 
 def test_ranges_of_load_order_groups() -> None:
     assert next(iter(GROUPS)) == "Filter"
     assert len(GROUPS) == 23
-    bounds = [int(end) for ends in reversed(GROUPS.values()) for end in ends]
+    bounds = [int(end) for group in reversed(list(GROUPS)) for end in GROUPS[group]]
     assert bounds == sorted(bounds)
     assert is_within("329999.999", "FSFilter Anti-Virus")
     assert not is_within("330000", "FSFilter Anti-Virus")
@@ -177,7 +177,7 @@ def test_an_altitude_outside_of_its_group_is_a_warning(altitude: str, group: str
 def test_statuses_of_attaching() -> None:
     async def script(lab: Lab) -> dict[str, int]:
         found: dict[str, int] = {}
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
 
         async def attach(what: str, driver: Any, name: str | None = None, altitude: str | None = None) -> None:
             if altitude is None:
@@ -228,7 +228,7 @@ def test_statuses_of_attaching() -> None:
 def test_an_instance_name_is_given_once_for_each_volume() -> None:
     async def script(lab: Lab) -> list[int]:
         driver = await with_instances(lab, TOP, InstanceDefinition("Mid", MIDDLE, 0x1))
-        one, other = lab.manager.volume_of(lab.volume), lab.manager.volume_of(lab.add_volume("D:"))
+        one, other = lab.flt_volume(lab.volume), lab.flt_volume(lab.add_volume("D:"))
         found: list[int] = []
         await lab.attach(driver, "5", name="Mid")
         for volume in (one, other):
@@ -246,7 +246,7 @@ def test_a_name_that_is_made_up_is_not_longer_than_names_are() -> None:
     async def script(lab: Lab) -> int:
         driver = await with_instances(lab, TOP)
         altitude = "1." + "5" * 400
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         _, instance = await FltAttachVolumeAtAltitude(driver.filter, volume, altitude, None)
         assert instance is not None
         await FltObjectDereference(instance)
@@ -260,7 +260,7 @@ def test_a_name_that_is_made_up_is_not_longer_than_names_are() -> None:
 def test_attaching_anywhere_is_for_debugging(at: bool) -> None:
     async def script(lab: Lab) -> None:
         driver = await with_instances(lab, TOP, MID)
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         if at:
             _, instance = await FltAttachVolumeAtAltitude(driver.filter, volume, "5", None)
         else:
@@ -278,7 +278,7 @@ def test_an_attachment_may_fail_for_want_of_memory(at: bool) -> None:
     async def script(lab: Lab) -> int:
         driver = await with_instances(lab, TOP, MID)
         lab.verifier.advisories.clear()
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         lab._decide(True)
         if at:
             status, instance = await FltAttachVolumeAtAltitude(driver.filter, volume, "5", None)
@@ -297,7 +297,7 @@ def test_an_attachment_may_fail_for_want_of_memory(at: bool) -> None:
 def test_the_instance_that_an_attachment_returns_is_referenced(drops: bool) -> None:
     async def script(lab: Lab) -> int:
         driver = await with_instances(lab, TOP, MID)
-        _, instance = await FltAttachVolume(driver.filter, lab.manager.volume_of(lab.volume), "Mid")
+        _, instance = await FltAttachVolume(driver.filter, lab.flt_volume(lab.volume), "Mid")
         assert instance is not None
         if drops:
             await FltObjectDereference(instance)
@@ -310,7 +310,7 @@ def test_the_instance_that_an_attachment_returns_is_referenced(drops: bool) -> N
 @pytest.mark.rule("FLT-INST-09", "FLT-INST-31")
 def test_nothing_is_attached_by_a_filter_that_goes_away() -> None:
     async def script(lab: Lab) -> None:
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
 
         async def start(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
             status, _ = await FltAttachVolume(FltObjects.Filter, volume, "Mid")
@@ -338,7 +338,7 @@ def test_detaching_by_name_and_without() -> None:
         low = InstanceDefinition("Low", LOWER)
         mid = InstanceDefinition("Mid", MIDDLE)
         driver = await with_instances(lab, low, mid, TOP, InstanceQueryTeardownCallback=query)
-        volume = lab.manager.volume_of(lab.volume)
+        volume = lab.flt_volume(lab.volume)
         found: list[Any] = []
         for name in ("Else", "Mid", "Low", None, None):
             found.append(await FltDetachVolume(driver.filter, volume, name))
@@ -365,7 +365,7 @@ def test_a_detach_at_apc_level_has_the_callbacks_made_at_passive_level(vetoes: b
         )  # fmt: skip
         thread = current_kthread()
         thread.irql = APC_LEVEL
-        status = await FltDetachVolume(driver.filter, lab.manager.volume_of(lab.volume), None)
+        status = await FltDetachVolume(driver.filter, lab.flt_volume(lab.volume), None)
         assert KeGetCurrentIrql() == APC_LEVEL
         thread.irql = 0
         return status
@@ -504,7 +504,7 @@ def test_of_two_loads_at_once_one_is_made_and_none_before_an_unload_is_over() ->
 
 @pytest.mark.rule("FLT-UNLOAD-16", "FLT-UNLOAD-20", "FLT-UNLOAD-01")
 def test_unloading_another_filter_asks_it_and_nobody_who_depends_on_it() -> None:
-    async def script(lab: Lab) -> list[int]:
+    async def script(lab: Lab) -> list[Any]:
         async def unload(Flags: int) -> int:
             lab.note("asked", Flags)
             if len(lab.notes) == 1:
@@ -516,7 +516,7 @@ def test_unloading_another_filter_asks_it_and_nobody_who_depends_on_it() -> None
         other = await lab.filter("Other", MIDDLE, {}, FilterUnloadCallback=unload)
         # Loaded after it, as a service that depends on it is.
         dependent = await lab.filter("Dependent", LOWER, {})
-        found = [await FltUnloadFilter("Other"), await FltUnloadFilter("Other")]
+        found: list[Any] = [await FltUnloadFilter("Other"), await FltUnloadFilter("Other")]
         found.append(len(dependent.filter.instances))
         return found
 

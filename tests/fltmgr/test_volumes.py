@@ -101,7 +101,7 @@ def test_a_new_volume_is_offered_with_its_first_operation_to_the_highest_filter_
         before = bool(lab.notes)
         await (await lab.app.open(r"D:\x")).close()
         await (await lab.app.open(r"D:\y")).close()
-        return [before, len(lab.manager.volume_of(volume).instances) == 2]
+        return [before, len(lab.flt_volume(volume).instances) == 2]
 
     one = run(script)
     assert (one.code, one.result) == (None, [False, True])
@@ -228,9 +228,9 @@ def test_what_cannot_be_mounted() -> None:
 @pytest.mark.rule("FLT-REG-12")
 def test_skip_non_dasd_io_leaves_what_is_issued_on_a_handle_of_the_volume() -> None:
     async def script(lab: Lab) -> list[int]:
-        majors = (IRP_MJ_CREATE, IRP_MJ_READ, IRP_MJ_CLEANUP, IRP_MJ_CLOSE)
+        majors: tuple[int, ...] = (IRP_MJ_CREATE, IRP_MJ_READ, IRP_MJ_CLEANUP, IRP_MJ_CLOSE)
         pair = (lab.pre("D"), lab.post("D"))
-        skip = dict.fromkeys(majors, FLTFL_OPERATION_REGISTRATION_SKIP_NON_DASD_IO)
+        skip: dict[int, int] = dict.fromkeys(majors, FLTFL_OPERATION_REGISTRATION_SKIP_NON_DASD_IO)
         await lab.filter("D", LOWER, dict.fromkeys(majors, pair), flags=skip)
         counts: list[int] = []
         for path in (r"\a", r"\\.\C:"):
@@ -266,7 +266,7 @@ def test_after_a_dismount_the_instances_stay_until_the_last_file_is_closed() -> 
         volume = lab.add_volume("D:")
         driver = await noting(lab)
         file = await lab.app.open(r"D:\x")
-        flt_volume = lab.manager.volume_of(volume)
+        flt_volume = lab.flt_volume(volume)
         lab.notes.clear()
         found: list[Any] = [await lab.dismount(volume), len(flt_volume.instances), lab.notes[:]]
         status, volumes, number = await FltEnumerateVolumes(driver.filter, 5)
@@ -344,10 +344,10 @@ def test_a_name_may_be_that_of_a_dismounted_volume_and_of_a_mounted_one() -> Non
 @pytest.mark.rule("FLT-INST-31", "FLT-REF-03", "FLT-REF-01")
 @pytest.mark.parametrize("drops", [True, False])
 def test_a_volume_is_freed_when_its_last_reference_is_dropped(drops: bool) -> None:
-    async def script(lab: Lab) -> list[int]:
+    async def script(lab: Lab) -> list[Any]:
         volume = lab.add_volume("D:")
         driver = await noting(lab)
-        flt_volume = lab.manager.volume_of(volume)
+        flt_volume = lab.flt_volume(volume)
         file = await lab.app.open(r"D:\x")
         await FltObjectReference(flt_volume)
         await lab.dismount(volume)
@@ -392,8 +392,8 @@ def test_the_properties_of_a_volume_can_be_asked_for_in_setup_without_an_operati
 
 def test_names_of_volumes() -> None:
     async def script(lab: Lab) -> list[Any]:
-        flt_volume = lab.manager.volume_of(lab.volume)
-        network = lab.manager.volume_of(lab.add_volume("N:", "SMB"))
+        flt_volume = lab.flt_volume(lab.volume)
+        network = lab.flt_volume(lab.add_volume("N:", "SMB"))
         found: list[Any] = [await FltGetVolumeName(flt_volume, None)]
         name = UNICODE_STRING()
         RtlInitEmptyUnicodeString(name, bytearray(200), 200)
@@ -416,7 +416,7 @@ def test_what_else_can_be_asked_of_a_volume_or_an_instance() -> None:
     async def script(lab: Lab) -> list[Any]:
         disc = lab.add_volume("D:", "CDFS")
         driver = await lab.filter("F", LOWER, {})
-        volume, flt_disc = lab.manager.volume_of(lab.volume), lab.manager.volume_of(disc)
+        volume, flt_disc = lab.flt_volume(lab.volume), lab.flt_volume(disc)
         instance = volume.instances[0]
         assert driver.filter.instances[0] is instance
         return [
@@ -448,8 +448,8 @@ def test_a_filter_is_no_volume(routine: Any) -> None:
 @pytest.mark.parametrize(("drops", "warnings"), [(True, ()), (False, ("ob.ref-leak",) * 2)])
 def test_the_device_objects_of_a_volume_are_referenced(drops: bool, warnings: tuple[str, ...]) -> None:
     async def script(lab: Lab) -> list[Any]:
-        network = lab.manager.volume_of(lab.add_volume("N:", "SMB"))
-        volume = lab.manager.volume_of(lab.volume)
+        network = lab.flt_volume(lab.add_volume("N:", "SMB"))
+        volume = lab.flt_volume(lab.volume)
 
         async def setup(*arguments: Any) -> int:
             if lab.notes:

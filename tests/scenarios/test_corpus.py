@@ -105,6 +105,10 @@ MINIMA = {
     "disposition_guessed": (1, 0),
     # The program must come between the two renames, where the backup could go on: 1.
     "tunnelled_past_check": (1, 0),
+    # The create must have begun, and its thread, which could go on, stand before the post-create callback: 1.
+    "globals_freed_early": (1, 0),
+    # The program must open its file before DriverEntry, which could go on, goes on: 1.
+    "started_before_ready": (1, 0),
 }
 
 ORDERS = {
@@ -289,6 +293,15 @@ ORDERS = {
         ("close", "begin to make", "shorten", "look for sections"),
         ("shorten", "InterlockedExchangePointer", "close", "InterlockedExchangePointer"),
         ("close", "free block 'Scan'", "shorten", "set SCAN.Abort"),
+    # The create takes part in the instance before the teardown begins, and its callback comes when the table is freed.
+    "globals_freed_early": [
+        ("opener", "deliver pre-operation", "fltmc_unload", "begin the teardown"),
+        ("fltmc_unload", "free block", "opener", "deliver post-operation"),
+    ],
+    # The create comes when the instance is attached, and its callback before DriverEntry has made the table.
+    "started_before_ready": [
+        ("load", "attach instance", "opener", "begin IRP_MJ_CREATE"),
+        ("opener", "deliver pre-operation", "load", "return from FltStartFiltering"),
     ],
 }
 
@@ -426,6 +439,7 @@ USED_AFTER_FREE = {
     "cleanup_while_polled",
     "context_used_after_release",
 }
+USED_AFTER_FREE = {"globals_freed_early", "timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
 """Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
 soon as both have happened, whichever came first."""
 
