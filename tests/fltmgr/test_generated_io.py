@@ -400,7 +400,7 @@ def performing(lab: Lab, *, major: int = IRP_MJ_READ, offset: int = 2, waits: bo
 def test_callback_data_is_allocated_performed_reused_and_freed() -> None:
     def make(lab: Lab) -> Any:
         async def act(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
-            status, own = await FltAllocateCallbackDataEx(FltObjects.Instance, FltObjects.FileObject, 1)
+            _, own = await FltAllocateCallbackDataEx(FltObjects.Instance, FltObjects.FileObject, 1)
             assert own is not None
             assert own.Flags == GENERATED
             assert own.RequestorMode == 0
