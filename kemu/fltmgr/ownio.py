@@ -252,9 +252,9 @@ async def refuse_later(request: AsynchronousRequest, callback: CompletedAsyncIo,
 async def FltCancelIo(CallbackData: FLT_CALLBACK_DATA) -> bool:
     """Cancel I/O that the driver has initiated: whether somebody below was told (FLT-CANCEL-10).
 
-    FALSE leaves the cancel bit set for whoever looks at it next (FLT-CANCEL-13); the I/O completes as ever
-    (FLT-CANCEL-12). IRQL: <= DISPATCH_LEVEL. Findings: ``cancel-foreign-io``, ``cancel-completed-io`` (FLT-CANCEL-11),
-    ``asyncio-cbd-race``.
+    FALSE leaves the cancel bit set for whoever looks at it next (FLT-CANCEL-13), and says that trying again may help:
+    somebody may have become cancellable since. The I/O completes as ever (FLT-CANCEL-12). IRQL: <= DISPATCH_LEVEL.
+    Findings: ``cancel-foreign-io``, ``cancel-completed-io`` (FLT-CANCEL-11), ``asyncio-cbd-race``.
     """
     frame = frame_of(CallbackData)
     thread = current_kthread()
@@ -266,7 +266,7 @@ async def FltCancelIo(CallbackData: FLT_CALLBACK_DATA) -> bool:
         frame.check(thread, f"calls FltCancelIo of {frame.label}")
     if frame.completed:
         report("cancel-completed-io", f"{thread.label} cancels {frame.operation.request.label}, which is over")
-    return await current_system().get(IoManager).cancel(frame.operation.request)
+    return await current_system().get(IoManager).cancel(frame.operation.request, again=True)
 
 
 def _reissue_ceiling(InitiatingInstance: Instance, CallbackData: FLT_CALLBACK_DATA) -> int:

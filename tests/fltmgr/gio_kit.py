@@ -7,8 +7,11 @@ from typing import Any
 
 from fltmgr.kit import LOWER, MIDDLE, UPPER, Lab, Pre, Script
 
+from kemu.fltmgr.objects import FltVolume
 from kemu.io.constants import FILE_OPEN, IRP_MJ_READ
+from kemu.io.manager import IoManager
 from kemu.io.request import FileObject
+from kemu.io.volume import Volume
 from kemu.scenario.world import LoadedDriver
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
@@ -26,7 +29,7 @@ from kemu.wdk.wdm import (
     OBJECT_ATTRIBUTES,
 )
 
-__all__ = ["LOWER", "MIDDLE", "UPPER", "Lab", "acting", "on_read", "opened", "seer"]
+__all__ = ["LOWER", "MIDDLE", "UPPER", "Lab", "acting", "on_read", "open_on", "opened", "second_volume", "seer"]
 
 Act = Callable[[FLT_CALLBACK_DATA, FLT_RELATED_OBJECTS], Awaitable[Any]]
 SHARED = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE
@@ -91,3 +94,18 @@ async def opened(
         disposition, options, None, 0, 0,
     )  # fmt: skip
     return status, handle, file
+
+
+async def second_volume(lab: Lab) -> FltVolume:
+    """A volume D: with a file of other content."""
+    volume = Volume(lab.system, "D:")
+    lab.system.get(IoManager).mount(volume)
+    volume.filesystem.add(r"\a", b"abcdefghij")
+    return lab.manager.mount(volume)
+
+
+async def open_on(lab: Lab, volume: FltVolume, path: str = r"\a") -> FileObject:
+    manager = lab.system.get(IoManager)
+    _, file = await manager.create(volume.volume, path)
+    assert file is not None
+    return file

@@ -52,6 +52,7 @@ from kemu.wdk.fltkernel import (
     FltReadFile,
     FltReissueSynchronousIo,
     FltReuseCallbackData,
+    FltSetCallbackDataDirty,
     FltSetInformationFile,
     FltSetVolumeInformation,
     FltTagFile,
@@ -518,8 +519,6 @@ def test_an_operation_that_was_synchronised_is_sent_again_below_the_instance() -
         async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int) -> int:
             before = Data.IoStatus.Status
             Data.Iopb.Parameters.ByteOffset = 0
-            from kemu.wdk.fltkernel import FltSetCallbackDataDirty
-
             FltSetCallbackDataDirty(Data)
             await FltReissueSynchronousIo(FltObjects.Instance, Data)
             lab.note("again", (before, Data.IoStatus.Status, bool(Data.Flags & FLTFL_CALLBACK_DATA_REISSUED_IO)))

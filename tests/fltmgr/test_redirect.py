@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fltmgr.gio_kit import LOWER, MIDDLE, UPPER, Lab, acting, on_read, opened, seer
+from fltmgr.gio_kit import LOWER, MIDDLE, UPPER, Lab, acting, on_read, open_on, opened, second_volume, seer
 from fltmgr.kit import Script, all_runs, codes, run
 
-from kemu.fltmgr.objects import FltVolume, Instance
+from kemu.fltmgr.objects import Instance
 from kemu.io.constants import IRP_MJ_CREATE, IRP_MJ_READ
-from kemu.io.manager import IoManager
 from kemu.io.request import FileObject
-from kemu.io.volume import Volume
 from kemu.scenario.world import File
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
@@ -24,6 +22,7 @@ from kemu.wdk.fltkernel import (
     FltAdjustDeviceStackSizeForIoRedirection,
     FltAllocateExtraCreateParameter,
     FltAllocateExtraCreateParameterList,
+    FltCancelFileOpen,
     FltClose,
     FltCreateFileEx2,
     FltFindExtraCreateParameter,
@@ -62,21 +61,6 @@ from kemu.wdk.ntstatus import (
 from kemu.wdk.wdm import FILE_READ_DATA, FILE_WRITE_DATA, OBJ_KERNEL_HANDLE, OBJECT_ATTRIBUTES, ObDereferenceObject
 
 # Another volume.
-
-
-async def second_volume(lab: Lab) -> FltVolume:
-    """A volume D: with a file of other content."""
-    volume = Volume(lab.system, "D:")
-    lab.system.get(IoManager).mount(volume)
-    volume.filesystem.add(r"\a", b"abcdefghij")
-    return lab.manager.mount(volume)
-
-
-async def open_on(lab: Lab, volume: FltVolume, path: str = r"\a") -> FileObject:
-    manager = lab.system.get(IoManager)
-    _, file = await manager.create(volume.volume, path)
-    assert file is not None
-    return file
 
 
 def redirecting(
@@ -570,8 +554,6 @@ def test_creates_cleanups_and_closes_do_not_come_in_pairs(how: str) -> None:
     """What a filter at the bottom counts: successful post-creates against cleanups and closes."""
 
     async def script(lab: Lab) -> Any:
-        from kemu.wdk.fltkernel import FltCancelFileOpen
-
         lab.file(r"\b", b"BB")
 
         async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
