@@ -154,7 +154,7 @@ async def FltReuseCallbackData(CallbackData: FLT_CALLBACK_DATA) -> None:
     await GiveUp("FltReuseCallbackData", CallbackData, frees=False)
 
 
-class Send(Operation[None]):
+class HandOver(Operation[None]):
     """Hand callback data of a driver's own to the filter manager."""
 
     __slots__ = ("frame", "name", "request")
@@ -193,7 +193,7 @@ async def FltPerformSynchronousIo(CallbackData: FLT_CALLBACK_DATA) -> None:
     refused = _refusal(request)
     if refused is None:
         check_request("FltPerformSynchronousIo", frame.instance, request)
-    await Send("FltPerformSynchronousIo", frame, request)
+    await HandOver("FltPerformSynchronousIo", frame, request)
     if refused is None:
         await perform(request)
     else:
@@ -230,7 +230,7 @@ async def FltPerformAsynchronousIo(
     refused = STATUS_FLT_INVALID_ASYNCHRONOUS_REQUEST if request.major == IRP_MJ_CREATE else _refusal(request)
     if refused is None:
         check_request("FltPerformAsynchronousIo", frame.instance, request)
-    await Send("FltPerformAsynchronousIo", frame, request)
+    await HandOver("FltPerformAsynchronousIo", frame, request)
     if refused is None:
         return await issue(request, CallbackRoutine, CallbackContext, "FltPerformAsynchronousIo")
     request.status = refused
@@ -302,7 +302,7 @@ async def FltReissueSynchronousIo(InitiatingInstance: Instance, CallbackData: FL
     if request.major == IRP_MJ_CREATE and request.file.Flags & FO_FILE_OPEN_CANCELLED:
         request.status = STATUS_CANCELLED
     elif isinstance(frame, OwnFrame):
-        await Send(name, frame, request)
+        await HandOver(name, frame, request)
         await perform(request)
     else:
         await perform(request)

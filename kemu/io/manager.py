@@ -157,7 +157,7 @@ class IoManager:
         if file.pending:
             thread.write(file)
             file.closer = lambda: self.close_later(file)
-        elif not self._is_referenced(file):
+        elif not file.ended and not self._is_referenced(file):
             await self.send_close(file)
         return status
 

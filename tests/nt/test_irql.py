@@ -55,7 +55,8 @@ RANGES: dict[tuple[int, int], str] = {
         PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64
         ReadPointerAcquire ReadPointerNoFence RtlCompareMemory RtlCopyUnicodeString
         RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
-        WriteRelease WriteRelease64""",
+        WriteRelease WriteRelease64
+        IoInitializeDriverCreateContext""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
@@ -85,7 +86,9 @@ RANGES: dict[tuple[int, int], str] = {
         KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
         MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
-        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating
+        FltCancelIo FltFreeCallbackData FltIsIoRedirectionAllowed
+        FltIsIoRedirectionAllowedForOperation""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
@@ -112,7 +115,13 @@ RANGES: dict[tuple[int, int], str] = {
         KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
         KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
         ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
-        PsLookupThreadByThreadId""",
+        PsLookupThreadByThreadId
+        FltAllocateCallbackData FltAllocateCallbackDataEx FltAllocateExtraCreateParameter
+        FltAllocateExtraCreateParameterList FltFindExtraCreateParameter
+        FltFreeExtraCreateParameter FltFreeExtraCreateParameterList
+        FltGetEcpListFromCallbackData FltInsertExtraCreateParameter
+        FltPerformSynchronousIo FltReuseCallbackData FltSetEcpListIntoCallbackData
+        IoReplaceFileObjectName""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
@@ -120,7 +129,13 @@ RANGES: dict[tuple[int, int], str] = {
         IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
         PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
         RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
-        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
+        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess
+        FltAcknowledgeEcp FltAdjustDeviceStackSizeForIoRedirection FltCancelFileOpen
+        FltClose FltCreateFile FltCreateFileEx FltCreateFileEx2 FltDeviceIoControlFile
+        FltFlushBuffers FltFsControlFile FltIsEcpAcknowledged FltIsEcpFromUserMode
+        FltOpenVolume FltQueryDirectoryFile FltQueryInformationFile FltQuerySecurityObject
+        FltQueryVolumeInformation FltQueryVolumeInformationFile FltReadFile
+        FltSetInformationFile FltSetVolumeInformation FltTagFile FltUntagFile FltWriteFile""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
@@ -151,7 +166,11 @@ DEPENDS = (
     "ExFreePool2",
     "ExFreePoolWithTag",
     "ExFreeToLookasideListEx",
+    "FltAllocatePoolAlignedWithTag",
     "FltCompletePendedPreOperation",
+    "FltFreePoolAlignedWithTag",
+    "FltPerformAsynchronousIo",
+    "FltReissueSynchronousIo",
     "KeFlushQueuedDpcs",
     "KePulseEvent",
     "KeReleaseMutex",
