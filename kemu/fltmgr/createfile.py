@@ -360,8 +360,10 @@ async def FltCancelFileOpen(Instance: Instance, FileObject: FileObject) -> None:
     thread.write(FileObject)
     FileObject.left = True
     FileObject.below = BelowInstance(Instance)
-    if header_of(FileObject).pointers:
-        thread.read(header_of(FileObject))
+    header = header_of(FileObject)
+    thread.read(header)
+    if header.pointers or header.handles or FileObject.ended:
+        # Who refers to it sends the close, or has done so.
         return
     FileObject.ended = True
     await perform(GeneratedRequest(Instance, FileObject, IRP_MJ_CLOSE, Parameters()))

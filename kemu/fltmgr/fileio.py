@@ -7,7 +7,6 @@ from typing import Any, Final, Unpack
 from kemu.fltmgr.generated import (
     AsynchronousRequest,
     CompletedAsyncIo,
-    GeneratedIo,
     GeneratedRequest,
     issue,
     perform,
@@ -44,10 +43,9 @@ from kemu.io.file_constants import (
 )
 from kemu.io.parameters import Members
 from kemu.io.request import FileObject, Parameters
-from kemu.nt.kthread import PASSIVE_LEVEL, current_kthread
+from kemu.nt.kthread import PASSIVE_LEVEL
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_PENDING
-from kemu.nt.system import current_system, report
 from kemu.runtime import current_thread
 
 FLTFL_IO_OPERATION_NON_CACHED: Final = 0x1
@@ -86,9 +84,7 @@ async def transfer(
     request = kind(instance, file, major, parameters, flags=irp_flags(flags))
     check_request(name, instance, request)
     before = file.CurrentByteOffset
-    shared = parameters.ByteOffset == FILE_USE_FILE_POINTER_POSITION and bool(file.Flags & FO_SYNCHRONOUS_IO)
-    if shared:
-        _check_position(name, request)
+    request.moves = parameters.ByteOffset == FILE_USE_FILE_POINTER_POSITION and bool(file.Flags & FO_SYNCHRONOUS_IO)
     if callback is None:
         status = await perform(request)
         fill(request)
@@ -102,20 +98,6 @@ async def transfer(
         request.restores = before
     status = await issue(request, callback, context, name)
     return (status if status == STATUS_PENDING else request.status), 0
-
-
-def _check_position(name: str, request: GeneratedRequest) -> None:
-    """Finding ``byteoffset-race``: another request uses the position of the file object too (FLT-RACE-67)."""
-    thread = current_kthread()
-    file = request.file
-    thread.write(file.fs_context)
-    for other in current_system().get(GeneratedIo).outstanding:
-        if other.file is file and other.parameters.ByteOffset == FILE_USE_FILE_POINTER_POSITION and not other.done:
-            report(
-                "byteoffset-race",
-                f"{name} by {thread.label} without an offset while {other.label} of {other.thread.label} is under way: "
-                f"both move the position of {file.label}",
-            )
 
 
 @routine(

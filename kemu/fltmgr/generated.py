@@ -21,6 +21,7 @@ from kemu.nt.driver import in_driver, routine_name
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import NTSTATUS, STATUS_FLT_IO_COMPLETE, STATUS_PENDING, STATUS_SUCCESS
 from kemu.nt.system import current_system
+from kemu.nt.system import Leftover, current_system, report
 from kemu.runtime import Deliver, Operation, Point, Thread, current_thread
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CompletedAsyncIo = Callable[[Any, Any], Awaitable[None]]
 class GeneratedRequest(Request):
     """A request that a minifilter has initiated, and waits for."""
 
-    __slots__ = ("initiator", "marks", "own")
+    __slots__ = ("initiator", "marks", "moves", "own")
 
     is_generated: ClassVar[bool] = True
 
@@ -53,6 +54,8 @@ class GeneratedRequest(Request):
         self.initiator = initiator
         self.marks = marks
         """Flags of the callback data that the instances below see."""
+        self.moves = False
+        """Whether it is a transfer at the position of the file object."""
         self.own: OwnFrame | None = None
         """The driver's callback data that it was made from."""
 
@@ -117,6 +120,8 @@ class BeginBelow(Operation[IrpCtrl]):
         instance = request.initiator
         initiated(thread, instance)
         instance.initiated.append(request)
+        if request.moves:
+            begin_at_position(thread, request)
         current_system().get(GeneratedIo).outstanding.append(request)
         thread.update(request.file)
         request.file.pending += 1
@@ -133,6 +138,23 @@ class BeginBelow(Operation[IrpCtrl]):
 
     def describe(self) -> str:
         return f"initiate {self.request.label} below {self.request.initiator.label}"
+
+
+def begin_at_position(thread: Thread, request: GeneratedRequest) -> None:
+    """Have *request* go to where the position of the file object is now, which it moves when it is carried out.
+
+    Finding ``byteoffset-race``: another request is between these two (FLT-RACE-67).
+    """
+    file = request.file
+    thread.write(file.fs_context)
+    for other in current_system().get(GeneratedIo).outstanding:
+        if other.file is file and other.moves:
+            report(
+                "byteoffset-race",
+                f"{thread.label} begins a transfer without an offset while {other.label} of {other.thread.label} is "
+                f"under way: both begin at, and move, the position of {file.label}",
+            )
+    request.parameters.ByteOffset = file.CurrentByteOffset
 
 
 def join_below(thread: Thread, operation: IrpCtrl, instance: Instance, request: Request, marks: int) -> None:
@@ -168,6 +190,8 @@ def conclude(thread: Thread, request: GeneratedRequest) -> None:
     if instance.deleting:
         instance.changed()
     current_system().get(GeneratedIo).outstanding.remove(request)
+    if request.moves:
+        thread.write(request.file.fs_context)
 
 
 async def perform(request: GeneratedRequest) -> NTSTATUS:

@@ -115,7 +115,6 @@ class OwnFrame(Frame):
         """The filter manager has it from here on."""
         thread.write(self)
         thread.end(self)
-        thread.release(self)
         self.phase = SENT
         self.operation = IrpCtrl(request)
         self.result = None
@@ -126,7 +125,6 @@ class OwnFrame(Frame):
     def back(self, thread: Thread, request: GeneratedRequest) -> None:
         """The driver has it again, with the result."""
         thread.write(self)
-        thread.acquire(self)
         self.phase = IDLE
         self.completed = True
         self.result = None

@@ -154,7 +154,7 @@ async def FltReuseCallbackData(CallbackData: FLT_CALLBACK_DATA) -> None:
     await GiveUp("FltReuseCallbackData", CallbackData, frees=False)
 
 
-class Send(Operation[None]):
+class HandOver(Operation[None]):
     """Hand callback data of a driver's own to the filter manager."""
 
     __slots__ = ("frame", "name", "request")
@@ -193,7 +193,7 @@ async def FltPerformSynchronousIo(CallbackData: FLT_CALLBACK_DATA) -> None:
     refused = _refusal(request)
     if refused is None:
         check_request("FltPerformSynchronousIo", frame.instance, request)
-    await Send("FltPerformSynchronousIo", frame, request)
+    await HandOver("FltPerformSynchronousIo", frame, request)
     if refused is None:
         await perform(request)
     else:
@@ -230,7 +230,7 @@ async def FltPerformAsynchronousIo(
     refused = STATUS_FLT_INVALID_ASYNCHRONOUS_REQUEST if request.major == IRP_MJ_CREATE else _refusal(request)
     if refused is None:
         check_request("FltPerformAsynchronousIo", frame.instance, request)
-    await Send("FltPerformAsynchronousIo", frame, request)
+    await HandOver("FltPerformAsynchronousIo", frame, request)
     if refused is None:
         return await issue(request, CallbackRoutine, CallbackContext, "FltPerformAsynchronousIo")
     request.status = refused
@@ -252,9 +252,9 @@ async def refuse_later(request: AsynchronousRequest, callback: CompletedAsyncIo,
 async def FltCancelIo(CallbackData: FLT_CALLBACK_DATA) -> bool:
     """Cancel I/O that the driver has initiated: whether somebody below was told (FLT-CANCEL-10).
 
-    FALSE leaves the cancel bit set for whoever looks at it next (FLT-CANCEL-13); the I/O completes as ever
-    (FLT-CANCEL-12). IRQL: <= DISPATCH_LEVEL. Findings: ``cancel-foreign-io``, ``cancel-completed-io`` (FLT-CANCEL-11),
-    ``asyncio-cbd-race``.
+    FALSE leaves the cancel bit set for whoever looks at it next (FLT-CANCEL-13), and says that trying again may help:
+    somebody may have become cancellable since. The I/O completes as ever (FLT-CANCEL-12). IRQL: <= DISPATCH_LEVEL.
+    Findings: ``cancel-foreign-io``, ``cancel-completed-io`` (FLT-CANCEL-11), ``asyncio-cbd-race``.
     """
     frame = frame_of(CallbackData)
     thread = current_kthread()
@@ -266,7 +266,7 @@ async def FltCancelIo(CallbackData: FLT_CALLBACK_DATA) -> bool:
         frame.check(thread, f"calls FltCancelIo of {frame.label}")
     if frame.completed:
         report("cancel-completed-io", f"{thread.label} cancels {frame.operation.request.label}, which is over")
-    return await current_system().get(IoManager).cancel(frame.operation.request)
+    return await current_system().get(IoManager).cancel(frame.operation.request, again=True)
 
 
 def _reissue_ceiling(InitiatingInstance: Instance, CallbackData: FLT_CALLBACK_DATA) -> int:
@@ -302,7 +302,7 @@ async def FltReissueSynchronousIo(InitiatingInstance: Instance, CallbackData: FL
     if request.major == IRP_MJ_CREATE and request.file.Flags & FO_FILE_OPEN_CANCELLED:
         request.status = STATUS_CANCELLED
     elif isinstance(frame, OwnFrame):
-        await Send(name, frame, request)
+        await HandOver(name, frame, request)
         await perform(request)
     else:
         await perform(request)

@@ -274,7 +274,7 @@ async def FltIsIoRedirectionAllowedForOperation(
 async def FltAdjustDeviceStackSizeForIoRedirection(
     SourceInstance: Instance, TargetInstance: Instance
 ) -> tuple[NTSTATUS, bool]:
-    """Give the requests of one volume, from now on, room for the device stack of another: status, whether it was needed.
+    """Give requests of one volume, from now on, room for the device stack of another: status, whether it was needed.
 
     Those that are on their way stay as they are (FLT-CBD-13). IRQL: PASSIVE_LEVEL.
     """

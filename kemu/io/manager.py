@@ -195,7 +195,7 @@ class IoManager:
         if file.pending:
             thread.write(file)
             file.closer = lambda: self.close_later(file)
-        elif not self._is_referenced(file):
+        elif not file.ended and not self._is_referenced(file):
             await self.send_close(file)
         return status
 
@@ -262,9 +262,12 @@ class IoManager:
             told += await self.cancel(request)
         return told
 
-    async def cancel(self, request: Request) -> bool:
-        """IoCancelIrp: set the cancel bit and run the cancel routine, if there is one, on the calling thread."""
-        routine_to_run = await SetCancelBit(request, self.cancel_lock)
+    async def cancel(self, request: Request, *, again: bool = False) -> bool:
+        """IoCancelIrp: set the cancel bit and run the cancel routine, if there is one, on the calling thread.
+
+        With *again* also one that was set after an earlier cancellation.
+        """
+        routine_to_run = await SetCancelBit(request, self.cancel_lock, again=again)
         if routine_to_run is None:
             return False
         await routine_to_run()
@@ -316,12 +319,13 @@ class ListRequestsOf(Operation[list[Request]]):
 class SetCancelBit(BlockingOperation[CancelRoutine | None]):
     """Under the cancel spin lock, set the cancel bit and take the cancel routine away."""
 
-    __slots__ = ("request",)
+    __slots__ = ("again", "request")
     kind = "cancel"
 
-    def __init__(self, request: Request, lock: OwnedLock) -> None:
+    def __init__(self, request: Request, lock: OwnedLock, *, again: bool = False) -> None:
         super().__init__(lock)
         self.request = request
+        self.again = again
 
     def available(self, thread: Thread) -> bool:
         lock = self.sources[0]
@@ -342,7 +346,7 @@ class SetCancelBit(BlockingOperation[CancelRoutine | None]):
         log = thread.runtime.log
         if log is not None:
             log("irp.cancel", about=request)
-        if request.done or cancel.requested:
+        if request.done or (cancel.requested and not self.again):
             return None
         cancel.requested = True
         taken, cancel.routine = cancel.routine, None

@@ -33,6 +33,7 @@ RANGES: dict[tuple[int, int], str] = {
         ExInitializeWorkItem ExInterlockedInsertHeadList ExInterlockedInsertTailList
         ExInterlockedPopEntryList ExInterlockedPopEntrySList ExInterlockedPushEntryList
         ExInterlockedPushEntrySList ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize
+<<<<<<< HEAD
         FltClearCallbackDataDirty FltClearCancelCompletion FltDecodeParameters
         FltDoCompletionProcessingWhenSafe FltGetSwappedBufferMdlAddress FltIsCallbackDataDirty
         FltIsIoCanceled FltIsOperationSynchronous FltRetainSwappedBufferMdlAddress
@@ -57,6 +58,32 @@ RANGES: dict[tuple[int, int], str] = {
         ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
         RtlCompareMemory RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64
         WritePointerNoFence WritePointerRelease WriteRelease WriteRelease64""",
+=======
+        FltClearCallbackDataDirty FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled
+        FltIsOperationSynchronous FltSetCallbackDataDirty InitializeSListHead InterlockedAdd
+        InterlockedAdd64 InterlockedAnd InterlockedAnd64 InterlockedCompareExchange
+        InterlockedCompareExchange64 InterlockedCompareExchangePointer InterlockedDecrement
+        InterlockedDecrement64 InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd
+        InterlockedExchangeAdd64 InterlockedExchangePointer InterlockedFlushSList
+        InterlockedIncrement InterlockedIncrement64 InterlockedOr InterlockedOr64
+        InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor InterlockedXor64
+        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
+        IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation IoInitializeWorkItem IoMarkIrpPending
+        IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint
+        KeGetCurrentIrql KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex
+        KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql
+        KeQueryActiveProcessorCountEx KeQueryInterruptTime KeQueryInterruptTimePrecise
+        KeQueryPerformanceCounter KeQuerySystemTime KeQuerySystemTimePrecise KeQueryTickCount
+        KeQueryTimeIncrement KeQueryUnbiasedInterruptTime KeRaiseIrql KeRaiseIrqlToDpcLevel
+        KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc
+        KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock PsGetCurrentProcess
+        PsGetCurrentProcessId PsGetCurrentThread PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart
+        PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64
+        ReadPointerAcquire ReadPointerNoFence RtlCompareMemory RtlCopyUnicodeString
+        RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
+        WriteRelease WriteRelease64
+        IoInitializeDriverCreateContext""",
+>>>>>>> gio
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
@@ -88,11 +115,20 @@ RANGES: dict[tuple[int, int], str] = {
         KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled KeCancelTimer
         KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
         KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
+<<<<<<< HEAD
         KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx MmBuildMdlForNonPagedPool
         MmGetSystemAddressForMdlSafe MmUnlockPages ObDereferenceObject
         ObDereferenceObjectDeferDelete ObDereferenceObjectWithTag ObReferenceObject
         ObReferenceObjectByPointer ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId
         PsIsThreadTerminating""",
+=======
+        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
+        MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
+        ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
+        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating
+        FltCancelIo FltFreeCallbackData FltIsIoRedirectionAllowed
+        FltIsIoRedirectionAllowedForOperation""",
+>>>>>>> gio
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
@@ -140,9 +176,21 @@ RANGES: dict[tuple[int, int], str] = {
         IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
         KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
         KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
+<<<<<<< HEAD
         KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess
         MmMapViewInSystemSpace MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead
         ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+=======
+        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
+        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
+        PsLookupThreadByThreadId
+        FltAllocateCallbackData FltAllocateCallbackDataEx FltAllocateExtraCreateParameter
+        FltAllocateExtraCreateParameterList FltFindExtraCreateParameter
+        FltFreeExtraCreateParameter FltFreeExtraCreateParameterList
+        FltGetEcpListFromCallbackData FltInsertExtraCreateParameter
+        FltPerformSynchronousIo FltReuseCallbackData FltSetEcpListIntoCallbackData
+        IoReplaceFileObjectName""",
+>>>>>>> gio
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
 <<<<<<< HEAD
         FltAttachVolume FltAttachVolumeAtAltitude FltCloseClientPort FltCloseCommunicationPort
@@ -162,8 +210,18 @@ RANGES: dict[tuple[int, int], str] = {
         IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
         PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
         RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
+<<<<<<< HEAD
         RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenKey ZwOpenProcess ZwQueryValueKey""",
 >>>>>>> names
+=======
+        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess
+        FltAcknowledgeEcp FltAdjustDeviceStackSizeForIoRedirection FltCancelFileOpen
+        FltClose FltCreateFile FltCreateFileEx FltCreateFileEx2 FltDeviceIoControlFile
+        FltFlushBuffers FltFsControlFile FltIsEcpAcknowledged FltIsEcpFromUserMode
+        FltOpenVolume FltQueryDirectoryFile FltQueryInformationFile FltQuerySecurityObject
+        FltQueryVolumeInformation FltQueryVolumeInformationFile FltReadFile
+        FltSetInformationFile FltSetVolumeInformation FltTagFile FltUntagFile FltWriteFile""",
+>>>>>>> gio
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
@@ -195,9 +253,15 @@ DEPENDS = (
     "ExFreePoolWithTag",
     "ExFreeToLookasideListEx",
     "FltAllocatePoolAlignedWithTag",
+<<<<<<< HEAD
     "FltCancellableWaitForMultipleObjects",
     "FltCancellableWaitForSingleObject",
+=======
+>>>>>>> gio
     "FltCompletePendedPreOperation",
+    "FltFreePoolAlignedWithTag",
+    "FltPerformAsynchronousIo",
+    "FltReissueSynchronousIo",
     "KeFlushQueuedDpcs",
     "KePulseEvent",
     "KeReleaseMutex",

@@ -109,6 +109,14 @@ MINIMA = {
     "globals_freed_early": (1, 0),
     # The program must open its file before DriverEntry, which could go on, goes on: 1.
     "started_before_ready": (1, 0),
+    # The reader waits of its own accord, and time passes before the disk is done, which is no preemption: 0.
+    "sub_request_freed": (0, 0),
+    # The detach must come between the reader's publishing its read and that read's being held, where it could go on: 1.
+    "cancelled_on_its_way": (1, 0),
+    # The writer runs to its end, then the opener takes the lock and reads under it: 0. Nobody has to meet anybody.
+    "lock_across_metadata": (0, 0),
+    # The opener waits of its own accord; time passes, the worker opens its handle, the opener gives up: 0.
+    "open_cancelled_with_handle": (0, 0),
 }
 
 ORDERS = {
@@ -302,6 +310,22 @@ ORDERS = {
     "started_before_ready": [
         ("load", "attach instance", "opener", "begin IRP_MJ_CREATE"),
         ("opener", "deliver pre-operation", "load", "return from FltStartFiltering"),
+    # The reader gives the callback data up before the callback that it is promised for.
+    "sub_request_freed": [("reader", "FltFreeCallbackData", "io:IRP_MJ_READ@fs:C:", "deliver IoCompleted")],
+    # The instance takes part in the program's read; the filter's own is published before the teardown looks, and
+    # cancelled before it is sent, at the latest before it is made cancellable below.
+    "cancelled_on_its_way": [
+        ("reader", "begin IRP_MJ_READ", "fltmc_detach", "begin the teardown"),
+        ("reader", "acquire Lock", "fltmc_detach", "acquire Lock"),
+        ("fltmc_detach", "FltCancelIo", "reader", "FltPerformAsynchronousIo"),
+        ("fltmc_detach", "cancel callback data", "reader", "FltSetCancelCompletion"),
+    ],
+    # The file is stale when the opener looks.
+    "lock_across_metadata": [("writer", "acquire Lock", "opener", "acquire Lock")],
+    # The time is over before the worker is done, whose handle is there before the opener has seen that.
+    "open_cancelled_with_handle": [
+        ("clock", "let time pass", "wk:delayed#0", "set Done"),
+        ("wk:delayed#0", "open handles of System", "opener", "see the signal of Done"),
     ],
 }
 
@@ -440,6 +464,32 @@ USED_AFTER_FREE = {
     "context_used_after_release",
 }
 USED_AFTER_FREE = {"globals_freed_early", "timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
+PROVED = {
+    # name -> the classes of the repaired twin: how far the disk's threads, and the time, have got when the reader waits.
+    "sub_request_freed": 8,
+    # Of a program's read, the filter's own, which is held below, and a detach.
+    "cancelled_on_its_way": 173,
+    # Which of the two programs takes the lock first, and what else they share.
+    "lock_across_metadata": 4,
+    "open_cancelled_with_handle": 7,
+}
+
+
+@pytest.mark.parametrize("name", PROVED)
+def test_the_repaired_twins_of_generated_io_are_proved(name: str) -> None:
+    found = explore(program(name, "fixed"), DPOR(), Budget())
+    assert found.exhausted
+    assert found.findings == ()
+    assert found.distinct == PROVED[name]
+
+
+def test_a_filter_that_reparses_is_clean() -> None:
+    found = explore(program("simulated_reparse_point", "sample"), DPOR(), Budget())
+    assert found.exhausted
+    assert found.findings == ()
+
+
+USED_AFTER_FREE = {"timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
 """Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
 soon as both have happened, whichever came first."""
 

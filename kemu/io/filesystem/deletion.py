@@ -100,6 +100,9 @@ def cleanup(fs: FileSystem, thread: Thread, request: Request) -> Result:
     assert isinstance(opened, Open)
     node, stream, link = opened.node, opened.stream, opened.link
     thread.write(opened)
+    if opened.cleaned:
+        # Somebody has opened a handle by pointer after the last one was closed.
+        return STATUS_SUCCESS, 0
     thread.write(node)
     opened.cleaned = True
     file.Flags |= FO_CLEANUP_COMPLETE
