@@ -44,12 +44,15 @@ class MessageCall:
         """Look at an access of the driver's."""
         if self.over or thread is not self.thread:
             when = "after the routine has returned" if self.over else "on another thread than the routine's"
-            report("port-raw-buffer", f"{thread.label} accesses a buffer of the message routine {when}: it is the program's")
+            report(
+                "port-raw-buffer",
+                f"{thread.label} accesses a buffer of the message routine {when}: it is the program's",
+            )
         elif not handles_exceptions():
             report(
                 "port-raw-buffer",
-                f"{thread.label} accesses a buffer of the message routine where no exception is handled: the program may "
-                "have freed it",
+                f"{thread.label} accesses a buffer of the message routine where no exception is handled: the program "
+                "may have freed it",
             )
 
 

@@ -15,12 +15,12 @@ from kemu.fltmgr.ports import (
     DISCONNECTED,
     HEADER_SIZE,
     OPEN,
+    PFLT_PORT,
     QUEUED,
     REFUSED,
     REPLIED,
     ClientPort,
     Getter,
-    PFLT_PORT,
     PortMessage,
 )
 from kemu.nt.apc import takes
@@ -98,8 +98,8 @@ def check_usable(port: ClientPort, variable: PFLT_PORT, name: str) -> None:
     if port.closed_by:
         report(
             "port-copy-race",
-            f"{name} uses the {port.label} through {variable.label}, which still holds it: {port.closed_by} has closed it "
-            "through another variable",
+            f"{name} uses the {port.label} through {variable.label}, which still holds it: {port.closed_by} has closed "
+            "it through another variable",
         )
     if port.state == REFUSED:
         report(

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from kemu.nt.process import Process
 
 ConnectNotify = Callable[["ClientPort", Any, Any, int], Awaitable[Any]]
-"""``async def Connect(self, ClientPort, ServerPortCookie, ConnectionContext, SizeOfContext)``: a status, or a tuple of it
-and the cookie of the connection."""
+"""``async def Connect(self, ClientPort, ServerPortCookie, ConnectionContext, SizeOfContext)``: a status, or a tuple of
+it and the cookie of the connection."""
 DisconnectNotify = Callable[[Any], Awaitable[None]]
 """``async def Disconnect(self, ConnectionCookie)``."""
 MessageNotify = Callable[[Any, Any, int, Any, int], Awaitable[Any]]
-"""``async def Message(self, PortCookie, InputBuffer, InputBufferLength, OutputBuffer, OutputBufferLength)``: a status, or
-a tuple of it and the number of bytes in the output buffer."""
+"""``async def Message(self, PortCookie, InputBuffer, InputBufferLength, OutputBuffer, OutputBufferLength)``: a status,
+or a tuple of it and the number of bytes in the output buffer."""
 
 # A connection.
 CONNECTING: Final = 0
@@ -163,9 +163,7 @@ class ClientPort(FLT_PORT):
         """Whether somebody has taken it upon him to call the disconnect routine."""
         self.closed_by = ""
         """Who has closed it with FltCloseClientPort."""
-        self.round_trip = Callbacks(
-            f"what {process.label} does before it answers", code="lock-across-message"
-        )
+        self.round_trip = Callbacks(f"what {process.label} does before it answers", code="lock-across-message")
         """What the service does with a message as a part of the lock order: a sender waits for it (FLT-PORT-23)."""
 
     def holders(self) -> tuple[Thread, ...]:
@@ -285,8 +283,8 @@ class PFLT_PORT(Shared):
     """A variable for a pointer to a port, which has an address: ``self.ClientPort = PFLT_PORT()``, or a field
     ``ClientPort: PFLT_PORT`` of a structure.
 
-    Its name stands for its address, which FltSendMessage and FltCloseClientPort take; ``self.ClientPort.value`` is what a
-    plain read or assignment reaches. Plain accesses are no data race: the pointer is stored in one piece, and the two
+    Its name stands for its address, which FltSendMessage and FltCloseClientPort take; ``self.ClientPort.value`` is what
+    a plain read or assignment reaches. Plain accesses are no data race: the pointer is stored in one piece, and the two
     routines look at it by themselves.
     """
 
@@ -309,12 +307,7 @@ class PFLT_PORT(Shared):
 
     def put(self, value: Any) -> Any:
         old = self._value
-        if (
-            isinstance(old, ClientPort)
-            and old is not value
-            and old.is_live_for_driver
-            and current_driver() is not None
-        ):
+        if isinstance(old, ClientPort) and old is not value and old.is_live_for_driver and current_driver() is not None:
             report(
                 "port-overwritten",
                 f"{current_thread().label} stores {'another port' if value is not None else 'NULL'} in {self.label}, "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from kemu.fltmgr.connection import check_listening, close_connections
 from kemu.fltmgr.constants import (
     FLT_REGISTRATION_VERSION,
     FLTFL_FILTER_UNLOAD_MANDATORY,
     FLTFL_INSTANCE_TEARDOWN_FILTER_UNLOAD,
     FLTFL_INSTANCE_TEARDOWN_MANDATORY_FILTER_UNLOAD,
 )
-from kemu.fltmgr.connection import check_listening, close_connections
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import DropReference, Filter, RundownObject, TakeReference, WaitGone, WaitRundown
 from kemu.fltmgr.structures import FLT_REGISTRATION

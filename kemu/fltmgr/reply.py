@@ -50,8 +50,8 @@ class Unanswered(Structure):
 def _used(what: str) -> None:
     report(
         "port-timeout-as-success",
-        f"{current_thread().label} {what} of the reply buffer after FltSendMessage returned STATUS_TIMEOUT: no reply has "
-        "come, and STATUS_TIMEOUT is a success code",
+        f"{current_thread().label} {what} of the reply buffer after FltSendMessage returned STATUS_TIMEOUT: no reply "
+        "has come, and STATUS_TIMEOUT is a success code",
     )
 
 
@@ -63,13 +63,15 @@ def unanswered(buffer: Any, length: int) -> None:
         what: Any = (offset, offset + length)
     elif isinstance(region, Fields):
         block = region.structure
-        what = {slot.name for slot in region.slots if slot.offset < offset + length and offset < slot.offset + slot.size}
+        what = {
+            slot.name for slot in region.slots if slot.offset < offset + length and offset < slot.offset + slot.size
+        }
         what &= set(fields_of(type(block)))
     else:
         return
     kind = type(block)
     block.__dict__[_INTERNAL] = what
-    block.__class__ = _watched_class(kind)
+    object.__setattr__(block, "__class__", _watched_class(kind))
 
 
 def _watched_class(kind: type[Structure]) -> type[Structure]:

@@ -182,9 +182,7 @@ class UserProcess(Actor):
             await self._win32.close_all()
         await exit_process(self.process, status)
 
-    async def serve(
-        self, port_name: str, answer: Answer, *, threads: int = 1, context: bytes = b""
-    ) -> Service:
+    async def serve(self, port_name: str, answer: Answer, *, threads: int = 1, context: bytes = b"") -> Service:
         """Connect to a minifilter's port, which must agree, and answer its messages with ``await answer(message)``.
 
         Each of the *threads* fetches a message, answers it and fetches the next; what it returns is the reply, without

@@ -1,4 +1,4 @@
-"""Races of communication ports (FLT-RACE-50 to 57): every order that the rule lists comes up, and what is wrong in it."""
+"""Races of communication ports (FLT-RACE-50 to 57): every order that a rule lists comes up, and what is wrong in it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 from fltmgr.kit import Lab, Run, all_runs, codes, sample
-from fltmgr.ports_kit import PORT, SECOND, Talker, as_program, header, reply, safe, service_of, talker
+from fltmgr.ports_kit import PORT, SECOND, reply, service_of, talker
 
 from kemu.fltmgr.ports import ClientPort
 from kemu.io.constants import IRP_MJ_CREATE
-from kemu.nt.driver import in_driver
 from kemu.runtime import Thread
 from kemu.user.errors import ERROR_CONNECTION_COUNT_LIMIT, ERROR_FILE_NOT_FOUND, ERROR_OPERATION_ABORTED
 from kemu.user.win32 import ERROR_FLT_NO_WAITER_FOR_REPLY, HRESULT_FROM_WIN32, OVERLAPPED, S_OK
@@ -47,7 +46,9 @@ def test_a_disconnect_in_every_phase_of_sending(copied: bool, monkeypatch: pytes
     def noted(port: ClientPort, thread: Thread) -> None:
         nonlocal phase
         if port.connected:
-            phase = "waits for the answer" if port.waiting else "waits for delivery" if port.queue else "before or after"
+            phase = (
+                "waits for the answer" if port.waiting else "waits for delivery" if port.queue else "before or after"
+            )
         end(port, thread)
 
     monkeypatch.setattr(ClientPort, "end", noted)

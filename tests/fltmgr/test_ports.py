@@ -95,7 +95,11 @@ def test_what_listening_takes(name: str | None, flags: int, limit: int, without:
     async def script(lab: Lab) -> Any:
         driver, _ = await talker(lab)
         assert driver.Filter is not None
-        routines = {"connect": driver.Connect, "disconnect": driver.Disconnect, "message": driver.Message}
+        routines: dict[str, Any] = {
+            "connect": driver.Connect,
+            "disconnect": driver.Disconnect,
+            "message": driver.Message,
+        }
         routines.pop(without, None)
         attributes = InitializeObjectAttributes(name, flags)
         status, port = await FltCreateCommunicationPort(
@@ -477,7 +481,7 @@ def test_a_program_sends(sent: bytes | None, size: int, room: int, expected: tup
             try:
                 data = Input[0:InputLength]
                 RtlCopyMemory(Output, data[::-1], InputLength)
-            except Exception:
+            except ValueError:
                 return STATUS_INVALID_PARAMETER
             return STATUS_SUCCESS, InputLength
 
@@ -756,7 +760,13 @@ def test_a_message_that_is_there_is_fetched_at_once() -> None:
         overlapped = OVERLAPPED(0, await api.CreateEventW(None, True))
         got = await api.FilterGetMessage(handle, 64, overlapped)
         waited = await api.WaitForSingleObject(overlapped.hEvent, 0)
-        return [got[0], got[1][16:], waited, await api.GetOverlappedResult(handle, overlapped, False), await sender.join()]
+        return [
+            got[0],
+            got[1][16:],
+            waited,
+            await api.GetOverlappedResult(handle, overlapped, False),
+            await sender.join(),
+        ]
 
     assert run(script).result == [S_OK, b"scan", WAIT_OBJECT_0, (True, 20), STATUS_SUCCESS]
 
@@ -996,4 +1006,3 @@ def test_a_program_unloads_and_detaches() -> None:
         ]
 
     assert run(script).result == [0x801F0014, 0x801F0013, S_OK, 0x801F0013, S_OK, 0x801F0013]
-
