@@ -180,7 +180,8 @@ class Refuse(Operation[None]):
 def status_and(returned: Any, otherwise: Any) -> tuple[Any, Any]:
     """What a routine has returned, apart: its status, and what it may give out with that, or *otherwise*."""
     both = cast("tuple[Any, ...]", returned)
-    return (both[0], both[1]) if isinstance(returned, tuple) and len(both) == 2 else (returned, otherwise)
+    is_pair = bool(isinstance(returned, tuple)) and len(both) == 2
+    return (both[0], both[1]) if is_pair else (returned, otherwise)
 
 
 async def connect(
