@@ -24,7 +24,8 @@ def endless_message(verifier: Verifier, threads: Iterable[Thread], detail: str) 
         if inside:
             # The thread that would have to fetch the message, or answer it, is in the driver and waits for the service.
             names = " and ".join(dict.fromkeys(thread.label for thread in inside))
-            what = f"{names} of the service at {port.server.port_name} waits for that service"
+            waits = "waits" if len(inside) == 1 else "wait"
+            what = f"{names} of the service at {port.server.port_name} {waits} for that service"
             return verifier.finding("reentrant-deadlock", f"{what}: {detail}", subject=port.server.driver.label)
         needed = [thread for thread in stuck if serves(thread, port) and _waits_for(thread, senders)]
         if needed:
