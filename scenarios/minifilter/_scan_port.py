@@ -1,4 +1,4 @@
-"""A minifilter that asks its service about files before they are opened; the drivers of several scenarios derive from it."""
+"""A minifilter that asks its service about each create; the drivers of several scenarios derive from it."""
 
 from typing import Any
 
@@ -53,11 +53,11 @@ class SCAN_REPLY(Structure):
 class ScanPort(Driver):
     """Listens at a port, keeps the port of one service, and lets it decide about each create."""
 
+    Filter: PFLT_FILTER
+    ServerPort: FLT_PORT
     Timeout: int | None = SECOND
 
     def __init__(self) -> None:
-        self.Filter: PFLT_FILTER | None = None
-        self.ServerPort: FLT_PORT | None = None
         self.ClientPort = PFLT_PORT(None, "ClientPort")
 
     async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
@@ -65,9 +65,10 @@ class ScanPort(Driver):
             OperationRegistration=[*self.operations(), FLT_OPERATION_REGISTRATION()],
             FilterUnloadCallback=self.Unload,
         )
-        status, self.Filter = await FltRegisterFilter(DriverObject, registration)
-        if not NT_SUCCESS(status) or self.Filter is None:
+        status, registered = await FltRegisterFilter(DriverObject, registration)
+        if not NT_SUCCESS(status) or registered is None:
             return status
+        self.Filter = registered
         status = await self.Listen()
         if not NT_SUCCESS(status):
             await FltUnregisterFilter(self.Filter)
@@ -86,9 +87,11 @@ class ScanPort(Driver):
         if not NT_SUCCESS(status) or security is None:
             return status
         attributes = InitializeObjectAttributes(PORT, OBJ_KERNEL_HANDLE | OBJ_CASE_INSENSITIVE, 0, security)
-        status, self.ServerPort = await FltCreateCommunicationPort(
+        status, port = await FltCreateCommunicationPort(
             self.Filter, attributes, None, self.Connect, self.Disconnect, None, 1
         )
+        if port is not None:
+            self.ServerPort = port
         await FltFreeSecurityDescriptor(security)
         return status
 
@@ -105,6 +108,7 @@ class ScanPort(Driver):
         await FltCloseClientPort(self.Filter, self.ClientPort)
 
     async def PreCreate(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+        assert FltObjects.FileObject is not None
         if await self.IsSafe(FltObjects.FileObject.FileName.encode()):
             return FLT_PREOP_SUCCESS_NO_CALLBACK
         Data.IoStatus.Status = STATUS_ACCESS_DENIED
@@ -119,9 +123,7 @@ class ScanPort(Driver):
         """Ask the service; the status, and its answer if that is STATUS_SUCCESS."""
         reply = SCAN_REPLY()
         length = ULONG(8)
-        status = await FltSendMessage(
-            self.Filter, self.ClientPort, message, len(message), reply, length, self.Timeout
-        )
+        status = await FltSendMessage(self.Filter, self.ClientPort, message, len(message), reply, length, self.Timeout)
         if status != STATUS_SUCCESS or length.value != 8:
             return status, False
         return status, reply.SafeToOpen == 1

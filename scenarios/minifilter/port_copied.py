@@ -1,8 +1,8 @@
 """MF-50: the port of the service is kept twice, and closed through the one that nobody sends through.
 
 FltSendMessage and FltCloseClientPort take the address of a variable, which is how the one learns that the other has
-closed the port. A driver that keeps the port in a structure for each connection, closes that, and sends through a global
-copy, sends to a port that is gone.
+closed the port. A driver that keeps the port in a structure for each connection, closes that, and sends through a
+global copy, sends to a port that is gone.
 """
 
 from typing import Any
@@ -63,6 +63,6 @@ async def port_copied(world: World, driver: type[Driver]) -> None:
             await file.close()
 
     async def stops() -> None:
-        await service.kill()
+        await service.disconnect()
 
     await world.together(opener(), stops(), process=app)

@@ -72,6 +72,7 @@ class Scanner(ScanPort):
         await InterlockedExchangePointer(self.UserProcess, None)
 
     async def PreCreate(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+        assert FltObjects.FileObject is not None
         name = FltObjects.FileObject.FileName
         if not name.endswith(".exe") or await ReadPointerAcquire(self.UserProcess) is PsGetCurrentProcess():
             return FLT_PREOP_SUCCESS_NO_CALLBACK
@@ -106,6 +107,7 @@ class Scanner(ScanPort):
         written = self.Rescan.pop(FltObjects.FileObject, False)
         await ExReleaseFastMutex(self.Lock)
         if written:
+            assert FltObjects.FileObject is not None
             # Nobody can be refused any more; the service may do something about the file.
             await self.IsSafe(b"rescan " + FltObjects.FileObject.FileName.encode())
         return FLT_PREOP_SUCCESS_NO_CALLBACK
