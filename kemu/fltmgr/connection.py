@@ -1,9 +1,9 @@
-"""The life of ports: listening, connecting, disconnecting, and what an unload does to all of it (FLT-PORT, FLT-ORD-09)."""
+"""The life of ports: listening, connecting, disconnecting, and what an unload does to all of that (FLT-PORT)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from kemu.fltmgr.messaging import check_usable
 from kemu.fltmgr.objects import Filter, WaitRundown
@@ -177,6 +177,13 @@ class Refuse(Operation[None]):
         return self.port
 
 
+def status_and(returned: Any, otherwise: Any) -> tuple[Any, Any]:
+    """What a routine has returned, apart: its status, and what it may give out with that, or *otherwise*."""
+    both = cast("tuple[Any, ...]", returned)
+    is_pair = bool(isinstance(returned, tuple)) and len(both) == 2
+    return (both[0], both[1]) if is_pair else (returned, otherwise)
+
+
 async def connect(
     name: str,
     process: Process,
@@ -194,9 +201,7 @@ async def connect(
     server = port.server
     arguments = (port, server.cookie, context or None, len(context))
     returned = await in_driver(server.driver, "ConnectNotify", server.connect, *arguments)
-    cookie = None
-    if isinstance(returned, tuple) and len(returned) == 2:  # pyright: ignore[reportUnknownArgumentType]
-        returned, cookie = returned
+    returned, cookie = status_and(returned, None)
     status = status_of(server.driver, "ConnectNotify", server.connect, returned)
     if NT_SUCCESS(status):
         await Establish(port, cookie, add_handle)
@@ -355,8 +360,8 @@ def check_listening(filter_: Filter) -> None:
         if not server.closed_by:
             report(
                 "unload-port-open",
-                f"{current_thread().label} unregisters {filter_.label}, whose {server.label} is open: the unload waits for "
-                "it to be closed",
+                f"{current_thread().label} unregisters {filter_.label}, whose {server.label} is open: the unload waits "
+                "for it to be closed",
             )
 
 

@@ -51,8 +51,8 @@ class MessageCall:
         elif not handles_exceptions():
             report(
                 "port-raw-buffer",
-                f"{thread.label} accesses a buffer of the message routine where no exception is handled: the program may "
-                "have freed it",
+                f"{thread.label} accesses a buffer of the message routine where no exception is handled: the program "
+                "may have freed it",
             )
 
 

@@ -98,8 +98,8 @@ def check_usable(port: ClientPort, variable: PFLT_PORT, name: str) -> None:
     if port.closed_by:
         report(
             "port-copy-race",
-            f"{name} uses the {port.label} through {variable.label}, which still holds it: {port.closed_by} has closed it "
-            "through another variable",
+            f"{name} uses the {port.label} through {variable.label}, which still holds it: {port.closed_by} has closed "
+            "it through another variable",
         )
     if port.state == REFUSED:
         report(

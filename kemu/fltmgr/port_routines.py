@@ -15,7 +15,9 @@ from kemu.fltmgr.ports import (
     DisconnectNotify,
     MessageNotify,
     PortMessage,
-    ServerPort,
+)
+from kemu.fltmgr.ports import (
+    ServerPort as Server,
 )
 from kemu.fltmgr.reply import answered, fetch, put, unanswered
 from kemu.fltmgr.security import SECURITY_DESCRIPTOR
@@ -53,7 +55,7 @@ async def FltCreateCommunicationPort(
     DisconnectNotifyCallback: DisconnectNotify | None,
     MessageNotifyCallback: MessageNotify | None,
     MaxConnections: int,
-) -> tuple[NTSTATUS, ServerPort | None]:
+) -> tuple[NTSTATUS, FLT_PORT | None]:
     r"""Listen for programs at a name such as ``\\ScannerPort``: status and server port (FLT-PORT-01).
 
     Programs may connect before this returns. The connect routine is given the client port, *ServerPortCookie* and what
@@ -80,7 +82,7 @@ async def FltCreateCommunicationPort(
         return STATUS_OBJECT_PATH_SYNTAX_BAD, None
     if resources_fail("FltCreateCommunicationPort"):
         return STATUS_INSUFFICIENT_RESOURCES, None
-    server = ServerPort(
+    server = Server(
         Filter,
         name,
         security.copy() if security is not None else None,
@@ -103,12 +105,15 @@ async def FltCreateCommunicationPort(
     "VOID FltCloseCommunicationPort(_In_ PFLT_PORT ServerPort)",
     max_irql=PASSIVE_LEVEL,
 )
-async def FltCloseCommunicationPort(ServerPort: ServerPort) -> None:
+async def FltCloseCommunicationPort(ServerPort: FLT_PORT) -> None:
     """Stop listening. Connections live on until either end closes them, or the driver is unloaded (FLT-PORT-11).
 
     To be called before FltUnregisterFilter: finding ``unload-port-open``. Twice: ``ke.use-after-free``.
     IRQL: PASSIVE_LEVEL.
     """
+    if not isinstance(ServerPort, Server):
+        bad_pointer("FltCloseCommunicationPort", "ServerPort", Server, ServerPort)
+        return
     await StopListening(ServerPort)
 
 
@@ -150,9 +155,9 @@ async def FltSendMessage(
 ) -> NTSTATUS:
     """Send a message to the program at the other end of the port in the variable *ClientPort* (FLT-PORT-14).
 
-    It waits until the program has fetched the message, and with a *ReplyBuffer* until it has answered; *ReplyLength* is a
-    variable, such as ``ULONG(4)``, which holds the buffer's size before and the answer's after. *Timeout* is about both
-    waits together: in units of 100 ns, negative from now, or None for as long as it takes. IRQL: <= APC_LEVEL.
+    It waits until the program has fetched the message, and with a *ReplyBuffer* until it has answered; *ReplyLength*
+    is a variable, such as ``ULONG(4)``, which holds the buffer's size before and the answer's after. *Timeout* is about
+    both waits together: in units of 100 ns, negative from now, or None for as long as it takes. IRQL: <= APC_LEVEL.
 
     STATUS_SUCCESS, or the status of the answer; STATUS_TIMEOUT, which is a success code; STATUS_PORT_DISCONNECTED, also
     for a variable that holds NULL; STATUS_THREAD_IS_TERMINATING; STATUS_BUFFER_OVERFLOW for an answer that is too long;
@@ -214,7 +219,7 @@ def _missing(filter_: object, port: object, buffer: object, reply: object, lengt
     held = port._value if isinstance(port, PFLT_PORT) else None  # pyright: ignore[reportPrivateUsage]
     if isinstance(held, ClientPort) and held.server.filter is not filter_:
         return f"the filter {filter_.label}, whose port {held.label} is not"
-    if isinstance(held, ServerPort):
+    if isinstance(held, Server):
         return f"the {held.label}, which is no client port"
     return ""
 
@@ -226,8 +231,8 @@ def _variable(name: str, given: object) -> PFLT_PORT | None:
     if isinstance(given, FLT_PORT):
         refuse(
             f"{name} was given a port, and takes the address of the variable that holds it",
-            remedy="declare the variable as self.ClientPort = PFLT_PORT(), assign the port to self.ClientPort.value, and pass "
-            "self.ClientPort",
+            remedy="declare the variable as self.ClientPort = PFLT_PORT(), assign the port to self.ClientPort.value, "
+            "and pass self.ClientPort",
         )
     bad_pointer(name, "ClientPort", PFLT_PORT, given)
     return None
@@ -244,8 +249,8 @@ def _check_wait(filter_: Filter, variable: PFLT_PORT, timeout: int | None) -> No
     elif timeout is None and in_operation(thread, filter_):
         report(
             "port-wait-forever",
-            f"{thread.label} calls FltSendMessage without a timeout inside an operation's callback: a service that hangs "
-            f"blocks the operation, the teardown and the unload",
+            f"{thread.label} calls FltSendMessage without a timeout inside an operation's callback: a service that "
+            "hangs blocks the operation, the teardown and the unload",
         )
 
 

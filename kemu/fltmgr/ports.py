@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from kemu.nt.process import Process
 
 ConnectNotify = Callable[["ClientPort", Any, Any, int], Awaitable[Any]]
-"""``async def Connect(self, ClientPort, ServerPortCookie, ConnectionContext, SizeOfContext)``: a status, or a tuple of it
-and the cookie of the connection."""
+"""``async def Connect(self, ClientPort, ServerPortCookie, ConnectionContext, SizeOfContext)``: a status, or a tuple of
+it and the cookie of the connection."""
 DisconnectNotify = Callable[[Any], Awaitable[None]]
 """``async def Disconnect(self, ConnectionCookie)``."""
 MessageNotify = Callable[[Any, Any, int, Any, int], Awaitable[Any]]
-"""``async def Message(self, PortCookie, InputBuffer, InputBufferLength, OutputBuffer, OutputBufferLength)``: a status, or
-a tuple of it and the number of bytes in the output buffer."""
+"""``async def Message(self, PortCookie, InputBuffer, InputBufferLength, OutputBuffer, OutputBufferLength)``: a status,
+or a tuple of it and the number of bytes in the output buffer."""
 
 # A connection.
 CONNECTING: Final = 0
@@ -283,8 +283,8 @@ class PFLT_PORT(Shared):
     """A variable for a pointer to a port, which has an address: ``self.ClientPort = PFLT_PORT()``, or a field
     ``ClientPort: PFLT_PORT`` of a structure.
 
-    Its name stands for its address, which FltSendMessage and FltCloseClientPort take; ``self.ClientPort.value`` is what a
-    plain read or assignment reaches. Plain accesses are no data race: the pointer is stored in one piece, and the two
+    Its name stands for its address, which FltSendMessage and FltCloseClientPort take; ``self.ClientPort.value`` is what
+    a plain read or assignment reaches. Plain accesses are no data race: the pointer is stored in one piece, and the two
     routines look at it by themselves.
     """
 

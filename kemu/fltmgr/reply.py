@@ -50,8 +50,8 @@ class Unanswered(Structure):
 def _used(what: str) -> None:
     report(
         "port-timeout-as-success",
-        f"{current_thread().label} {what} of the reply buffer after FltSendMessage returned STATUS_TIMEOUT: no reply has "
-        "come, and STATUS_TIMEOUT is a success code",
+        f"{current_thread().label} {what} of the reply buffer after FltSendMessage returned STATUS_TIMEOUT: no reply "
+        "has come, and STATUS_TIMEOUT is a success code",
     )
 
 
@@ -71,7 +71,7 @@ def unanswered(buffer: Any, length: int) -> None:
         return
     kind = type(block)
     block.__dict__[_INTERNAL] = what
-    block.__class__ = _watched_class(kind)
+    object.__setattr__(block, "__class__", _watched_class(kind))
 
 
 def _watched_class(kind: type[Structure]) -> type[Structure]:

@@ -5,9 +5,10 @@ The calls return an HRESULT, and out parameters follow it in a tuple.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
-from kemu.fltmgr.connection import connect
+from kemu.fltmgr.connection import connect, status_and
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.message_buffer import MessageCall
 from kemu.fltmgr.messaging import (
@@ -135,16 +136,16 @@ class FilterApi(ProcessApi):
     ) -> tuple[int, bytes]:
         """Fetch a message: an HRESULT, and the message with its FILTER_MESSAGE_HEADER.
 
-        It waits for one, or with *lpOverlapped* returns HRESULT_FROM_WIN32(ERROR_IO_PENDING) if there is none: the event
-        is signalled when one has come, which is then in ``lpOverlapped.buffer`` (FLT-PORT-19). A handle for synchronous I/O
-        waits in any case. A buffer that is too small: ERROR_INSUFFICIENT_BUFFER, and the message is still there. After
-        either end has closed the connection: ERROR_INVALID_HANDLE.
+        It waits for one, or with *lpOverlapped* returns HRESULT_FROM_WIN32(ERROR_IO_PENDING) if there is none: the
+        event is signalled when one has come, which is then in ``lpOverlapped.buffer`` (FLT-PORT-19). A handle for
+        synchronous I/O waits in any case. A buffer that is too small: ERROR_INSUFFICIENT_BUFFER, and the message is
+        still there. After either end has closed the connection: ERROR_INVALID_HANDLE.
         """
         if dwMessageBufferSize < 16:
             return E_INVALIDARG, b""
         lock = await self._lock(hPort)
         self._answered(current_kthread(), hPort)
-        finish = None
+        on_end: Callable[[Getter, Thread], None] | None = None
         if lpOverlapped is not None:
             event = await self.event_of(lpOverlapped)
             if event is not None:
@@ -157,7 +158,8 @@ class FilterApi(ProcessApi):
                 if event is not None:
                     SetEvent(event).perform(thread)
 
-        getter = await GetMessage(self._find(hPort), dwMessageBufferSize, finish)
+            on_end = finish
+        getter = await GetMessage(self._find(hPort), dwMessageBufferSize, on_end)
         if isinstance(getter, NTSTATUS):
             self._unlock(lock)
             if lpOverlapped is not None:
@@ -199,7 +201,7 @@ class FilterApi(ProcessApi):
     ) -> tuple[int, int]:
         """Send a message to the minifilter, whose message routine runs on this thread (FLT-PORT-12).
 
-        An HRESULT, and how many bytes there are in *lpOutBuffer*, which is memory of the process (`UserProcess.memory`).
+        An HRESULT, and how many bytes there are in *lpOutBuffer*, memory of the process (`UserProcess.memory`).
         """
         thread = current_kthread()
         if isinstance(lpInBuffer, bytes):
@@ -219,8 +221,7 @@ class FilterApi(ProcessApi):
             assert routine is not None
             arguments = (port.cookie, lpInBuffer, size, lpOutBuffer, dwOutBufferSize)
             returned = await in_driver(port.server.driver, "MessageNotify", routine, *arguments)
-            if isinstance(returned, tuple) and len(returned) == 2:  # pyright: ignore[reportUnknownArgumentType]
-                returned, produced = returned
+            returned, produced = status_and(returned, 0)
             status = status_of(port.server.driver, "MessageNotify", routine, returned)
         call.over = True
         end_message(port, thread)

@@ -103,13 +103,16 @@ class Talker(Minifilter):
         port = self.ClientPort if variable is None else variable
         return await FltSendMessage(self.Filter, port, data, len(data), None, None, timeout)
 
-    async def ask(self, data: bytes = b"scan", size: int = 4, timeout: int | None = None) -> tuple[int, bytes]:
+    async def ask(
+        self, data: bytes = b"scan", size: int = 4, timeout: int | None = None, variable: PFLT_PORT | None = None
+    ) -> tuple[int, bytes]:
         """Send and wait for an answer; the status and the answer, which goes through a block of pool."""
         assert self.Filter is not None
+        port = self.ClientPort if variable is None else variable
         block = await ExAllocatePool2(POOL_FLAG_PAGED, max(size, 1), "Answ")
         assert block is not None
         length = ULONG(size)
-        status = await FltSendMessage(self.Filter, self.ClientPort, data, len(data), block, length, timeout)
+        status = await FltSendMessage(self.Filter, port, data, len(data), block, length, timeout)
         answer = bytes(block[0 : length.value]) if status == STATUS_SUCCESS else b""
         await ExFreePool(block)
         return status, answer

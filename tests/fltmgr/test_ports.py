@@ -95,7 +95,11 @@ def test_what_listening_takes(name: str | None, flags: int, limit: int, without:
     async def script(lab: Lab) -> Any:
         driver, _ = await talker(lab)
         assert driver.Filter is not None
-        routines = {"connect": driver.Connect, "disconnect": driver.Disconnect, "message": driver.Message}
+        routines: dict[str, Any] = {
+            "connect": driver.Connect,
+            "disconnect": driver.Disconnect,
+            "message": driver.Message,
+        }
         routines.pop(without, None)
         attributes = InitializeObjectAttributes(name, flags)
         status, port = await FltCreateCommunicationPort(
@@ -477,7 +481,7 @@ def test_a_program_sends(sent: bytes | None, size: int, room: int, expected: tup
             try:
                 data = Input[0:InputLength]
                 RtlCopyMemory(Output, data[::-1], InputLength)
-            except Exception:
+            except ValueError:
                 return STATUS_INVALID_PARAMETER
             return STATUS_SUCCESS, InputLength
 
