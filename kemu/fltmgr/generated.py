@@ -20,8 +20,7 @@ from kemu.io.request import CLASS_NAMES, FileObject, Parameters, Request, WaitDo
 from kemu.nt.driver import in_driver, routine_name
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import NTSTATUS, STATUS_FLT_IO_COMPLETE, STATUS_PENDING, STATUS_SUCCESS
-from kemu.nt.system import current_system
-from kemu.nt.system import Leftover, current_system, report
+from kemu.nt.system import current_system, label_of, report
 from kemu.runtime import Deliver, Operation, Point, Thread, current_thread
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def begin_at_position(thread: Thread, request: GeneratedRequest) -> None:
         if other.file is file and other.moves:
             report(
                 "byteoffset-race",
-                f"{thread.label} begins a transfer without an offset while {other.label} of {other.thread.label} is "
+                f"{thread.label} begins a transfer without an offset while {other.label} of {label_of(other.thread)} is "
                 f"under way: both begin at, and move, the position of {file.label}",
             )
     request.parameters.ByteOffset = file.CurrentByteOffset

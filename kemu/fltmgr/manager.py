@@ -39,8 +39,6 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import Leftover, System
-from kemu.nt.system import System
-from kemu.nt.transaction import KTRANSACTION
 from kemu.runtime import Actor, Deliver, Operation, Thread, current_thread
 
 
@@ -97,9 +95,6 @@ class FilterManager(Actor):
         for volume in self.volumes:
             volume.volume.filesystem.contexts = self.contexts
 
-    def volume_of(self, volume: Volume) -> FltVolume:
-        """The filter manager's view of *volume*."""
-        return next(one for one in self.volumes if one.volume is volume)
     def volume_of(self, volume: Volume) -> FltVolume | None:
         """The filter manager's view of *volume*; None if it was dismounted and is gone."""
         current_thread().read(self.presence)
@@ -323,19 +318,3 @@ class Attach(Operation[None]):
 
     def describe(self) -> str:
         return f"attach {self.instance.label}"
-
-
-class _NoOperation:
-    """Stands where a frame would be in the related objects of an instance callback."""
-
-    __slots__ = ("file", "instance", "transaction")
-
-    def __init__(self, instance: Instance, transaction: KTRANSACTION | None) -> None:
-        self.instance = instance
-        self.file = None
-        self.transaction = transaction
-
-
-def related_objects(instance: Instance, transaction: KTRANSACTION | None = None) -> FLT_RELATED_OBJECTS:
-    """The related objects of an instance callback, or of a notification, which have no operation."""
-    return FLT_RELATED_OBJECTS(cast("Frame", _NoOperation(instance, transaction)))

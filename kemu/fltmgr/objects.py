@@ -258,7 +258,7 @@ class Instance(RundownObject):
                 self.nodes.setdefault(registration.MajorFunction, Node(self, registration))
 
     def holders(self) -> tuple[Thread, ...]:
-        issuers = [request.thread for request in self.initiated if not request.is_inner]
+        issuers = [request.thread for request in self.initiated if not request.is_inner and request.thread is not None]
         return tuple(thread for frame in self.outstanding for thread in frame.inside) + tuple(issuers)
 
 

@@ -49,10 +49,6 @@ async def FltRegisterFilter(Driver: DRIVER_OBJECT, Registration: FLT_REGISTRATIO
     STATUS_FLT_INVALID_CONTEXT_REGISTRATION for contexts that cannot be declared together (FLT-CTX-02).
     IRQL: <= APC_LEVEL. Findings: ``reg-version``, ``reg-unterminated``,
     ``reg-illegal-major``, ``reg-shutdown-postop``, ``reg-duplicate-major``, ``reg-foreign``.
-    STATUS_INVALID_PARAMETER for a bad version, or for a name provider that cannot normalise (FLT-REG-23),
-    STATUS_OBJECT_NAME_NOT_FOUND if the service key defines no altitude (FLT-REG-02). IRQL: <= APC_LEVEL. Findings:
-    ``reg-version``, ``reg-unterminated``, ``reg-illegal-major``, ``reg-shutdown-postop``, ``reg-duplicate-major``,
-    ``reg-foreign``.
     """
     manager = current_system().get(FilterManager)
     manager.observer.registering(Driver, Registration)

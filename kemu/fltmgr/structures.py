@@ -185,14 +185,11 @@ class FLT_RELATED_OBJECTS(_View):
         return RELATED_OBJECTS_SIZE
 
     @property
-    def Transaction(self) -> Any:
-        """The transaction that the file object belongs to, or None."""
-        return getattr(self._frame.file, "Transaction", None)
-
-    @property
     def TransactionContext(self) -> int:
         """The transaction's mini-version of the file; without a transaction it means nothing (FLT-CBD-25)."""
         return GARBAGE if self.Transaction is None else 0
+
+    @property
     def Transaction(self) -> KTRANSACTION | None:
         """The transaction that the file was opened in, or that a notification is about."""
         return self._frame.transaction

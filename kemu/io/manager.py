@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, Unpack
 
-from kemu.io.buffers import memory_of
 from kemu.io.attempts import Attempts
+from kemu.io.buffers import memory_of
 from kemu.io.constants import (
     FILE_OPEN_IF,
     FO_SYNCHRONOUS_IO,
@@ -45,8 +45,8 @@ from kemu.nt.status import (
     STATUS_SUCCESS,
 )
 from kemu.nt.system import System, current_system
-from kemu.nt.usermemory import UserBuffer
 from kemu.nt.transaction import KTRANSACTION
+from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 MOST_REPARSES: Final = 32
@@ -139,7 +139,9 @@ class IoManager:
             await self.call(request)
             return request
 
-        request = await self.open(send, file_object(volume, path, synchronous=synchronous))
+        file = file_object(volume, path, synchronous=synchronous)
+        file.transaction = transaction
+        request = await self.open(send, file)
         if not NT_SUCCESS(request.status):
             return request.status, None
         request.file.Flags |= FO_HANDLE_CREATED
@@ -174,11 +176,8 @@ class IoManager:
         again = FileObject(volume, dos_path(name), file.Flags & FO_SYNCHRONOUS_IO)
         again.handles = file.handles
         again.below = file.below
+        again.transaction = file.transaction
         return again
-        file = FileObject(volume, path, FO_SYNCHRONOUS_IO if synchronous else 0)
-        file.transaction = transaction
-        status = await self.call(Request(volume, file, IRP_MJ_CREATE, Parameters(Disposition=disposition, **members)))
-        return status, file if NT_SUCCESS(status) else None
 
     async def close(self, file: FileObject) -> NTSTATUS:
         """Close a handle. The last one's end sends a cleanup request, and a close request when nothing else refers

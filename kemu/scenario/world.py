@@ -7,16 +7,14 @@ A script is an ``async def`` that takes a `World` (and the variant under test). 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
-from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar, cast
 
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
-from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.datascan import DataScans
+from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_cache import NameCache
 from kemu.fltmgr.name_information import FileNames
@@ -70,7 +68,6 @@ from kemu.nt.onstack import StackObjects
 from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
 from kemu.nt.psapi import create_process
-from kemu.nt.psapi import create_process, exit_process
 from kemu.nt.registry import Registry, RegistryValue
 from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.stall import Watchdog
@@ -248,10 +245,8 @@ class UserProcess(Actor):
         r"""Open or create a file; *overlapped* opens it for asynchronous I/O. None instead of a file on failure.
 
         A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to, ``\\.\C:``
-        a volume itself, and ``D:\a`` a file on another volume than the first.
-        With a *transaction* it is opened in that. Drivers are told so; what is changed is seen at once all the same.
-
-        A *path* such as ``\\.\Echo`` opens the device that a driver's symbolic link of that name leads to.
+        a volume itself, and ``D:\a`` a file on another volume than the first. With a *transaction* it is opened in
+        that. Drivers are told so; what is changed is seen at once all the same.
         """
         manager = self.world.system.get(IoManager)
         named = manager.volume_named(path) if ":" in path[:6] else None
@@ -262,10 +257,8 @@ class UserProcess(Actor):
             status, device_file = await open_device(manager, path, synchronous=not overlapped)
             return status, File(manager, device_file) if device_file is not None else None
         name = dos_path(path)
-        volume = volume or named or self.world.volume
-        status, file = await manager.create(volume, name, disposition, synchronous=not overlapped)
         status, file = await manager.create(
-            volume or self.world.volume,
+            volume or named or self.world.volume,
             name,
             disposition,
             synchronous=not overlapped,
@@ -364,10 +357,9 @@ class World(Threads):
         self.system.add(Irps())
         watch_thread_ends(self.system)
         self.system.add(Oplocks())
+        self.system.add(DataScans())
         checks = FltChecks(self.system)
         self.manager = FilterManager(self.system, checks)
-        self.system.add(DataScans())
-        self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         checks.watch_pairs()
         self.system.add(GeneratedIo())
@@ -414,8 +406,7 @@ class World(Threads):
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
             self._decide(False)
-        one = driver() if isinstance(driver, type) else driver
-        self.system.get(Registry).put(one.name or type(one).__name__, {})
+        self.system.get(Registry).put(name_of(one), {})
         while self._bystanders:
             self._bystanders -= 1
             # Above and below in turn, so that the drivers under test stand in the middle of the stack.

@@ -7,7 +7,6 @@ from kemu.fltmgr.context_end import WaitContexts
 from kemu.fltmgr.context_rules import leaks
 from kemu.fltmgr.frame import PENDED, POST_PENDED, Frame, IrpCtrl
 from kemu.fltmgr.initiated import GeneratedIo
-from kemu.fltmgr.objects import Filter, FltVolume, Instance, WaitRundown
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import TEARING_DOWN, Filter, FltVolume, Instance, WaitRundown
 from kemu.fltmgr.teardown import WaitOutstanding

@@ -142,21 +142,17 @@ class FltChecks(InstanceChecks, OperationChecks):
         what = f"a callback of {frame.label} for {frame.operation.label}"
         assumed_present(error, self.system.get(Contexts).missed.get(thread), what)
 
-    def pre_returned(self, frame: Frame, status: object, context: object) -> None:
-        if not isinstance(status, int) or isinstance(status, bool) or int(status) not in PREOP_NAMES:
-            self.report("preop-unknown-status", f"{self.who(frame)} returned {status!r}")
-            return
-        if context is not None:
-            hand_over(context, frame.operation.label)
-        oplocks = self.system.get(Oplocks)
-        if oplocks.known or frame in oplocks.told:
-            oplocks.pre_returned(frame, status, self.who(frame))
     # Where a run goes on after an illegal result, the filter manager acts on one that does the least harm.
 
     def pre_returned(self, frame: Frame, status: Any, context: object) -> int:
         if not isinstance(status, int) or isinstance(status, bool) or int(status) not in PREOP_NAMES:
             self.report("preop-unknown-status", f"{self.who(frame)} returned {status!r}")
             return FLT_PREOP_SUCCESS_NO_CALLBACK
+        if context is not None:
+            hand_over(context, frame.operation.label)
+        oplocks = self.system.get(Oplocks)
+        if oplocks.known or frame in oplocks.told:
+            oplocks.pre_returned(frame, status, self.who(frame))
         if status == FLT_PREOP_PENDING:
             self._pending(frame, context)
             return status if frame.operation.request.kind == IRP_OPERATION else FLT_PREOP_SUCCESS_NO_CALLBACK
@@ -225,9 +221,9 @@ class FltChecks(InstanceChecks, OperationChecks):
             frame.status_block().Status = STATUS_UNSUCCESSFUL
         if request.major in {IRP_MJ_CLEANUP, IRP_MJ_CLOSE} and status != STATUS_SUCCESS:
             self.report("cleanup-close-failed", f"{what} with {NTSTATUS(status)}")
+            frame.status_block().Status = STATUS_SUCCESS
         if request.kind == FS_FILTER_OPERATION:
             check_result(frame, what, NTSTATUS(status))
-            frame.status_block().Status = STATUS_SUCCESS
 
     def _synchronising(self, frame: Frame) -> None:
         request = frame.operation.request

@@ -20,11 +20,6 @@ def endless_message(verifier: Verifier, threads: Iterable[Thread], detail: str) 
     for sender in senders:
         assert isinstance(sender.op, AwaitMessage)
         port = sender.op.message.port
-        inside = [
-            thread
-            for thread in senders
-            if serves(thread, port) and _port_of(thread).server.driver is port.server.driver
-        ]
         inside = [thread for thread in senders if serves(thread, port) and _driver_of(thread) is port.server.driver]
         if inside:
             # The thread that would have to fetch the message, or answer it, is in the driver and waits for the service.

@@ -84,8 +84,7 @@ NO_CLASS: Final = frozenset(
 FINAL: Final = frozenset(
     {
         "expectation", "invariant", "ke.data-race", "hand-off-race", "ke.unhandled-exception", "ke.uninitialised",
-        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption", "mdl-map-null-unchecked",
-        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption", "ctx-use-after-release",
+        "ke.bad-pointer", "ke.use-after-free", "ke.list-corruption", "mdl-map-null-unchecked", "ctx-use-after-release",
         # Nothing can go on: whatever the settings, that is where the run has come to.
         "ke.hang", "ke.deadlock", "ke.self-deadlock", "ke.lost-wakeup", "ke.worker-starvation", "ke.step-limit",
         "ke.apc-reentry", "ke.apc-io-deadlock", "ke.lock-leak", "ke.unload-hang", "ke.irp-orphan",

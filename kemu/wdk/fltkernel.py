@@ -46,6 +46,20 @@ from kemu.fltmgr.cbdq import (
 )
 from kemu.fltmgr.constants import (
     FILE_DEVICE_DISK_FILE_SYSTEM,
+    FLT_FILESYSTEM_TYPE_NTFS,
+    FLT_POSTOP_CALLBACK_STATUS,
+    FLT_POSTOP_DISALLOW_FSFILTER_IO,
+    FLT_POSTOP_FINISHED_PROCESSING,
+    FLT_POSTOP_MORE_PROCESSING_REQUIRED,
+    FLT_PREOP_CALLBACK_STATUS,
+    FLT_PREOP_COMPLETE,
+    FLT_PREOP_DISALLOW_FASTIO,
+    FLT_PREOP_DISALLOW_FSFILTER_IO,
+    FLT_PREOP_PENDING,
+    FLT_PREOP_SUCCESS_NO_CALLBACK,
+    FLT_PREOP_SUCCESS_WITH_CALLBACK,
+    FLT_PREOP_SYNCHRONIZE,
+    FLT_REGISTRATION_VERSION,
     FLTFL_CALLBACK_DATA_DIRTY,
     FLTFL_CALLBACK_DATA_DRAINING_IO,
     FLTFL_CALLBACK_DATA_FAST_IO_OPERATION,
@@ -68,20 +82,6 @@ from kemu.fltmgr.constants import (
     FLTFL_OPERATION_REGISTRATION_SKIP_PAGING_IO,
     FLTFL_POST_OPERATION_DRAINING,
     FLTFL_REGISTRATION_DO_NOT_SUPPORT_SERVICE_STOP,
-    FLT_FILESYSTEM_TYPE_NTFS,
-    FLT_POSTOP_CALLBACK_STATUS,
-    FLT_POSTOP_DISALLOW_FSFILTER_IO,
-    FLT_POSTOP_FINISHED_PROCESSING,
-    FLT_POSTOP_MORE_PROCESSING_REQUIRED,
-    FLT_PREOP_CALLBACK_STATUS,
-    FLT_PREOP_COMPLETE,
-    FLT_PREOP_DISALLOW_FASTIO,
-    FLT_PREOP_DISALLOW_FSFILTER_IO,
-    FLT_PREOP_PENDING,
-    FLT_PREOP_SUCCESS_NO_CALLBACK,
-    FLT_PREOP_SUCCESS_WITH_CALLBACK,
-    FLT_PREOP_SYNCHRONIZE,
-    FLT_REGISTRATION_VERSION,
 )
 from kemu.fltmgr.context import (
     FltAllocateContext,
@@ -120,7 +120,6 @@ from kemu.fltmgr.context_objects import (
     FltSetVolumeContext,
 )
 from kemu.fltmgr.context_types import (
-    FLTFL_CONTEXT_REGISTRATION_NO_EXACT_SIZE_MATCH,
     FLT_ALL_CONTEXTS,
     FLT_CONTEXT_END,
     FLT_CONTEXT_REGISTRATION,
@@ -131,11 +130,12 @@ from kemu.fltmgr.context_types import (
     FLT_SECTION_CONTEXT,
     FLT_SET_CONTEXT_KEEP_IF_EXISTS,
     FLT_SET_CONTEXT_REPLACE_IF_EXISTS,
-    FLT_STREAMHANDLE_CONTEXT,
     FLT_STREAM_CONTEXT,
+    FLT_STREAMHANDLE_CONTEXT,
     FLT_TRANSACTION_CONTEXT,
     FLT_VARIABLE_SIZED_CONTEXTS,
     FLT_VOLUME_CONTEXT,
+    FLTFL_CONTEXT_REGISTRATION_NO_EXACT_SIZE_MATCH,
 )
 from kemu.fltmgr.createfile import (
     FltCancelFileOpen,
@@ -189,6 +189,9 @@ from kemu.fltmgr.information import (
     FILTER_VOLUME_BASIC_INFORMATION,
     FILTER_VOLUME_STANDARD_INFORMATION,
     FLT_VOLUME_PROPERTIES,
+    INSTANCE_BASIC_INFORMATION,
+    INSTANCE_FULL_INFORMATION,
+    INSTANCE_PARTIAL_INFORMATION,
     FilterAggregateBasicInformation,
     FilterFullInformation,
     FilterVolumeBasicInformation,
@@ -203,9 +206,6 @@ from kemu.fltmgr.information import (
     FltGetVolumeName,
     FltGetVolumeProperties,
     FltIsVolumeWritable,
-    INSTANCE_BASIC_INFORMATION,
-    INSTANCE_FULL_INFORMATION,
-    INSTANCE_PARTIAL_INFORMATION,
     InstanceBasicInformation,
     InstanceFullInformation,
     InstancePartialInformation,
@@ -214,14 +214,6 @@ from kemu.fltmgr.instance_constants import (
     FILE_DEVICE_CD_ROM_FILE_SYSTEM,
     FILE_DEVICE_NAMED_PIPE,
     FILE_DEVICE_NETWORK_FILE_SYSTEM,
-    FLTFL_INSTANCE_SETUP_DETACHED_VOLUME,
-    FLTFL_INSTANCE_SETUP_DEV_VOLUME,
-    FLTFL_INSTANCE_SETUP_TRUSTED_VOLUME,
-    FLTFL_INSTANCE_TEARDOWN_INTERNAL_ERROR,
-    FLTFL_INSTANCE_TEARDOWN_VOLUME_DISMOUNT,
-    FLTFL_REGISTRATION_SUPPORT_DAX_VOLUME,
-    FLTFL_REGISTRATION_SUPPORT_NPFS_MSFS,
-    FLTFL_VSI_DETACHED_VOLUME,
     FLT_FSTYPE_CDFS,
     FLT_FSTYPE_EXFAT,
     FLT_FSTYPE_FAT,
@@ -232,6 +224,14 @@ from kemu.fltmgr.instance_constants import (
     FLT_FSTYPE_REFS,
     FLT_FSTYPE_UDFS,
     FLT_FSTYPE_UNKNOWN,
+    FLTFL_INSTANCE_SETUP_DETACHED_VOLUME,
+    FLTFL_INSTANCE_SETUP_DEV_VOLUME,
+    FLTFL_INSTANCE_SETUP_TRUSTED_VOLUME,
+    FLTFL_INSTANCE_TEARDOWN_INTERNAL_ERROR,
+    FLTFL_INSTANCE_TEARDOWN_VOLUME_DISMOUNT,
+    FLTFL_REGISTRATION_SUPPORT_DAX_VOLUME,
+    FLTFL_REGISTRATION_SUPPORT_NPFS_MSFS,
+    FLTFL_VSI_DETACHED_VOLUME,
     INSTANCE_NAME_MAX_CHARS,
 )
 from kemu.fltmgr.loading import (
@@ -264,12 +264,6 @@ from kemu.fltmgr.name_information import (
     FltReleaseFileNameInformation,
 )
 from kemu.fltmgr.name_options import (
-    FLTFL_FILE_NAME_PARSED_EXTENSION,
-    FLTFL_FILE_NAME_PARSED_FINAL_COMPONENT,
-    FLTFL_FILE_NAME_PARSED_PARENT_DIR,
-    FLTFL_FILE_NAME_PARSED_STREAM,
-    FLTFL_NORMALIZE_NAME_CASE_SENSITIVE,
-    FLTFL_NORMALIZE_NAME_DESTINATION_FILE_NAME,
     FLT_FILE_NAME_ALLOW_QUERY_ON_REPARSE,
     FLT_FILE_NAME_DO_NOT_CACHE,
     FLT_FILE_NAME_NORMALIZED,
@@ -283,6 +277,12 @@ from kemu.fltmgr.name_options import (
     FLT_VALID_FILE_NAME_FLAGS,
     FLT_VALID_FILE_NAME_FORMATS,
     FLT_VALID_FILE_NAME_QUERY_METHODS,
+    FLTFL_FILE_NAME_PARSED_EXTENSION,
+    FLTFL_FILE_NAME_PARSED_FINAL_COMPONENT,
+    FLTFL_FILE_NAME_PARSED_PARENT_DIR,
+    FLTFL_FILE_NAME_PARSED_STREAM,
+    FLTFL_NORMALIZE_NAME_CASE_SENSITIVE,
+    FLTFL_NORMALIZE_NAME_DESTINATION_FILE_NAME,
     FltGetFileNameFormat,
     FltGetFileNameQueryMethod,
     FltSetFileNameFormat,
@@ -301,13 +301,19 @@ from kemu.fltmgr.name_query import (
 )
 from kemu.fltmgr.objects import (
     Filter as PFLT_FILTER,
+)
+from kemu.fltmgr.objects import (
     FltVolume as PFLT_VOLUME,
+)
+from kemu.fltmgr.objects import (
     Instance as PFLT_INSTANCE,
 )
 from kemu.fltmgr.operationstatus import (
     FltRequestOperationStatusCallback,
 )
 from kemu.fltmgr.oplock_routines import (
+    OPLOCK,
+    OPLOCK_FLAG_COMPLETE_IF_OPLOCKED,
     FltCheckOplock,
     FltCheckOplockEx,
     FltCurrentBatchOplock,
@@ -318,8 +324,6 @@ from kemu.fltmgr.oplock_routines import (
     FltOplockFsctrlEx,
     FltOplockIsFastIoPossible,
     FltUninitializeOplock,
-    OPLOCK,
-    OPLOCK_FLAG_COMPLETE_IF_OPLOCKED,
 )
 from kemu.fltmgr.ownio import (
     FLT_ALLOCATE_CALLBACK_DATA_PREALLOCATE_ALL_MEMORY,
@@ -398,8 +402,8 @@ from kemu.fltmgr.transaction import (
     FltCommitComplete,
     FltCommitFinalizeComplete,
     FltEnlistInTransaction,
-    FltPrePrepareComplete,
     FltPrepareComplete,
+    FltPrePrepareComplete,
     FltRollbackComplete,
     FltRollbackEnlistment,
 )

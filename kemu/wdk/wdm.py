@@ -9,11 +9,11 @@ from kemu.fltmgr.structures import (
 from kemu.io.call import (
     IoCallDriver,
     IoCopyCurrentIrpStackLocationToNext,
+    IofCallDriver,
     IoGetCurrentIrpStackLocation,
     IoGetNextIrpStackLocation,
     IoSetNextIrpStackLocation,
     IoSkipCurrentIrpStackLocation,
-    IofCallDriver,
 )
 from kemu.io.cancel import (
     IoCancelIrp,
@@ -22,12 +22,12 @@ from kemu.io.cancel import (
 from kemu.io.completion import (
     IO_DISK_INCREMENT,
     IO_NO_INCREMENT,
+    STATUS_CONTINUE_COMPLETION,
     IoCompleteRequest,
+    IofCompleteRequest,
     IoMarkIrpPending,
     IoSetCompletionRoutine,
     IoSetCompletionRoutineEx,
-    IofCompleteRequest,
-    STATUS_CONTINUE_COMPLETION,
 )
 from kemu.io.constants import (
     FILE_CREATE,
@@ -141,13 +141,13 @@ from kemu.io.file_constants import (
     FILE_GENERIC_READ,
     FILE_GENERIC_WRITE,
     FILE_LIST_DIRECTORY,
-    FILE_NON_DIRECTORY_FILE,
     FILE_NO_INTERMEDIATE_BUFFERING,
-    FILE_OPENED,
+    FILE_NON_DIRECTORY_FILE,
     FILE_OPEN_BY_FILE_ID,
     FILE_OPEN_FOR_BACKUP_INTENT,
     FILE_OPEN_REPARSE_POINT,
     FILE_OPEN_REQUIRING_OPLOCK,
+    FILE_OPENED,
     FILE_OVERWRITTEN,
     FILE_RANDOM_ACCESS,
     FILE_READ_ATTRIBUTES,
@@ -175,6 +175,14 @@ from kemu.io.file_constants import (
     FO_HANDLE_CREATED,
     FO_NO_INTERMEDIATE_BUFFERING,
     FO_WRITE_THROUGH,
+    PAGE_EXECUTE_READ,
+    PAGE_READONLY,
+    PAGE_READWRITE,
+    PAGE_WRITECOPY,
+    SEC_COMMIT,
+    SEC_IMAGE,
+    SL_OPEN_PAGING_FILE,
+    SL_OPEN_TARGET_DIRECTORY,
     FileAccessInformation,
     FileAlignmentInformation,
     FileAllInformation,
@@ -200,14 +208,6 @@ from kemu.io.file_constants import (
     FileStandardInformation,
     FileStreamInformation,
     FileValidDataLengthInformation,
-    PAGE_EXECUTE_READ,
-    PAGE_READONLY,
-    PAGE_READWRITE,
-    PAGE_WRITECOPY,
-    SEC_COMMIT,
-    SEC_IMAGE,
-    SL_OPEN_PAGING_FILE,
-    SL_OPEN_TARGET_DIRECTORY,
 )
 from kemu.io.fileobject import (
     IoFileObjectType,
@@ -228,16 +228,16 @@ from kemu.io.irp_made import (
     FILE_ANY_ACCESS,
     FILE_READ_ACCESS,
     FILE_WRITE_ACCESS,
+    METHOD_BUFFERED,
+    METHOD_IN_DIRECT,
+    METHOD_NEITHER,
+    METHOD_OUT_DIRECT,
     IoAllocateIrp,
     IoBuildAsynchronousFsdRequest,
     IoBuildDeviceIoControlRequest,
     IoBuildSynchronousFsdRequest,
     IoFreeIrp,
     IoReuseIrp,
-    METHOD_BUFFERED,
-    METHOD_IN_DIRECT,
-    METHOD_NEITHER,
-    METHOD_OUT_DIRECT,
 )
 from kemu.io.manager import (
     IoAcquireCancelSpinLock,
@@ -347,8 +347,9 @@ from kemu.nt.debug import (
 )
 from kemu.nt.dpc import (
     ALL_PROCESSOR_GROUPS,
-    HighImportance,
     KDPC,
+    PROCESSOR_NUMBER,
+    HighImportance,
     KeFlushQueuedDpcs,
     KeInitializeDpc,
     KeInitializeThreadedDpc,
@@ -360,12 +361,11 @@ from kemu.nt.dpc import (
     LowImportance,
     MediumHighImportance,
     MediumImportance,
-    PROCESSOR_NUMBER,
 )
 from kemu.nt.driver import (
     DRIVER_OBJECT,
-    Driver,
     IRP_MJ_MAXIMUM_FUNCTION,
+    Driver,
 )
 from kemu.nt.event import (
     KEVENT,
@@ -392,12 +392,12 @@ from kemu.nt.exspinlock import (
     ExTryConvertSharedSpinLockExclusive,
 )
 from kemu.nt.extimer import (
-    EXT_DELETE_PARAMETERS,
-    EXT_SET_PARAMETERS,
     EX_TIMER,
     EX_TIMER_HIGH_RESOLUTION,
-    EX_TIMER_NOTIFICATION,
     EX_TIMER_NO_WAKE,
+    EX_TIMER_NOTIFICATION,
+    EXT_DELETE_PARAMETERS,
+    EXT_SET_PARAMETERS,
     ExAllocateTimer,
     ExCancelTimer,
     ExDeleteTimer,
@@ -406,14 +406,14 @@ from kemu.nt.extimer import (
     ExSetTimer,
 )
 from kemu.nt.fastmutex import (
+    FAST_MUTEX,
+    KGUARDED_MUTEX,
     ExAcquireFastMutex,
     ExAcquireFastMutexUnsafe,
     ExInitializeFastMutex,
     ExReleaseFastMutex,
     ExReleaseFastMutexUnsafe,
     ExTryToAcquireFastMutex,
-    FAST_MUTEX,
-    KGUARDED_MUTEX,
     KeAcquireGuardedMutex,
     KeAcquireGuardedMutexUnsafe,
     KeInitializeGuardedMutex,
@@ -427,8 +427,6 @@ from kemu.nt.freeing import (
     ExFreePoolWithTag,
 )
 from kemu.nt.handle import (
-    NtCurrentProcess,
-    NtCurrentThread,
     OBJ_CASE_INSENSITIVE,
     OBJ_EXCLUSIVE,
     OBJ_FORCE_ACCESS_CHECK,
@@ -436,6 +434,8 @@ from kemu.nt.handle import (
     OBJ_KERNEL_HANDLE,
     OBJ_OPENIF,
     OBJ_PERMANENT,
+    NtCurrentProcess,
+    NtCurrentThread,
     ObReferenceObjectByHandle,
     ZwClose,
 )
@@ -488,8 +488,9 @@ from kemu.nt.kthread import (
     PASSIVE_LEVEL,
 )
 from kemu.nt.lists import (
-    AppendTailList,
     CONTAINING_RECORD,
+    LIST_ENTRY,
+    AppendTailList,
     ExInterlockedInsertHeadList,
     ExInterlockedInsertTailList,
     ExInterlockedRemoveHeadList,
@@ -497,7 +498,6 @@ from kemu.nt.lists import (
     InsertHeadList,
     InsertTailList,
     IsListEmpty,
-    LIST_ENTRY,
     RemoveEntryList,
     RemoveHeadList,
     RemoveTailList,
@@ -524,13 +524,13 @@ from kemu.nt.lookaside_routines import (
     ExInitializePagedLookasideList,
 )
 from kemu.nt.mdl import (
+    MDL,
     HighPagePriority,
     IoAllocateMdl,
     IoFreeMdl,
     IoModifyAccess,
     IoReadAccess,
     IoWriteAccess,
-    MDL,
     MdlMappingNoExecute,
     MmBuildMdlForNonPagedPool,
     MmGetMdlByteCount,
@@ -540,6 +540,18 @@ from kemu.nt.mdl import (
     NormalPagePriority,
 )
 from kemu.nt.memory import (
+    PAGED_CODE,
+    POOL_FLAG_CACHE_ALIGNED,
+    POOL_FLAG_NON_PAGED,
+    POOL_FLAG_NON_PAGED_EXECUTE,
+    POOL_FLAG_PAGED,
+    POOL_FLAG_RAISE_ON_FAILURE,
+    POOL_FLAG_SESSION,
+    POOL_FLAG_SPECIAL_POOL,
+    POOL_FLAG_UNINITIALIZED,
+    POOL_FLAG_USE_QUOTA,
+    POOL_QUOTA_FAIL_INSTEAD_OF_RAISE,
+    POOL_RAISE_IF_ALLOCATION_FAILURE,
     DrvRtPoolNxOptIn,
     ExAllocatePool,
     ExAllocatePool2,
@@ -556,18 +568,6 @@ from kemu.nt.memory import (
     NonPagedPoolMustSucceed,
     NonPagedPoolNx,
     NonPagedPoolNxCacheAligned,
-    PAGED_CODE,
-    POOL_FLAG_CACHE_ALIGNED,
-    POOL_FLAG_NON_PAGED,
-    POOL_FLAG_NON_PAGED_EXECUTE,
-    POOL_FLAG_PAGED,
-    POOL_FLAG_RAISE_ON_FAILURE,
-    POOL_FLAG_SESSION,
-    POOL_FLAG_SPECIAL_POOL,
-    POOL_FLAG_UNINITIALIZED,
-    POOL_FLAG_USE_QUOTA,
-    POOL_QUOTA_FAIL_INSTEAD_OF_RAISE,
-    POOL_RAISE_IF_ALLOCATION_FAILURE,
     PagedPool,
     PagedPoolCacheAligned,
 )
@@ -601,8 +601,8 @@ from kemu.nt.process import (
 )
 from kemu.nt.psapi import (
     CLIENT_ID,
-    InitializeObjectAttributes,
     OBJECT_ATTRIBUTES,
+    InitializeObjectAttributes,
     PsGetCurrentProcess,
     PsGetCurrentThread,
 )
@@ -656,6 +656,7 @@ from kemu.nt.registry import (
     ZwQueryValueKey,
 )
 from kemu.nt.resource import (
+    FLAG_OWNER_POINTER_IS_THREAD,
     ExAcquireResourceExclusiveLite,
     ExAcquireResourceSharedLite,
     ExAcquireSharedStarveExclusive,
@@ -678,7 +679,6 @@ from kemu.nt.resource import (
     ExReleaseResourceLite,
     ExSetResourceOwnerPointer,
     ExSetResourceOwnerPointerEx,
-    FLAG_OWNER_POINTER_IS_THREAD,
 )
 from kemu.nt.rundown import (
     EX_RUNDOWN_REF,
@@ -716,6 +716,9 @@ from kemu.nt.shared import (
     ULONG,
 )
 from kemu.nt.slist import (
+    SINGLE_LIST_ENTRY,
+    SLIST_ENTRY,
+    SLIST_HEADER,
     ExInitializeSListHead,
     ExInterlockedPopEntryList,
     ExInterlockedPopEntrySList,
@@ -728,9 +731,6 @@ from kemu.nt.slist import (
     InterlockedPushEntrySList,
     PopEntryList,
     PushEntryList,
-    SINGLE_LIST_ENTRY,
-    SLIST_ENTRY,
-    SLIST_HEADER,
 )
 from kemu.nt.spinlock import (
     KSPIN_LOCK,
@@ -749,13 +749,14 @@ from kemu.nt.stall import (
     KeStallExecutionProcessor,
 )
 from kemu.nt.status import (
-    NTSTATUS,
     NT_ERROR,
     NT_INFORMATION,
     NT_SUCCESS,
     NT_WARNING,
+    NTSTATUS,
 )
 from kemu.nt.strings import (
+    UNICODE_STRING,
     RtlAppendUnicodeStringToString,
     RtlAppendUnicodeToString,
     RtlCompareUnicodeString,
@@ -764,7 +765,6 @@ from kemu.nt.strings import (
     RtlInitEmptyUnicodeString,
     RtlInitUnicodeString,
     RtlPrefixUnicodeString,
-    UNICODE_STRING,
 )
 from kemu.nt.structure import (
     Structure,
@@ -772,11 +772,11 @@ from kemu.nt.structure import (
 )
 from kemu.nt.systhread import (
     HIGH_PRIORITY,
+    LOW_PRIORITY,
+    LOW_REALTIME_PRIORITY,
     IoCreateSystemThread,
     KeQueryPriorityThread,
     KeSetPriorityThread,
-    LOW_PRIORITY,
-    LOW_REALTIME_PRIORITY,
     PsCreateSystemThread,
     PsTerminateSystemThread,
 )
@@ -815,14 +815,14 @@ from kemu.nt.usermemory import (
     ProbeForWrite,
 )
 from kemu.nt.wait import (
-    Executive,
     KWAIT_BLOCK,
+    MAXIMUM_WAIT_OBJECTS,
+    THREAD_WAIT_OBJECTS,
+    Executive,
     KeDelayExecutionThread,
     KeWaitForMultipleObjects,
     KeWaitForMutexObject,
     KeWaitForSingleObject,
-    MAXIMUM_WAIT_OBJECTS,
-    THREAD_WAIT_OBJECTS,
     UserRequest,
     WaitAll,
     WaitAny,
@@ -839,9 +839,10 @@ from kemu.nt.work import (
     SuperCriticalWorkQueue,
 )
 from kemu.nt.workitem import (
+    IO_WORKITEM,
+    WORK_QUEUE_ITEM,
     ExInitializeWorkItem,
     ExQueueWorkItem,
-    IO_WORKITEM,
     IoAllocateWorkItem,
     IoFreeWorkItem,
     IoInitializeWorkItem,
@@ -849,7 +850,6 @@ from kemu.nt.workitem import (
     IoQueueWorkItemEx,
     IoSizeofWorkItem,
     IoUninitializeWorkItem,
-    WORK_QUEUE_ITEM,
 )
 
 __all__ = [

@@ -16,6 +16,7 @@ import pstats
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,7 @@ def measure(rounds: int) -> dict[str, Any]:
         steps = loop(50)
         bare.append((time.process_time() - started) / steps)
     operation = {height: min(times) / READS * 1e6 for height, times in spent.items()}
-    visits = {
-        f"{low}-{high}": (operation[high] - operation[low]) / (high - low)
-        for low, high in zip(HEIGHTS, HEIGHTS[1:], strict=False)
-    }
+    visits = {f"{low}-{high}": (operation[high] - operation[low]) / (high - low) for low, high in pairwise(HEIGHTS)}
     step = min(bare) * 1e6
     return {
         "us_per_operation": {str(height): round(value, 2) for height, value in operation.items()},

@@ -49,6 +49,7 @@ from kemu.wdk.fltkernel import (
 )
 from kemu.wdk.ntddk import KeEnterGuardedRegion, KeLeaveGuardedRegion
 from kemu.wdk.ntstatus import (
+    STATUS_ACCESS_DENIED,
     STATUS_FILE_DELETED,
     STATUS_FLT_INVALID_NAME_REQUEST,
     STATUS_FLT_NAME_CACHE_MISS,

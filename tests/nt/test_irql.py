@@ -33,7 +33,6 @@ RANGES: dict[tuple[int, int], str] = {
         ExInitializeWorkItem ExInterlockedInsertHeadList ExInterlockedInsertTailList
         ExInterlockedPopEntryList ExInterlockedPopEntrySList ExInterlockedPushEntryList
         ExInterlockedPushEntrySList ExInterlockedRemoveHeadList ExQueryDepthSList FltCbdqInitialize
-<<<<<<< HEAD
         FltClearCallbackDataDirty FltClearCancelCompletion FltDecodeParameters
         FltDoCompletionProcessingWhenSafe FltGetSwappedBufferMdlAddress FltIsCallbackDataDirty
         FltIsIoCanceled FltIsOperationSynchronous FltRetainSwappedBufferMdlAddress
@@ -45,30 +44,7 @@ RANGES: dict[tuple[int, int], str] = {
         InterlockedOr InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList
         InterlockedXor InterlockedXor64 IoCopyCurrentIrpStackLocationToNext IoCsqInitialize
         IoCsqInitializeEx IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation
-        IoInitializeWorkItem IoMarkIrpPending IoSetNextIrpStackLocation
-        IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint KeGetCurrentIrql
-        KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex KeInitializeSpinLock
-        KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql KeQueryActiveProcessorCountEx
-        KeQueryInterruptTime KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
-        KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
-        KeRaiseIrql KeRaiseIrqlToDpcLevel KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc
-        KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock
-        MmGetMdlByteCount PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
-        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
-        ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
-        RtlCompareMemory RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64
-        WritePointerNoFence WritePointerRelease WriteRelease WriteRelease64""",
-=======
-        FltClearCallbackDataDirty FltClearCancelCompletion FltIsCallbackDataDirty FltIsIoCanceled
-        FltIsOperationSynchronous FltSetCallbackDataDirty InitializeSListHead InterlockedAdd
-        InterlockedAdd64 InterlockedAnd InterlockedAnd64 InterlockedCompareExchange
-        InterlockedCompareExchange64 InterlockedCompareExchangePointer InterlockedDecrement
-        InterlockedDecrement64 InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd
-        InterlockedExchangeAdd64 InterlockedExchangePointer InterlockedFlushSList
-        InterlockedIncrement InterlockedIncrement64 InterlockedOr InterlockedOr64
-        InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor InterlockedXor64
-        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
-        IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation IoInitializeWorkItem IoMarkIrpPending
+        IoInitializeDriverCreateContext IoInitializeWorkItem IoMarkIrpPending
         IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint
         KeGetCurrentIrql KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex
         KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql
@@ -76,14 +52,12 @@ RANGES: dict[tuple[int, int], str] = {
         KeQueryPerformanceCounter KeQuerySystemTime KeQuerySystemTimePrecise KeQueryTickCount
         KeQueryTimeIncrement KeQueryUnbiasedInterruptTime KeRaiseIrql KeRaiseIrqlToDpcLevel
         KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc
-        KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock PsGetCurrentProcess
-        PsGetCurrentProcessId PsGetCurrentThread PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart
-        PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64
-        ReadPointerAcquire ReadPointerNoFence RtlCompareMemory RtlCopyUnicodeString
-        RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence WritePointerRelease
-        WriteRelease WriteRelease64
-        IoInitializeDriverCreateContext""",
->>>>>>> gio
+        KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock MmGetMdlByteCount
+        PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread PsGetCurrentThreadId
+        PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64
+        ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence RtlCompareMemory
+        RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence
+        WritePointerRelease WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
@@ -96,39 +70,31 @@ RANGES: dict[tuple[int, int], str] = {
         ExReleaseResourceForThreadLite ExReleaseResourceLite ExReleaseRundownProtection
         ExReleaseRundownProtectionCacheAware ExReleaseRundownProtectionCacheAwareEx
         ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
-        ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCbdqDisable
-        FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
+        ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCancelIo
+        FltCbdqDisable FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
         FltCompareInstanceAltitudes FltCompletePendedPostOperation FltCurrentBatchOplock
-        FltCurrentOplock FltCurrentOplockH FltFreeDeferredIoWorkItem FltFreeGenericWorkItem
-        FltFreePoolAlignedWithTag FltGetDeviceObject FltGetDiskDeviceObject FltGetRequestorProcess
-        FltGetRequestorProcessId FltGetRequestorSessionId FltObjectDereference FltObjectReference
-        FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltReferenceContext FltReleaseContext
-        FltReleaseContexts FltReleaseContextsEx FltReleaseResource FltSetCancelCompletion
-        IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp IoAllocateMdl IoAllocateWorkItem
-        IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver IoCancelIrp
-        IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp IoCsqRemoveNextIrp
-        IoFreeIrp IoFreeMdl IoFreeWorkItem IoGetTopLevelIrp IoGetTransactionParameterBlock
-        IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine
-        IoSetCompletionRoutine IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem
-        IoThreadToProcess IofCallDriver IofCompleteRequest KeAcquireInStackQueuedSpinLock
-        KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock KeAcquireSpinLockForDpc
-        KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled KeCancelTimer
-        KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
+        FltCurrentOplock FltCurrentOplockH FltFreeCallbackData FltFreeDeferredIoWorkItem
+        FltFreeGenericWorkItem FltFreePoolAlignedWithTag FltGetDeviceObject FltGetDiskDeviceObject
+        FltGetRequestorProcess FltGetRequestorProcessId FltGetRequestorSessionId
+        FltIsIoRedirectionAllowed FltIsIoRedirectionAllowedForOperation FltObjectDereference
+        FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltReferenceContext
+        FltReleaseContext FltReleaseContexts FltReleaseContextsEx FltReleaseResource
+        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
+        IoAllocateMdl IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest
+        IoCallDriver IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
+        IoCsqRemoveNextIrp IoFreeIrp IoFreeMdl IoFreeWorkItem IoGetTopLevelIrp
+        IoGetTransactionParameterBlock IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock
+        IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine IoSetCompletionRoutineEx
+        IoSetTopLevelIrp IoSizeofWorkItem IoThreadToProcess IofCallDriver IofCompleteRequest
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
+        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
+        KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
         KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
-<<<<<<< HEAD
         KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx MmBuildMdlForNonPagedPool
         MmGetSystemAddressForMdlSafe MmUnlockPages ObDereferenceObject
         ObDereferenceObjectDeferDelete ObDereferenceObjectWithTag ObReferenceObject
         ObReferenceObjectByPointer ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId
         PsIsThreadTerminating""",
-=======
-        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
-        MmGetSystemAddressForMdlSafe ObDereferenceObject ObDereferenceObjectDeferDelete
-        ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
-        ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating
-        FltCancelIo FltFreeCallbackData FltIsIoRedirectionAllowed
-        FltIsIoRedirectionAllowedForOperation""",
->>>>>>> gio
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
@@ -148,80 +114,60 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltAcquireResourceExclusive FltAcquireResourceShared FltAllocateContext
-        FltBuildDefaultSecurityDescriptor FltCheckAndGrowNameControl FltCheckOplock FltCheckOplockEx
-        FltCloseSectionForDataScan FltCommitComplete FltCommitFinalizeComplete
-        FltCreateSectionForDataScan FltDeleteContext FltDeleteFileContext FltDeleteInstanceContext
-        FltDeletePushLock FltDeleteStreamContext FltDeleteStreamHandleContext
-        FltDeleteTransactionContext FltDeleteVolumeContext FltDetachVolume FltEnlistInTransaction
-        FltEnumerateFilters FltEnumerateInstances FltEnumerateVolumes FltFreeSecurityDescriptor
-        FltGetBottomInstance FltGetContexts FltGetContextsEx FltGetDestinationFileNameInformation
-        FltGetFileContext FltGetFileNameInformation FltGetFileNameInformationUnsafe
-        FltGetFileSystemType FltGetFilterFromInstance FltGetFilterFromName FltGetFilterInformation
-        FltGetInstanceContext FltGetInstanceInformation FltGetLowerInstance FltGetStreamContext
-        FltGetStreamHandleContext FltGetTopInstance FltGetTransactionContext FltGetTunneledName
-        FltGetUpperInstance FltGetVolumeContext FltGetVolumeFromDeviceObject
-        FltGetVolumeFromFileObject FltGetVolumeFromInstance FltGetVolumeInformation
-        FltGetVolumeInstanceFromName FltGetVolumeName FltGetVolumeProperties FltInitializeOplock
-        FltInitializePushLock FltLockUserBuffer FltOplockFsctrl FltOplockFsctrlEx
-        FltOplockIsFastIoPossible FltParseFileName FltParseFileNameInformation FltPrePrepareComplete
-        FltPrepareComplete FltPurgeFileNameInformationCache FltReferenceFileNameInformation
-        FltRegisterFilter FltRegisterForDataScan FltReleaseFileNameInformation FltReleasePushLock
-        FltReleasePushLockEx FltRequestOperationStatusCallback FltRollbackComplete
-        FltRollbackEnlistment FltSendMessage FltSetFileContext FltSetInstanceContext
-        FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext FltSetVolumeContext
-        FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
+        FltAcquireResourceExclusive FltAcquireResourceShared FltAllocateCallbackData
+        FltAllocateCallbackDataEx FltAllocateContext FltAllocateExtraCreateParameter
+        FltAllocateExtraCreateParameterList FltBuildDefaultSecurityDescriptor
+        FltCheckAndGrowNameControl FltCheckOplock FltCheckOplockEx FltCloseSectionForDataScan
+        FltCommitComplete FltCommitFinalizeComplete FltCreateSectionForDataScan FltDeleteContext
+        FltDeleteFileContext FltDeleteInstanceContext FltDeletePushLock FltDeleteStreamContext
+        FltDeleteStreamHandleContext FltDeleteTransactionContext FltDeleteVolumeContext
+        FltDetachVolume FltEnlistInTransaction FltEnumerateFilters FltEnumerateInstances
+        FltEnumerateVolumes FltFindExtraCreateParameter FltFreeExtraCreateParameter
+        FltFreeExtraCreateParameterList FltFreeSecurityDescriptor FltGetBottomInstance
+        FltGetContexts FltGetContextsEx FltGetDestinationFileNameInformation
+        FltGetEcpListFromCallbackData FltGetFileContext FltGetFileNameInformation
+        FltGetFileNameInformationUnsafe FltGetFileSystemType FltGetFilterFromInstance
+        FltGetFilterFromName FltGetFilterInformation FltGetInstanceContext FltGetInstanceInformation
+        FltGetLowerInstance FltGetStreamContext FltGetStreamHandleContext FltGetTopInstance
+        FltGetTransactionContext FltGetTunneledName FltGetUpperInstance FltGetVolumeContext
+        FltGetVolumeFromDeviceObject FltGetVolumeFromFileObject FltGetVolumeFromInstance
+        FltGetVolumeInformation FltGetVolumeInstanceFromName FltGetVolumeName FltGetVolumeProperties
+        FltInitializeOplock FltInitializePushLock FltInsertExtraCreateParameter FltLockUserBuffer
+        FltOplockFsctrl FltOplockFsctrlEx FltOplockIsFastIoPossible FltParseFileName
+        FltParseFileNameInformation FltPerformSynchronousIo FltPrePrepareComplete FltPrepareComplete
+        FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
+        FltRegisterForDataScan FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
+        FltRequestOperationStatusCallback FltReuseCallbackData FltRollbackComplete
+        FltRollbackEnlistment FltSendMessage FltSetEcpListIntoCallbackData FltSetFileContext
+        FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext
+        FltSetVolumeContext FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
         FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUninitializeOplock
         FltUnregisterFilter FsRtlRegisterFileSystemFilterCallbacks IoCreateDevice IoDeleteDevice
-        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
-        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
-        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
-<<<<<<< HEAD
-        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess
-        MmMapViewInSystemSpace MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead
-        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
-=======
-        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
-        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
-        PsLookupThreadByThreadId
-        FltAllocateCallbackData FltAllocateCallbackDataEx FltAllocateExtraCreateParameter
-        FltAllocateExtraCreateParameterList FltFindExtraCreateParameter
-        FltFreeExtraCreateParameter FltFreeExtraCreateParameterList
-        FltGetEcpListFromCallbackData FltInsertExtraCreateParameter
-        FltPerformSynchronousIo FltReuseCallbackData FltSetEcpListIntoCallbackData
-        IoReplaceFileObjectName""",
->>>>>>> gio
+        IoForwardIrpSynchronously IoReplaceFileObjectName KeAcquireGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
+        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
+        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
+        KeTryToAcquireGuardedMutex KeUnstackDetachProcess MmMapViewInSystemSpace
+        MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead ProbeForWrite
+        PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
-<<<<<<< HEAD
-        FltAttachVolume FltAttachVolumeAtAltitude FltCloseClientPort FltCloseCommunicationPort
-        FltCreateCommunicationPort FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName
-        FltIsVolumeWritable FltLoadFilter FltUnloadFilter IoBuildDeviceIoControlRequest
+        FltAcknowledgeEcp FltAdjustDeviceStackSizeForIoRedirection FltAttachVolume
+        FltAttachVolumeAtAltitude FltCancelFileOpen FltClose FltCloseClientPort
+        FltCloseCommunicationPort FltCreateCommunicationPort FltCreateFile FltCreateFileEx
+        FltCreateFileEx2 FltDeviceIoControlFile FltFlushBuffers FltFsControlFile
+        FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName FltIsEcpAcknowledged
+        FltIsEcpFromUserMode FltIsVolumeWritable FltLoadFilter FltOpenVolume FltQueryDirectoryFile
+        FltQueryInformationFile FltQuerySecurityObject FltQueryVolumeInformation
+        FltQueryVolumeInformationFile FltReadFile FltSetInformationFile FltSetVolumeInformation
+        FltTagFile FltUnloadFilter FltUntagFile FltWriteFile IoBuildDeviceIoControlRequest
         IoBuildSynchronousFsdRequest IoCreateSymbolicLink IoCreateSystemThread IoDeleteSymbolicLink
         IoDetachDevice IoGetDeviceObjectPointer IoInitializeRemoveLock
         IoRegisterShutdownNotification IoReleaseRemoveLockAndWait IoUnregisterShutdownNotification
         MmGetSystemRoutineAddress ObCloseHandle ObReferenceObjectByHandle PsCreateSystemThread
         PsTerminateSystemThread RtlAppendUnicodeStringToString RtlAppendUnicodeToString
         RtlCompareUnicodeString RtlEqualUnicodeString RtlPrefixUnicodeString
-        RtlSetDaclSecurityDescriptor ZwClose ZwDuplicateObject ZwOpenProcess""",
-=======
-        IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
-        IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
-        IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
-        IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
-        PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
-        RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
-<<<<<<< HEAD
-        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenKey ZwOpenProcess ZwQueryValueKey""",
->>>>>>> names
-=======
-        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess
-        FltAcknowledgeEcp FltAdjustDeviceStackSizeForIoRedirection FltCancelFileOpen
-        FltClose FltCreateFile FltCreateFileEx FltCreateFileEx2 FltDeviceIoControlFile
-        FltFlushBuffers FltFsControlFile FltIsEcpAcknowledged FltIsEcpFromUserMode
-        FltOpenVolume FltQueryDirectoryFile FltQueryInformationFile FltQuerySecurityObject
-        FltQueryVolumeInformation FltQueryVolumeInformationFile FltReadFile
-        FltSetInformationFile FltSetVolumeInformation FltTagFile FltUntagFile FltWriteFile""",
->>>>>>> gio
+        RtlSetDaclSecurityDescriptor ZwClose ZwDuplicateObject ZwOpenKey ZwOpenProcess
+        ZwQueryValueKey""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
@@ -253,11 +199,8 @@ DEPENDS = (
     "ExFreePoolWithTag",
     "ExFreeToLookasideListEx",
     "FltAllocatePoolAlignedWithTag",
-<<<<<<< HEAD
     "FltCancellableWaitForMultipleObjects",
     "FltCancellableWaitForSingleObject",
-=======
->>>>>>> gio
     "FltCompletePendedPreOperation",
     "FltFreePoolAlignedWithTag",
     "FltPerformAsynchronousIo",
@@ -343,14 +286,11 @@ def test_a_routine_may_be_called_in_its_range_and_nowhere_else(name: str, lowest
         ("ExDeleteTimer", [None, True, True, None], APC_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_NON_PAGED, 8, "Test"], DISPATCH_LEVEL),
         ("ExAllocatePool2", [POOL_FLAG_PAGED, 8, "Test"], APC_LEVEL),
-<<<<<<< /tmp/tmpjx1nwrze
         ("FltCancellableWaitForSingleObject", [None, None, None], APC_LEVEL),
         ("FltCancellableWaitForMultipleObjects", [1, [None], 1, None, None, None], APC_LEVEL),
-=======
         ("FltAllocatePoolAlignedWithTag", [None, 512, 8, "Test"], DISPATCH_LEVEL),
         ("FltAllocatePoolAlignedWithTag", [None, 1, 8, "Test"], APC_LEVEL),
         ("MmProbeAndLockPages", [None, 0, 0], APC_LEVEL),
->>>>>>> /tmp/tmpen3xc8g7
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_COMPLETE, None], DISPATCH_LEVEL),
         ("FltCompletePendedPreOperation", [None, FLT_PREOP_SUCCESS_NO_CALLBACK, None], APC_LEVEL),
     ],

@@ -307,6 +307,7 @@ ORDERS = {
         ("close", "begin to make", "shorten", "look for sections"),
         ("shorten", "InterlockedExchangePointer", "close", "InterlockedExchangePointer"),
         ("close", "free block 'Scan'", "shorten", "set SCAN.Abort"),
+    ],
     # The create takes part in the instance before the teardown begins, and its callback comes when the table is freed.
     "globals_freed_early": [
         ("opener", "deliver pre-operation", "fltmc_unload", "begin the teardown"),
@@ -316,6 +317,7 @@ ORDERS = {
     "started_before_ready": [
         ("load", "attach instance", "opener", "begin IRP_MJ_CREATE"),
         ("opener", "deliver pre-operation", "load", "return from FltStartFiltering"),
+    ],
     # The reader gives the callback data up before the callback that it is promised for.
     "sub_request_freed": [("reader", "FltFreeCallbackData", "io:IRP_MJ_READ@fs:C:", "deliver IoCompleted")],
     # The instance takes part in the program's read; the filter's own is published before the teardown looks, and
@@ -469,15 +471,8 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
     assert [finding.failure.summary for finding in found.findings] == []
 
 
-USED_AFTER_FREE = {
-    "timer_cancelled_too_late",
-    "event_after_timeout",
-    "cleanup_while_polled",
-    "context_used_after_release",
-}
-USED_AFTER_FREE = {"globals_freed_early", "timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
 PROVED = {
-    # name -> the classes of the repaired twin: how far the disk's threads, and the time, have got when the reader waits.
+    # name -> the classes of the repaired twin: how far the disk's threads, and the time, are when the reader waits.
     "sub_request_freed": 8,
     # Of a program's read, the filter's own, which is held below, and a detach.
     "cancelled_on_its_way": 173,
@@ -501,7 +496,13 @@ def test_a_filter_that_reparses_is_clean() -> None:
     assert found.findings == ()
 
 
-USED_AFTER_FREE = {"timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
+USED_AFTER_FREE = {
+    "timer_cancelled_too_late",
+    "event_after_timeout",
+    "cleanup_while_polled",
+    "context_used_after_release",
+    "globals_freed_early",
+}
 """Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
 soon as both have happened, whichever came first."""
 
@@ -543,8 +544,7 @@ def test_the_reduced_search_hardly_begins_a_run_in_vain(name: str) -> None:
     assert found.reduction.traces == found.distinct
     # An unload that waits for references, and for operations that may have to be drained, is looked at more often.
     share = 0.05 if name == "late_worker_leaks_item" else 0.02
-    assert found.reduction.blocked <= share * found.schedules
-    assert found.reduction.blocked <= max(1, 0.02 * found.schedules)
+    assert found.reduction.blocked <= max(1, share * found.schedules)
 
 
 @pytest.mark.nightly

@@ -168,7 +168,6 @@ class Recorder:
         if frame is None:
             return data.anonymous, None
         if not isinstance(frame, Cell):
-            # The related objects of an instance's callback, which belong to no operation and cannot be changed.
             # The related objects of an instance callback, which nobody changes or takes back.
             return None, None
         if not self._may_change(name):
