@@ -150,8 +150,8 @@ def begin_at_position(thread: Thread, request: GeneratedRequest) -> None:
         if other.file is file and other.moves:
             report(
                 "byteoffset-race",
-                f"{thread.label} begins a transfer without an offset while {other.label} of {label_of(other.thread)} is "
-                f"under way: both begin at, and move, the position of {file.label}",
+                f"{thread.label} begins a transfer without an offset while {other.label} of {label_of(other.thread)} "
+                f"is under way: both begin at, and move, the position of {file.label}",
             )
     request.parameters.ByteOffset = file.CurrentByteOffset
 

@@ -347,7 +347,6 @@ ORDERS = {
 ANSWERED = {"post_read_takes_mutex"}
 """Scenarios whose bug is a matter of what the system does, and not of which thread is first."""
 PLAIN_RACES = {"name_allocated_twice", "count_read_again", "pointer_read_again"}
-PLAIN_RACES = {"name_allocated_twice", "count_read_again"}
 """Scenarios whose bug is a plain access beside others: with race detection no run gets to its consequence."""
 
 
