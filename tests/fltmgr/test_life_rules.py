@@ -129,6 +129,53 @@ def test_what_a_callback_uses_must_not_be_null_when_filtering_starts(first: bool
     assert any(one.order == ["pre"] and one.code for one in runs) is not first
 
 
+@pytest.mark.rule("FLT-REG-18", "FLT-REG-17")
+@pytest.mark.parametrize(("where", "code"), [("setup", "start-before-init"), ("entry", "ke.unhandled-exception")])
+def test_setup_is_a_callback_also_in_the_thread_of_driver_entry(where: str, code: str) -> None:
+    async def script(lab: Lab) -> None:
+        table: Any = None
+
+        class Late(Minifilter):
+            async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
+                status = await super().DriverEntry(DriverObject, RegistryPath)
+                if where == "entry":
+                    table.append(1)
+                return status
+
+        async def setup(*arguments: Any) -> int:
+            if where == "setup":
+                table.append(1)
+            return STATUS_SUCCESS
+
+        await lab.load(Late("D", {}, InstanceSetupCallback=setup), LOWER)
+
+    assert run(script).code == code
+
+
+@pytest.mark.rule("FLT-UNLOAD-08")
+@pytest.mark.parametrize("where", ["unload", "teardown"])
+def test_unload_itself_and_the_teardown_callbacks_in_its_thread(where: str) -> None:
+    async def script(lab: Lab) -> None:
+        block: Any = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(EXTENSIONS), "Scan")
+
+        async def complete(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
+            lab.note("looks", block.Count)
+
+        async def unload(Flags: int) -> int:
+            await ExFreePoolWithTag(block, "Scan")
+            if where == "unload":
+                lab.note("looks", block.Count)
+            await FltUnregisterFilter(driver.filter)
+            return STATUS_SUCCESS
+
+        driver = await lab.filter(
+            "D", LOWER, {}, FilterUnloadCallback=unload, InstanceTeardownCompleteCallback=complete
+        )
+        await driver.unload()
+
+    assert run(script).code == ("ke.use-after-free" if where == "unload" else "unload-free-before-unregister")
+
+
 @pytest.mark.rule("FLT-REG-18")
 def test_a_callback_that_fails_by_itself_is_not_taken_for_one_that_came_too_early() -> None:
     async def script(lab: Lab) -> None:
