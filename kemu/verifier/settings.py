@@ -92,6 +92,8 @@ FINAL: Final = frozenset(
         "ke.cancel-lost", "ke.cancel-not-completed", "ke.cancel-flag-decision", "pend-never-completed",
         "postpend-never-completed", "cancel-lost", "cancel-not-completed", "unload-hang", "ref-leak", "teardown-hang",
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
+        # What lies behind an exception, a use of freed memory, a race.
+        "start-before-init", "unload-free-before-unregister", "teardown-reentrancy",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -106,7 +108,7 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         # A lock, a count or an operation has another state than those who rely on it believe.
         "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
         "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
-        "postpend-double-complete", "cancel-double-complete",
+        "postpend-double-complete", "cancel-double-complete", "use-after-unregister", "ref-missing", "ref-unchecked",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.
