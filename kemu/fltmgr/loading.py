@@ -10,6 +10,7 @@ from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.unload import unload
 from kemu.nt.driver import current_driver
 from kemu.nt.kthread import PASSIVE_LEVEL, current_kthread
+from kemu.nt.process import Process
 from kemu.nt.routine import REGISTRY, bad_pointer, routine
 from kemu.nt.status import (
     NT_SUCCESS,
@@ -73,8 +74,9 @@ async def FltLoadFilter(FilterName: Name) -> NTSTATUS:
     thread = current_kthread()
     # DriverEntry is called by the system: none of the caller's routines is below it.
     actors, thread.actors = thread.actors, []
+    process, thread.process = thread.process, current_system().get(Process)
     status, _ = await load()
-    thread.actors = actors
+    thread.actors, thread.process = actors, process
     thread.write(manager.presence)
     manager.loading.remove(name)
     return status if NT_SUCCESS(status) else STATUS_FAILED_DRIVER_ENTRY

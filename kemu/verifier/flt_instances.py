@@ -72,11 +72,16 @@ class InstanceChecks(FltObserver):
         filter_ = self.system.get(FilterManager).by_driver.get(driver.object)  # type: ignore[arg-type]
         if filter_ is None:
             return code
-        label = current_kthread().label
+        here = current_kthread()
+        label = here.label
+        # DriverEntry and FilterUnload themselves are no callbacks that come while others run.
+        in_callback = label != filter_.starter or here.setting_up
+        in_unload = label == filter_.unloader and not filter_.deleting
         about_null = code == "ke.uninitialised" or "NoneType" in detail or "NULL" in detail
-        if code in NOT_READY and about_null and filter_.started and not filter_.entered and label != filter_.starter:
+        freed_by_unload = f"freed by {filter_.unloader} at" in detail and not in_unload
+        if code in NOT_READY and about_null and filter_.started and not filter_.entered and in_callback:
             code = "start-before-init"
-        elif code in FREED and filter_.unloader and filter_.registered and f"freed by {filter_.unloader} at" in detail:
+        elif code in FREED and filter_.unloader and filter_.registered and freed_by_unload:
             code = "unload-free-before-unregister"
         elif code == "ke.data-race" and label in filter_.tearing:
             # The other access was made by another teardown if that is named beside this one.

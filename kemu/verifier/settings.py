@@ -95,6 +95,8 @@ FINAL: Final = frozenset(
         "teardown-pended-pre", "teardown-pended-post", "pend-after-teardown-start", "cbdq-not-drained",
         "reentrant-deadlock", "io-on-unopened-file", "bad-redirect", "cbd-foreign-free", "cancel-foreign-io",
         "modwrite-apc-deadlock", "txn-not-completed",
+        # What lies behind an exception, a use of freed memory, a race.
+        "start-before-init", "unload-free-before-unregister", "teardown-reentrancy",
     }
 )  # fmt: skip
 """What cannot be told to do anything but break."""
@@ -122,6 +124,7 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "unload-port-open", "lock-across-message",
         # What the I/O or the oplock package owns is used by somebody else at the same time.
         "nqo-fileobject-escape", "oplock-status-dropped",
+        "postpend-double-complete", "cancel-double-complete", "use-after-unregister", "ref-missing", "ref-unchecked",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

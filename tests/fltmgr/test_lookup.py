@@ -380,7 +380,7 @@ def test_what_was_looked_up_may_go_away_before_it_is_used(keeps: bool) -> None:
 
         await lab.together(user(), detacher())
 
-    runs = all_runs(script)
+    runs = all_runs(script, bound=3)
     assert codes(runs) == ({None} if keeps else {None, "ref-missing"})
     seen = {tuple(one.order) for one in runs if one.code is None}
     ok, deleting, missing = (

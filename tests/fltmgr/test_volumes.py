@@ -141,6 +141,48 @@ def test_whatever_comes_first_waits_until_every_filter_has_been_asked_once() -> 
     assert {note.thread for one in runs for note in one.notes if note.what == "setup begins"} == {"opener", "opener#2"}
 
 
+@pytest.mark.rule("FLT-INST-02", "FLT-INST-08")
+def test_what_setup_itself_does_with_the_volume_does_not_wait_for_its_end() -> None:
+    async def script(lab: Lab) -> None:
+        async def setup(FltObjects: FLT_RELATED_OBJECTS, *arguments: Any) -> int:
+            lab.note(f"setup {FltObjects.Volume.label}")
+            await (await lab.app.open(r"D:\settings.ini")).close()
+            lab.note("has read")
+            return STATUS_SUCCESS
+
+        lab.add_volume("D:")
+        pre = lab.pre("D", FLT_PREOP_SUCCESS_NO_CALLBACK)
+        driver = await lab.filter("D", LOWER, {IRP_MJ_CREATE: (pre, None)}, InstanceSetupCallback=setup)
+        await driver.detach()
+        lab.add_volume("E:")
+        lab.notes.clear()
+        await lab.app.open(r"E:\x")
+
+    one = run(script)
+    assert one.code is None
+    # The settings are on a volume that it is attached to.
+    assert one.order == ["setup E:", "D.pre", "has read", "D.pre"]
+
+
+@pytest.mark.rule("FLT-INST-02")
+def test_setup_may_open_a_file_on_the_volume_that_it_is_asked_about() -> None:
+    async def script(lab: Lab) -> None:
+        async def setup(FltObjects: FLT_RELATED_OBJECTS, *arguments: Any) -> int:
+            if FltObjects.Volume.label == "D:":
+                await (await lab.app.open(r"D:\settings.ini")).close()
+                lab.note("has read")
+            return STATUS_SUCCESS
+
+        pre = lab.pre("D", FLT_PREOP_SUCCESS_NO_CALLBACK)
+        await lab.filter("D", LOWER, {IRP_MJ_CREATE: (pre, None)}, InstanceSetupCallback=setup)
+        lab.add_volume("D:")
+        await lab.app.open(r"D:\x")
+
+    one = run(script)
+    # No callback of the instance's own before it is attached.
+    assert (one.code, one.order) == (None, ["has read", "D.pre"])
+
+
 @pytest.mark.rule("FLT-INST-02")
 def test_a_filter_that_starts_after_the_mount_is_asked_at_its_start() -> None:
     async def script(lab: Lab) -> None:
