@@ -29,6 +29,7 @@ from kemu.nt.status import (
     STATUS_FLT_INSTANCE_NOT_FOUND,
     STATUS_SUCCESS,
 )
+from kemu.nt.system import Options
 from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
 
 
@@ -105,8 +106,13 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
 
 def drains(frame: Frame) -> bool:
     """Whether a teardown gives *frame* its post-operation callback early; others are waited for."""
+    if frame.state != AWAIT_POST:
+        return False
     operation = frame.operation
-    return frame.state == AWAIT_POST and operation.request.kind == IRP_OPERATION and not operation.is_create
+    options: Options = frame.creator.runtime.system.options
+    if operation.is_create:
+        return options.drain_creates
+    return operation.request.kind == IRP_OPERATION or options.drain_fast_io
 
 
 class WaitOutstanding(BlockingOperation[bool]):

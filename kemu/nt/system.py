@@ -56,6 +56,11 @@ class Options:
     cached_io: bool = False
     """Whether reads and writes without IRP_NOCACHE go through a cache, which is filled and written back by paging I/O
     that goes down the volume's stack; otherwise they reach the file at once."""
+    drain_creates: bool = False
+    """Whether a teardown gives creates their post-create callback early, in its own thread; otherwise it waits for
+    them."""
+    drain_fast_io: bool = False
+    """Likewise for what is no IRP: fast I/O and FSFilter operations."""
     timer_jitter: bool = False
     """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
     work_budget: int = 0

@@ -67,6 +67,8 @@ class Scenario:
     io_faults: bool = False
     file_times: bool = False
     cached_io: bool = False
+    drain_creates: bool = False
+    drain_fast_io: bool = False
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
     timer_jitter: bool = False
@@ -117,6 +119,8 @@ def scenario(
     io_faults: bool = False,
     file_times: bool = False,
     cached_io: bool = False,
+    drain_creates: bool = False,
+    drain_fast_io: bool = False,
     explore_setup: bool = False,
     max_steps: int | None = None,
     preempt: Preemption = "call",
@@ -135,7 +139,8 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     one of a run. With *force_pending* an IRP that a driver completes at once may reach the one above later, after
     STATUS_PENDING. *worker_threads* is the size of the system's worker pool. With *io_faults* every transfer may fail
     on the disk. *file_times* has files stamped with virtual time. With *cached_io* reads and writes go through a cache,
-    which paging I/O fills and a lazy writer's thread writes back. *explore_setup* lets loading a driver race with
+    which paging I/O fills and a lazy writer's thread writes back. With *drain_creates* and *drain_fast_io* a teardown
+    drains creates, and what is no IRP, as it does everything else. *explore_setup* lets loading a driver race with
     everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
     between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
     state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
@@ -170,6 +175,8 @@ _OPTIONS: Final = (
     "io_faults",
     "file_times",
     "cached_io",
+    "drain_creates",
+    "drain_fast_io",
     "explore_setup",
     "max_steps",
     "preempt",
@@ -215,6 +222,8 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         io_faults=_checked_flag("io_faults", options.get("io_faults", False), wrong),
         file_times=_checked_flag("file_times", options.get("file_times", False), wrong),
         cached_io=_checked_flag("cached_io", options.get("cached_io", False), wrong),
+        drain_creates=_checked_flag("drain_creates", options.get("drain_creates", False), wrong),
+        drain_fast_io=_checked_flag("drain_fast_io", options.get("drain_fast_io", False), wrong),
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),
         timer_jitter=_checked_flag("timer_jitter", options.get("timer_jitter", False), wrong),
         work_budget=_checked_limit("work_budget", options.get("work_budget"), wrong),

@@ -64,6 +64,8 @@ class ScenarioProgram:
             io_faults=scenario.io_faults,
             file_times=scenario.file_times,
             cached_io=scenario.cached_io,
+            drain_creates=scenario.drain_creates,
+            drain_fast_io=scenario.drain_fast_io,
             timer_jitter=scenario.timer_jitter,
             work_budget=scenario.work_budget or 0,
             force_pending=scenario.force_pending,
