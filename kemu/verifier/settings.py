@@ -106,7 +106,8 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         # A lock, a count or an operation has another state than those who rely on it believe.
         "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
         "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
-        "postpend-double-complete", "cancel-double-complete",
+        "postpend-double-complete", "cancel-double-complete", "whensafe-status-ignored", "whensafe-false-ignored",
+        "cbdq-context-lifetime",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.
