@@ -42,6 +42,8 @@ from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Poin
 if TYPE_CHECKING:
     from kemu.fltmgr.manager import FilterManager
 from kemu.nt.system import report
+from kemu.nt.system import Options
+from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
 
 
 class BeginTeardown(Operation[bool]):
@@ -128,6 +130,8 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
 
 def drains(frame: Frame) -> bool:
     """Whether a teardown gives *frame* its post-operation callback early; others are waited for."""
+    if frame.state != AWAIT_POST:
+        return False
     operation = frame.operation
     return (
         frame.state == AWAIT_POST
@@ -142,6 +146,10 @@ def must_cancel(frame: Frame) -> bool:
     the buffer is in use below (FLT-INST-26).
     """
     return frame.state == AWAIT_POST and frame.swap is not None and not frame.swap.cancelled
+    options: Options = frame.creator.runtime.system.options
+    if operation.is_create:
+        return options.drain_creates
+    return operation.request.kind == IRP_OPERATION or options.drain_fast_io
 
 
 class WaitOutstanding(BlockingOperation[bool]):

@@ -68,6 +68,11 @@ class Options:
     fast_io: bool = False
     """Whether programs' reads, writes, queries, locks and device controls are tried as fast I/O first, where Windows
     does that; otherwise they are IRPs."""
+    drain_creates: bool = False
+    """Whether a teardown gives creates their post-create callback early, in its own thread; otherwise it waits for
+    them."""
+    drain_fast_io: bool = False
+    """Likewise for what is no IRP: fast I/O and FSFilter operations."""
     timer_jitter: bool = False
     """Whether a timer may expire a clock tick early or late (a choice each time that one is set, KE-TIMER-12)."""
     work_budget: int = 0

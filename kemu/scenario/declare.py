@@ -69,6 +69,8 @@ class Scenario:
     short_names: bool = False
     cached_io: bool = False
     fast_io: bool = False
+    drain_creates: bool = False
+    drain_fast_io: bool = False
     preempt: Preemption = "call"
     """Where another thread may come in between: at calls that wait, before statements, or before every access."""
     timer_jitter: bool = False
@@ -121,6 +123,8 @@ def scenario(
     short_names: bool = False,
     cached_io: bool = False,
     fast_io: bool = False,
+    drain_creates: bool = False,
+    drain_fast_io: bool = False,
     explore_setup: bool = False,
     max_steps: int | None = None,
     preempt: Preemption = "call",
@@ -142,6 +146,9 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     names tunnelled. With *cached_io* reads and writes go through a cache, which paging I/O fills and a lazy writer's
     thread writes back; with *fast_io* programs' requests are tried as fast I/O first, where Windows does that.
     *explore_setup* lets loading a driver race with
+    on the disk. *file_times* has files stamped with virtual time. With *cached_io* reads and writes go through a cache,
+    which paging I/O fills and a lazy writer's thread writes back. With *drain_creates* and *drain_fast_io* a teardown
+    drains creates, and what is no IRP, as it does everything else. *explore_setup* lets loading a driver race with
     everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
     between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
     state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may
@@ -178,6 +185,8 @@ _OPTIONS: Final = (
     "short_names",
     "cached_io",
     "fast_io",
+    "drain_creates",
+    "drain_fast_io",
     "explore_setup",
     "max_steps",
     "preempt",
@@ -225,6 +234,8 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         short_names=_checked_flag("short_names", options.get("short_names", False), wrong),
         cached_io=_checked_flag("cached_io", options.get("cached_io", False), wrong),
         fast_io=_checked_flag("fast_io", options.get("fast_io", False), wrong),
+        drain_creates=_checked_flag("drain_creates", options.get("drain_creates", False), wrong),
+        drain_fast_io=_checked_flag("drain_fast_io", options.get("drain_fast_io", False), wrong),
         preempt=_checked_preemption(options.get("preempt", "call"), wrong),
         timer_jitter=_checked_flag("timer_jitter", options.get("timer_jitter", False), wrong),
         work_budget=_checked_limit("work_budget", options.get("work_budget"), wrong),

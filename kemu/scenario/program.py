@@ -66,6 +66,8 @@ class ScenarioProgram:
             short_names=scenario.short_names,
             cached_io=scenario.cached_io,
             fast_io=scenario.fast_io,
+            drain_creates=scenario.drain_creates,
+            drain_fast_io=scenario.drain_fast_io,
             timer_jitter=scenario.timer_jitter,
             work_budget=scenario.work_budget or 0,
             force_pending=scenario.force_pending,

@@ -125,6 +125,8 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         # What the I/O or the oplock package owns is used by somebody else at the same time.
         "nqo-fileobject-escape", "oplock-status-dropped",
         "postpend-double-complete", "cancel-double-complete", "use-after-unregister", "ref-missing", "ref-unchecked",
+        "postpend-double-complete", "cancel-double-complete", "whensafe-status-ignored", "whensafe-false-ignored",
+        "cbdq-context-lifetime",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

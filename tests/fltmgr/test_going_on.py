@@ -27,11 +27,13 @@ from kemu.wdk.fltkernel import (
 from kemu.wdk.ntstatus import STATUS_ACCESS_DENIED, STATUS_PENDING, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
 from kemu.wdk.wdm import (
     IRP_MJ_CLEANUP,
+    IRP_MJ_CREATE,
     IRP_MJ_READ,
     IRP_PAGING_IO,
     NTSTATUS,
     Executive,
     KernelMode,
+    KeSetEvent,
     KeWaitForSingleObject,
 )
 
@@ -274,3 +276,56 @@ def test_an_unload_waits_for_programs_that_are_inside() -> None:
     runs = all_runs(script, bound=1)
     assert codes(runs) == {None}
     assert {tuple(one.order) for one in runs} == {("unloaded",), ("in", "out", "unloaded")}
+
+
+# What a teardown drains.
+
+
+@pytest.mark.rule("FLT-INST-24", "FLT-POST-03", "FLT-ORD-03")
+@pytest.mark.parametrize("kind", [IRP_OPERATION, FAST_IO_OPERATION])
+@pytest.mark.parametrize("drains", [False, True])
+def test_whether_creates_and_fast_io_are_drained_is_an_option(kind: int, drains: bool) -> None:
+    async def script(lab: Lab) -> NTSTATUS:
+        major = IRP_MJ_CREATE if kind == IRP_OPERATION else IRP_MJ_READ
+        file = await lab.quiet_open()
+        go = lab.event("Go")
+
+        async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int) -> int:
+            lab.note("M.post", Flags)
+            return FINISHED
+
+        async def waits(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            lab.note("below")
+            await KeWaitForSingleObject(go, Executive, KernelMode, False, None)
+            return NO
+
+        await lab.filter("T", UPPER, {major: (lab.pre("T"), lab.post("T"))})
+        loaded = await lab.filter("M", MIDDLE, {major: (lab.pre("M"), post)})
+        await lab.filter("B", LOWER, {major: (waits, None)})
+
+        async def program() -> NTSTATUS:
+            if kind == IRP_OPERATION:
+                return (await lab.app.create(r"\b"))[0]
+            return (await lab.send(lab.request(file, major, kind=kind, Length=1))).status
+
+        async def admin() -> None:
+            await loaded.detach()
+            lab.note("gone")
+
+        started = lab.start("program", program())
+        await lab.sleep(1)
+        detaching = lab.start("admin", admin())
+        await lab.sleep(1)
+        lab.note("go on")
+        await KeSetEvent(go, 0, False)
+        await detaching.join()
+        return await started.join()
+
+    one = run(script, drain_creates=drains, drain_fast_io=drains)
+    assert (one.code, one.result) == (None, STATUS_SUCCESS)
+    assert one.note("M.post").value == int(drains)
+    assert one.note("M.post").thread == ("admin" if drains else "program")
+    # The teardown is over when it has drained the operation, which ends as ever for everybody else.
+    assert one.before("gone", "go on") is drains
+    assert one.before("M.post", "go on") is drains
+    assert one.note("T.post").thread == "program"
