@@ -241,7 +241,7 @@ async def check(
     block = frame.status_block()
     if status == STATUS_PENDING and goes_on:
         # It does not wait: nobody is to be woken.
-        await Forget(oplock, frame.operation.request)
+        await LeaveBreak(oplock, frame.operation.request)
         status = STATUS_OPLOCK_BREAK_IN_PROGRESS
     if status == STATUS_OPLOCK_BREAK_IN_PROGRESS:
         object.__setattr__(block, "Status", status)
@@ -282,7 +282,7 @@ class PostIt(Operation[None]):
         return self.oplock
 
 
-class Forget(Operation[None]):
+class LeaveBreak(Operation[None]):
     """An operation that need not wait for a break is taken off the list of those who do."""
 
     __slots__ = ("oplock", "request")
@@ -306,7 +306,7 @@ class Forget(Operation[None]):
         return self.oplock
 
 
-class Look(Operation[Oplock]):
+class LookAtOplock(Operation[Oplock]):
     """See who holds an oplock."""
 
     __slots__ = ("oplock",)
@@ -329,14 +329,14 @@ class Look(Operation[Oplock]):
 async def FltCurrentOplock(Oplock: OPLOCK) -> bool:
     """Whether somebody holds *Oplock*; it may change before the caller acts on it. IRQL: <= DISPATCH_LEVEL."""
     usable(Oplock, "FltCurrentOplock")
-    return bool((await Look(Oplock)).holders)
+    return bool((await LookAtOplock(Oplock)).holders)
 
 
 @routine("fltkernel", "BOOLEAN FltCurrentOplockH(_In_ POPLOCK Oplock)", max_irql=DISPATCH_LEVEL)
 async def FltCurrentOplockH(Oplock: OPLOCK) -> bool:
     """Whether somebody holds *Oplock* who may cache handles. IRQL: <= DISPATCH_LEVEL."""
     usable(Oplock, "FltCurrentOplockH")
-    return any(holder.level & OPLOCK_LEVEL_CACHE_HANDLE for holder in (await Look(Oplock)).holders)
+    return any(holder.level & OPLOCK_LEVEL_CACHE_HANDLE for holder in (await LookAtOplock(Oplock)).holders)
 
 
 @routine("fltkernel", "BOOLEAN FltCurrentBatchOplock(_In_ POPLOCK Oplock)", max_irql=DISPATCH_LEVEL)
@@ -344,12 +344,14 @@ async def FltCurrentBatchOplock(Oplock: OPLOCK) -> bool:
     """Whether a batch or a filter oplock is held. IRQL: <= DISPATCH_LEVEL."""
     usable(Oplock, "FltCurrentBatchOplock")
     everything = OPLOCK_LEVEL_CACHE_HANDLE | OPLOCK_LEVEL_CACHE_WRITE
-    return any(holder.is_legacy and holder.level & everything == everything for holder in (await Look(Oplock)).holders)
+    return any(
+        holder.is_legacy and holder.level & everything == everything for holder in (await LookAtOplock(Oplock)).holders
+    )
 
 
 @routine("fltkernel", "BOOLEAN FltOplockIsFastIoPossible(_In_ POPLOCK Oplock)", max_irql=APC_LEVEL)
 async def FltOplockIsFastIoPossible(Oplock: OPLOCK) -> bool:
     """Whether *Oplock* is no obstacle to fast I/O. IRQL: <= APC_LEVEL."""
     usable(Oplock, "FltOplockIsFastIoPossible")
-    await Look(Oplock)
+    await LookAtOplock(Oplock)
     return lets_fast_io_pass(Oplock, writes=False)
