@@ -242,6 +242,7 @@ async def check(
     if status == STATUS_PENDING and goes_on:
         # It does not wait: nobody is to be woken.
         await ForgetWaiter(oplock, frame.operation.request)
+        await LeaveBreak(oplock, frame.operation.request)
         status = STATUS_OPLOCK_BREAK_IN_PROGRESS
     if status == STATUS_OPLOCK_BREAK_IN_PROGRESS:
         object.__setattr__(block, "Status", status)
@@ -283,6 +284,7 @@ class PostIt(Operation[None]):
 
 
 class ForgetWaiter(Operation[None]):
+class LeaveBreak(Operation[None]):
     """An operation that need not wait for a break is taken off the list of those who do."""
 
     __slots__ = ("oplock", "request")

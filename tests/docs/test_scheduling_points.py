@@ -59,6 +59,7 @@ WORDS = {
     "EndAll": "`FltUninitializeOplock`",
     "Enlist": "`FltEnlistInTransaction`",
     "ForgetWaiter": "`FltCheckOplock`",
+    "LeaveBreak": "`FltCheckOplock`",
     "InTheWay": "look for sections in the way of an operation",
     "LinkSection": "begin to make a section for a data scan",
     "LookAtOplock": "`FltCurrentOplock`",

@@ -342,7 +342,9 @@ def test_who_is_not_enlisted_completes_nothing() -> None:
 @pytest.mark.parametrize("when", ["before", "meanwhile", "fails"])
 def test_a_driver_rolls_back(when: str) -> None:
     async def script(lab: Lab) -> Any:
-        fails = {TRANSACTION_NOTIFY_PREPREPARE: STATUS_ACCESS_DENIED} if when == "fails" else None
+        fails: dict[int, int] | None = (
+            {TRANSACTION_NOTIFY_PREPREPARE: STATUS_ACCESS_DENIED} if when == "fails" else None
+        )
         filter_ = Enlists(lab, answers=fails)
         driver = await filter_.load()
         instance = lab.instance(driver)
