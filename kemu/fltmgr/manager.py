@@ -11,7 +11,7 @@ from kemu.fltmgr.constants import (
     FLTFL_INSTANCE_SETUP_AUTOMATIC_ATTACHMENT,
     FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT,
 )
-from kemu.fltmgr.context_end import Contexts
+from kemu.fltmgr.context_end import Contexts, unlink_all
 from kemu.fltmgr.frame import Frame, IrpCtrl
 from kemu.fltmgr.messages import InstanceSetup
 from kemu.fltmgr.objects import Filter, FltVolume, Instance, hold, let_go
@@ -96,6 +96,7 @@ class FilterManager(Actor):
             await Attach(instance)
             status = STATUS_SUCCESS
         else:
+            await unlink_all(self.contexts, instance)
             thread.write(volume)
             volume.arriving.remove(instance)
             status = STATUS_FLT_DO_NOT_ATTACH
