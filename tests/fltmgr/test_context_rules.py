@@ -609,7 +609,8 @@ def test_a_filter_comes_while_a_file_is_opened(first: int, assumes: bool) -> Non
             return DONE
 
         async def pre(Data: Any, FltObjects: Any) -> Any:
-            _, context = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
+            found = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
+            context: Any = found[1]
             lab.note("known" if context is not None else "unknown")
             if assumes or context is not None:
                 context.Count += 1
