@@ -11,7 +11,7 @@ from kemu.fltmgr.constants import (
     FLTFL_INSTANCE_SETUP_MANUAL_ATTACHMENT,
     FLTFL_INSTANCE_SETUP_NEWLY_MOUNTED_VOLUME,
 )
-from kemu.fltmgr.context_end import Contexts
+from kemu.fltmgr.context_end import Contexts, unlink_all
 from kemu.fltmgr.frame import Frame, IrpCtrl
 from kemu.fltmgr.instance_constants import FLTFL_INSTANCE_SETUP_DETACHED_VOLUME, INSTANCE_NAME_MAX_CHARS
 from kemu.fltmgr.messages import InstanceSetup
@@ -182,6 +182,7 @@ class FilterManager(Actor):
             await Attach(instance, referenced=referenced)
             status = STATUS_SUCCESS
         else:
+            await unlink_all(self.contexts, instance)
             thread.write(volume)
             volume.arriving.remove(instance)
             status = STATUS_FLT_DO_NOT_ATTACH

@@ -55,6 +55,7 @@ from kemu.wdk.ntstatus import (
     STATUS_FLT_CONTEXT_ALREADY_DEFINED,
     STATUS_FLT_CONTEXT_ALREADY_LINKED,
     STATUS_FLT_DELETING_OBJECT,
+    STATUS_FLT_DO_NOT_ATTACH,
     STATUS_FLT_INVALID_CONTEXT_REGISTRATION,
     STATUS_INSUFFICIENT_RESOURCES,
     STATUS_INVALID_BUFFER_SIZE,
@@ -620,10 +621,7 @@ def test_what_a_thread_is_about_to_do_with_a_context() -> None:
         (f"FltReleaseContext references of {context}", f"references of {context}"),
         (f"FltDeleteContext references of {context}", f"references of {context}"),
         (f"free the {context}", context),
-        (
-            r"unlink the stream context of instance K Instance on C: for \a",
-            r"stream context of instance K Instance on C: for \a",
-        ),
+        (f"unlink the {place}", place),
         (r"unlink the contexts of \a", r"\a"),
         ("FltAllocateContext for filter K", "filter K"),
     ]
@@ -675,6 +673,25 @@ def test_the_order_of_a_teardown(how: str) -> None:
     assert one.code is None
     # The volume's context belongs to the filter, and stays when only an instance goes.
     assert one.order == ["start", "complete", *["cleanup"] * (5 if how == "detach" else 6), "returned"]
+
+
+@pytest.mark.rule("FLT-CTX-22", "FLT-INST-03")
+@pytest.mark.parametrize("attaches", [True, False])
+def test_the_context_of_an_instance_that_is_not_attached_goes(attaches: bool) -> None:
+    async def script(lab: Lab) -> None:
+        async def setup(FltObjects: Any, Flags: int, VolumeDeviceType: int, VolumeFilesystemType: int) -> int:
+            _, context = await FltAllocateContext(FltObjects.Filter, FLT_INSTANCE_CONTEXT, CONTEXT, NonPagedPool)
+            assert await FltSetInstanceContext(FltObjects.Instance, KEEP, context, None) == (STATUS_SUCCESS, None)
+            await FltReleaseContext(context)
+            return STATUS_SUCCESS if attaches else STATUS_FLT_DO_NOT_ATTACH
+
+        _, loaded = await keeper(lab, InstanceSetupCallback=setup)
+        lab.note("loaded")
+        await loaded.unload()
+
+    one = run(script)
+    assert one.code is None
+    assert one.order == (["loaded", "cleanup"] if attaches else ["cleanup", "loaded"])
 
 
 @pytest.mark.rule("FLT-INST-31", "FLT-INST-37", "FLT-CTX-17")

@@ -45,12 +45,16 @@ from kemu.wdk.ntstatus import (
     STATUS_SUCCESS,
 )
 from kemu.wdk.wdm import (
+    FAST_MUTEX,
     IRP_MJ_READ,
     NT_SUCCESS,
     POOL_FLAG_NON_PAGED,
     DelayedWorkQueue,
+    ExAcquireFastMutex,
     ExAllocatePool2,
     ExFreePoolWithTag,
+    ExInitializeFastMutex,
+    ExReleaseFastMutex,
     NonPagedPool,
 )
 
@@ -338,6 +342,45 @@ def test_the_last_close_and_the_last_user() -> None:
     cleaned_by = {(one.note("cleanup").thread, one.order[-1]) for one in runs}
     # Whoever is last has it cleaned up, in its own thread.
     assert {thread for thread, _ in cleaned_by} == {"closer", "user"}
+
+
+@pytest.mark.rule("FLT-RACE-43")
+@pytest.mark.parametrize("under_lock", [True, False])
+def test_the_last_user_releases_with_a_lock_that_the_cleanup_needs(under_lock: bool) -> None:
+    async def script(lab: Lab) -> None:
+        mutex = FAST_MUTEX("ListLock")
+        ExInitializeFastMutex(mutex)
+
+        async def cleanup(Context: CONTEXT, ContextType: int) -> None:
+            lab.note("cleanup")
+            await ExAcquireFastMutex(mutex)
+            await ExReleaseFastMutex(mutex)
+
+        entry = FLT_CONTEXT_REGISTRATION(FLT_STREAM_CONTEXT, 0, cleanup, CONTEXT, TAG)
+        driver, loaded = await keeper(lab, contexts=[entry, FLT_CONTEXT_REGISTRATION()])
+        file = await lab.quiet_open()
+        await driver.keep(file)
+        _, held = await FltGetStreamContext(driver.instance, file.file)
+
+        async def closer() -> None:
+            await file.close()
+            lab.note("closed")
+
+        async def user() -> None:
+            await ExAcquireFastMutex(mutex)
+            if not under_lock:
+                await ExReleaseFastMutex(mutex)
+            await FltReleaseContext(held)
+            lab.note("released")
+            if under_lock:
+                await ExReleaseFastMutex(mutex)
+
+        await lab.together(closer(), user())
+        await loaded.unload()
+
+    runs = all_runs(script, bound=2)
+    by_whom = {(one.note("cleanup").thread, one.code) for one in runs}
+    assert by_whom == {("closer", None), ("user", "cleanup-lock-inversion" if under_lock else None)}
 
 
 @pytest.mark.rule("FLT-RACE-43", "FLT-CTX-22")

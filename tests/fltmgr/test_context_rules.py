@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from fltmgr.context_kit import CONTEXT, KEEP, TAG, Keeper, keeper
-from fltmgr.kit import LOWER, Lab, Run, run
+from fltmgr.kit import LOWER, Lab, Run, all_runs, run
 
 from kemu.nt.bugcheck import FLTMGR_FILE_SYSTEM
 from kemu.nt.kthread import current_kthread
 from kemu.nt.status import NTSTATUS
 from kemu.scenario.world import File
 from kemu.verifier.catalogue import CATALOGUE
+from kemu.verifier.settings import parse_settings
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
     FLT_CONTEXT_REGISTRATION,
@@ -45,6 +46,7 @@ from kemu.wdk.fltkernel import (
 )
 from kemu.wdk.ntstatus import (
     STATUS_ACCESS_DENIED,
+    STATUS_INVALID_PARAMETER,
     STATUS_NOT_FOUND,
     STATUS_NOT_SUPPORTED,
     STATUS_REPARSE,
@@ -52,6 +54,7 @@ from kemu.wdk.ntstatus import (
 )
 from kemu.wdk.wdm import (
     FAST_MUTEX,
+    IRP_MJ_CLEANUP,
     IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
     IRP_MJ_READ,
@@ -591,37 +594,48 @@ def test_a_context_that_was_handed_on_has_to_be_released(releases: bool) -> None
     assert run(script).code == (None if releases else "postop-context-leak")
 
 
-@pytest.mark.rule("FLT-RACE-36")
+@pytest.mark.rule("FLT-RACE-36", "FLT-INST-34")
+@pytest.mark.parametrize("first", [IRP_MJ_READ, IRP_MJ_CLEANUP, IRP_MJ_CLOSE])
 @pytest.mark.parametrize("assumes", [True, False])
-@pytest.mark.parametrize("attached", ["before", "after"])
-def test_a_file_that_was_opened_before_the_filter_came(assumes: bool, attached: str) -> None:
+def test_a_filter_comes_while_a_file_is_opened(first: int, assumes: bool) -> None:
+    """The filter is attached before the create, or after it: then *first* is the first operation that it sees."""
+
     async def script(lab: Lab) -> None:
         async def post_create(Data: Any, FltObjects: Any, C: Any, Flags: int) -> int:
+            lab.note("create")
             context = await driver.make()
             await FltSetStreamContext(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None)
             await FltReleaseContext(context)
             return DONE
 
-        async def pre_read(Data: Any, FltObjects: Any) -> Any:
-            _, context = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
+        async def pre(Data: Any, FltObjects: Any) -> Any:
+            found = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
+            context: Any = found[1]
+            lab.note("known" if context is not None else "unknown")
             if assumes or context is not None:
                 context.Count += 1
                 await FltReleaseContext(context)
             return PASS
 
-        callbacks = {IRP_MJ_CREATE: (lab.pre("K"), post_create), IRP_MJ_READ: (pre_read, None)}
-        driver = Keeper(lab, "K", callbacks)
-        if attached == "after":
-            file = await lab.open()
-            loaded = await lab.load(driver, LOWER)
-        else:
-            loaded = await lab.load(driver, LOWER)
-            file = await lab.open()
-        await file.read(4)
-        await file.close()
-        await loaded.unload()
+        driver = Keeper(lab, "K", {IRP_MJ_CREATE: (lab.pre("K"), post_create), first: (pre, None)})
 
-    assert run(script).code == ("ctx-assumed-present" if assumes and attached == "after" else None)
+        async def user() -> None:
+            file = await lab.open()
+            await file.read(4)
+            await file.close()
+
+        async def admin() -> None:
+            await lab.load(driver, LOWER)
+
+        await lab.together(user(), admin())
+
+    runs = all_runs(script, bound=1)
+    seen = {(tuple(what for what in one.order if what in {"create", "known", "unknown"}), one.code) for one in runs}
+    assert seen == {
+        (("create", "known"), None),
+        (("unknown",), "ctx-assumed-present" if assumes else None),
+        ((), None),
+    }
 
 
 @pytest.mark.rule("FLT-RACE-36")
@@ -754,6 +768,36 @@ def test_replacing_what_others_rely_on(held: bool, asks: bool, found: bool, warn
     one = run(script)
     assert one.code is None
     assert one.warnings == (("ctx-lost-update",) if warns else ())
+
+
+def test_what_a_driver_gets_where_the_run_goes_on() -> None:
+    async def script(lab: Lab) -> Any:
+        codes = ("volume-ctx-paged", "ctx-delete-invalid", "ctx-in-precreate", "ctx-unopened-fileobject")
+        lab.verifier.settings = parse_settings(None, [f"{code}=ignore" for code in codes])
+
+        async def pre(Data: Any, FltObjects: Any) -> Any:
+            for routine in (FltGetStreamContext, FltDeleteStreamContext):
+                lab.note("pre", await routine(FltObjects.Instance, FltObjects.FileObject))
+            lab.note("pre", await FltSetStreamContext(FltObjects.Instance, FltObjects.FileObject, KEEP, context, None))
+            return PASS
+
+        driver, loaded = await keeper(lab, {IRP_MJ_CREATE: (pre, None)})
+        assert await FltAllocateContext(driver.flt, FLT_VOLUME_CONTEXT, CONTEXT, PagedPool) == (
+            STATUS_INVALID_PARAMETER,
+            None,
+        )
+        context = await driver.make()
+        await FltDeleteContext(context)
+        await lab.open()
+        await FltReleaseContext(context)
+        await loaded.unload()
+
+    one = run(script)
+    assert one.code is None
+    assert set(one.warnings) == {
+        "volume-ctx-paged", "ctx-delete-invalid", "ctx-in-precreate", "ctx-unopened-fileobject"
+    }  # fmt: skip
+    assert [note.value for note in one.notes if note.what == "pre"] == [(STATUS_NOT_SUPPORTED, None)] * 3
 
 
 def test_every_finding_of_contexts_is_tested_here() -> None:
