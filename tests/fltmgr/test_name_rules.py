@@ -587,5 +587,5 @@ def test_the_destination_is_that_of_the_rename_in_whose_callback_the_thread_is()
         await lab.together(one("b"), one("c"))
 
     # Each checks its own: nothing is asked of one rename on account of the other.
-    for one in all_runs(script, bound=1):
+    for one in all_runs(script, bound=2):
         assert (one.code, one.warnings) == (None, ())
