@@ -87,6 +87,10 @@ RANGES: dict[tuple[int, int], str] = {
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
+        FltCheckAndGrowNameControl FltGetDestinationFileNameInformation FltGetFileNameInformation
+        FltGetFileNameInformationUnsafe FltGetTunneledName FltParseFileName
+        FltParseFileNameInformation FltPurgeFileNameInformationCache FltReferenceFileNameInformation
+        FltReleaseFileNameInformation
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
         ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
@@ -105,25 +109,23 @@ RANGES: dict[tuple[int, int], str] = {
         ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
         ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
         FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltCheckAndGrowNameControl FltDeletePushLock FltGetDestinationFileNameInformation
-        FltGetFileNameInformation FltGetFileNameInformationUnsafe FltGetTunneledName
-        FltInitializePushLock FltParseFileName FltParseFileNameInformation
-        FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
-        FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx FltStartFiltering
-        FltUnregisterFilter IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously
-        KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe KeDelayExecutionThread
-        KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion
-        KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
-        KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer ProbeForRead
-        ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
+        FltDeletePushLock FltInitializePushLock FltRegisterFilter FltReleasePushLock
+        FltReleasePushLockEx FltStartFiltering FltUnregisterFilter IoCreateDevice IoDeleteDevice
+        IoForwardIrpSynchronously KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe
+        KeDelayExecutionThread KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex
+        KeLeaveCriticalRegion KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe
+        KeStackAttachProcess KeTryToAcquireGuardedMutex KeUnstackDetachProcess ObOpenObjectByPointer
+        ProbeForRead ProbeForWrite PsGetProcessExitStatus PsLookupProcessByProcessId
+        PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
+        ZwOpenKey ZwQueryValueKey
         IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
         IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
         IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
         IoUnregisterShutdownNotification ObCloseHandle ObReferenceObjectByHandle
         PsCreateSystemThread PsTerminateSystemThread RtlAppendUnicodeStringToString
         RtlAppendUnicodeToString RtlCompareUnicodeString RtlEqualUnicodeString
-        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenKey ZwOpenProcess ZwQueryValueKey""",
+        RtlPrefixUnicodeString ZwClose ZwDuplicateObject ZwOpenProcess""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """
