@@ -98,6 +98,8 @@ FINAL: Final = frozenset(
 
 ALWAYS: Final = NO_CLASS | FINAL | frozenset(
     {
+        # What all filters share is written to by one.
+        "name-modified", "namectrl-buffer-replaced",
         # Memory is not what its owner takes it for.
         "ke.lookaside-uaf", "ke.overrun", "ke.freed-active", "ke.lookaside-foreign", "ke.lookaside-reinitialised",
         "workitem-double-free", "unload-foreign-callback", "ke.irp-information", "ke.irp-freed-in-use",
@@ -107,8 +109,6 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "ke.lock-not-owned", "ke.lock-mode", "ke.lock-freed", "ke.lockhandle-reuse", "ke.resource-not-deleted",
         "ke.remlock-ignored", "ke.remlock-underflow", "ref-underflow", "pend-double-complete",
         "postpend-double-complete", "cancel-double-complete",
-        # What all filters share is written to by one.
-        "name-modified", "namectrl-buffer-replaced",
     }
 )  # fmt: skip
 """What is watched whatever the classes: what a scenario states, and what hangs or damages any system when it happens.

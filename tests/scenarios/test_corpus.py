@@ -24,6 +24,10 @@ MINIMA = {
     # The worker must complete while the pre-create stands at its return from the queueing call, and that thread could
     # go on: 1.
     "touch_after_hand_off": (1, 0),
+    # The file system has deleted, and the other program must run before that is told, where the first could go on: 1.
+    "disposition_guessed": (1, 0),
+    # The program must come between the two renames, where the backup could go on: 1.
+    "tunnelled_past_check": (1, 0),
     # The reader waits for its read of its own accord; the canceller then runs to its end, the worker after it: 0.
     "cancel_and_worker_complete": (0, 0),
     # The create must have begun, so that the instance takes part in it, before the teardown begins: 1.
@@ -64,10 +68,6 @@ MINIMA = {
     "name_allocated_twice": (1, 0),
     # The worker must come between the create's decrement and its second look at the count: 1.
     "count_read_again": (1, 0),
-    # The file system has deleted, and the other program must run before that is told, where the first could go on: 1.
-    "disposition_guessed": (1, 0),
-    # The program must come between the two renames, where the backup could go on: 1.
-    "tunnelled_past_check": (1, 0),
 }
 
 ORDERS = {
@@ -75,6 +75,16 @@ ORDERS = {
     #
     # The worker gives the operation back before the pre-create looks at it again.
     "touch_after_hand_off": [("wk:delayed#0", "complete the pended IRP_MJ_CREATE", "open_and_close", "return from")],
+    # What is made first is told last; this strategy finds it with the deletion made last.
+    "disposition_guessed": [
+        ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
+        ("delete", "acquire StateLock", "keep", "acquire StateLock"),
+    ],
+    # The short name is free when it is looked at, and when the file is created.
+    "tunnelled_past_check": [
+        ("rotate", "performs IRP_MJ_SET_INFORMATION", "intrude", "query the normalised name"),
+        ("intrude", "performs IRP_MJ_CREATE", "rotate", "performs IRP_MJ_SET_INFORMATION"),
+    ],
     # The cancellation is on its way to the driver when the worker completes, or the worker would end it.
     "cancel_and_worker_complete": [("canceller", "CancelOperation", "wk:delayed#0", "complete the pended IRP_MJ_READ")],
     # The create takes part in the instance before the teardown begins, and queues after that.
@@ -151,16 +161,6 @@ ORDERS = {
     "name_allocated_twice": [
         ("opener", "load VolumeName", "opener", "store VolumeName"),
         ("opener", "load VolumeName", "opener", "store VolumeName"),
-    ],
-    # What is made first is told last; this strategy finds it with the deletion made last.
-    "disposition_guessed": [
-        ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
-        ("delete", "acquire StateLock", "keep", "acquire StateLock"),
-    ],
-    # The short name is free when it is looked at, and when the file is created.
-    "tunnelled_past_check": [
-        ("rotate", "performs IRP_MJ_SET_INFORMATION", "intrude", "query the normalised name"),
-        ("intrude", "performs IRP_MJ_CREATE", "rotate", "performs IRP_MJ_SET_INFORMATION"),
     ],
     # The create has decremented when the worker looks, or the worker would not free; and looks itself after that.
     "count_read_again": [
