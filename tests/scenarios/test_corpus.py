@@ -26,6 +26,8 @@ MINIMA = {
     "touch_after_hand_off": (1, 0),
     # The file system has deleted, and the other program must run before that is told, where the first could go on: 1.
     "disposition_guessed": (1, 0),
+    # The other cleanup must come between the look at the mark and the mark, where this one could go on: 1.
+    "delete_notified_twice": (1, 0),
     # The program must come between the two renames, where the backup could go on: 1.
     "tunnelled_past_check": (1, 0),
     # The reader waits for its read of its own accord; the canceller then runs to its end, the worker after it: 0.
@@ -75,6 +77,11 @@ ORDERS = {
     #
     # The worker gives the operation back before the pre-create looks at it again.
     "touch_after_hand_off": [("wk:delayed#0", "complete the pended IRP_MJ_CREATE", "open_and_close", "return from")],
+    # The second looks after the first has looked, and before that has marked.
+    "delete_notified_twice": [
+        ("delete", "acquire StateLock", "close", "acquire StateLock"),
+        ("close", "acquire StateLock", "delete", "acquire StateLock"),
+    ],
     # What is made first is told last; this strategy finds it with the deletion made last.
     "disposition_guessed": [
         ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
