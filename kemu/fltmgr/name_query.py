@@ -79,8 +79,7 @@ if TYPE_CHECKING:
 Named = tuple[NTSTATUS, FLT_FILE_NAME_INFORMATION | None]
 """What a query returns."""
 
-RENAME_ONLY = frozenset({FileRenameInformation, FileRenameInformationEx})
-RENAMES = RENAME_ONLY | {FileLinkInformation, FileLinkInformationEx}
+RENAMES = frozenset({FileRenameInformation, FileRenameInformationEx, FileLinkInformation, FileLinkInformationEx})
 _UNSAFE = frozenset(
     {
         IRP_MJ_ACQUIRE_FOR_CC_FLUSH,
@@ -487,11 +486,8 @@ class QueryTunneled(Operation[Named]):
         if not isinstance(opened, Open) or not NT_SUCCESS(frame.operation.request.status):
             return STATUS_SUCCESS, None
         thread.read(opened.node)
+        # Of a new hard link nothing is tunnelled here.
         link = opened.link
-        if block.destination and opened.node.links:
-            # The name that came last: the one that was renamed, or a new link.
-            renamed = frame.operation.request.parameters.FileInformationClass in RENAME_ONLY
-            link = link if renamed else opened.node.links[-1]
         device = device_name(frame.instance.volume)
         directory, _, final = block.whole.rpartition("\\")
         asked, colon, stream = final.partition(":")

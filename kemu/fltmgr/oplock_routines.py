@@ -241,7 +241,7 @@ async def check(
     block = frame.status_block()
     if status == STATUS_PENDING and goes_on:
         # It does not wait: nobody is to be woken.
-        await ForgetWaiter(oplock, frame.operation.request)
+        await LeaveBreak(oplock, frame.operation.request)
         await LeaveBreak(oplock, frame.operation.request)
         status = STATUS_OPLOCK_BREAK_IN_PROGRESS
     if status == STATUS_OPLOCK_BREAK_IN_PROGRESS:
@@ -283,7 +283,6 @@ class PostIt(Operation[None]):
         return self.oplock
 
 
-class ForgetWaiter(Operation[None]):
 class LeaveBreak(Operation[None]):
     """An operation that need not wait for a break is taken off the list of those who do."""
 

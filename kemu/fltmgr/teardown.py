@@ -41,9 +41,7 @@ from kemu.runtime import BlockingOperation, Cell, Deliver, Join, Operation, Poin
 
 if TYPE_CHECKING:
     from kemu.fltmgr.manager import FilterManager
-from kemu.nt.system import report
-from kemu.nt.system import Options
-from kemu.runtime import BlockingOperation, Cell, Deliver, Operation, Thread, current_thread
+from kemu.nt.system import Options, report
 
 
 class BeginTeardown(Operation[bool]):
@@ -130,15 +128,13 @@ async def teardown(manager: FilterManager, instance: Instance, reason: int) -> N
 
 def drains(frame: Frame) -> bool:
     """Whether a teardown gives *frame* its post-operation callback early; others are waited for."""
-    if frame.state != AWAIT_POST:
+    if frame.state != AWAIT_POST or frame.swap is not None:
         return False
     operation = frame.operation
-    return (
-        frame.state == AWAIT_POST
-        and operation.request.kind == IRP_OPERATION
-        and not operation.is_create
-        and frame.swap is None
-    )
+    options: Options = frame.creator.runtime.system.options
+    if operation.is_create:
+        return options.drain_creates
+    return operation.request.kind == IRP_OPERATION or options.drain_fast_io
 
 
 def must_cancel(frame: Frame) -> bool:
@@ -146,10 +142,6 @@ def must_cancel(frame: Frame) -> bool:
     the buffer is in use below (FLT-INST-26).
     """
     return frame.state == AWAIT_POST and frame.swap is not None and not frame.swap.cancelled
-    options: Options = frame.creator.runtime.system.options
-    if operation.is_create:
-        return options.drain_creates
-    return operation.request.kind == IRP_OPERATION or options.drain_fast_io
 
 
 class WaitOutstanding(BlockingOperation[bool]):

@@ -144,11 +144,9 @@ def scenario(function: Any = None, /, **options: Any) -> Any:
     STATUS_PENDING. *worker_threads* is the size of the system's worker pool. With *io_faults* every transfer may fail
     on the disk. *file_times* has files stamped with virtual time, *short_names* gives them short names and has removed
     names tunnelled. With *cached_io* reads and writes go through a cache, which paging I/O fills and a lazy writer's
-    thread writes back; with *fast_io* programs' requests are tried as fast I/O first, where Windows does that.
+    thread writes back; with *fast_io* programs' requests are tried as fast I/O first, where Windows does that. With
+    *drain_creates* and *drain_fast_io* a teardown drains creates, and what is no IRP, as it does everything else.
     *explore_setup* lets loading a driver race with
-    on the disk. *file_times* has files stamped with virtual time. With *cached_io* reads and writes go through a cache,
-    which paging I/O fills and a lazy writer's thread writes back. With *drain_creates* and *drain_fast_io* a teardown
-    drains creates, and what is no IRP, as it does everything else. *explore_setup* lets loading a driver race with
     everything else. *max_steps* limits the length of one run. *preempt* says where another thread may come in
     between in the code of this file: at WDK calls (``"call"``), also before each statement that touches shared
     state (``"statement"``), or before every load and store of it (``"access"``). With *timer_jitter* a timer may

@@ -124,8 +124,7 @@ ALWAYS: Final = NO_CLASS | FINAL | frozenset(
         "unload-port-open", "lock-across-message",
         # What the I/O or the oplock package owns is used by somebody else at the same time.
         "nqo-fileobject-escape", "oplock-status-dropped",
-        "postpend-double-complete", "cancel-double-complete", "use-after-unregister", "ref-missing", "ref-unchecked",
-        "postpend-double-complete", "cancel-double-complete", "whensafe-status-ignored", "whensafe-false-ignored",
+        "use-after-unregister", "ref-missing", "ref-unchecked", "whensafe-status-ignored", "whensafe-false-ignored",
         "cbdq-context-lifetime",
     }
 )  # fmt: skip

@@ -615,6 +615,7 @@ def test_what_a_thread_is_about_to_do_with_a_context() -> None:
 
     (words, _), again = run(script).result, run(script).result[1]
     context = "stream context CONTEXT"
+    place = r"stream context of instance K Instance on C: for \a"
     assert words == [
         (r"FltGetStreamContext of \a for instance K Instance on C:", r"\a"),
         (f"FltReferenceContext references of {context}", f"references of {context}"),

@@ -290,7 +290,7 @@ def test_a_purge_of_all_names_of_a_provider_leaves_other_names_alone() -> None:
     async def script(lab: Lab) -> None:
         driver = await Provider(lab).load(MIDDLE)
         await asker(lab, NORMALISED, CACHED)
-        await asker(lab, NORMALISED, CACHED, altitude=LOWER, name="B")
+        await asker(lab, CACHED, NORMALISED, altitude=LOWER, name="B")
         file = await lab.open()
         await file.read(1)
         await FltPurgeFileNameInformationCache(lab.instance(driver), None)
@@ -299,7 +299,23 @@ def test_a_purge_of_all_names_of_a_provider_leaves_other_names_alone() -> None:
 
     one = run(script)
     assert len(values(one, "P.generate")) == 2
-    assert values(one, "B") == [rf"{C}\a"] * 4
+    assert values(one, "B") == [STATUS_FLT_NAME_CACHE_MISS, *[rf"{C}\a"] * 3]
+
+
+def test_a_purge_of_one_file_leaves_the_names_of_others() -> None:
+    async def script(lab: Lab) -> None:
+        driver = await Provider(lab).load()
+        await asker(lab, CACHED, NORMALISED)
+        lab.file(r"\b")
+        one, other = await lab.open(), await lab.open(r"\b")
+        await one.read(1)
+        await other.read(1)
+        await FltPurgeFileNameInformationCache(lab.instance(driver), one.file)
+        await one.read(1)
+        await other.read(1)
+
+    a, b, miss = rf"{C}\virtual\a", rf"{C}\virtual\b", STATUS_FLT_NAME_CACHE_MISS
+    assert values(run(script), "A") == [miss, a, miss, b, miss, a, b, b]
 
 
 def test_a_purge_and_a_query_at_the_same_time() -> None:
@@ -318,6 +334,43 @@ def test_a_purge_and_a_query_at_the_same_time() -> None:
         return await lab.together(query(CACHED), FltPurgeFileNameInformationCache(instance, None))
 
     assert {one.result[0] for one in all_runs(script)} == {STATUS_SUCCESS, STATUS_FLT_NAME_CACHE_MISS}
+
+
+def test_a_purge_of_all_names_comes_before_or_after_each_that_is_cached() -> None:
+    async def script(lab: Lab) -> list[Any]:
+        instance = lab.instance(await Provider(lab).load(LOWER))
+        above = lab.instance(await lab.recorder("A", UPPER))
+        file = (await lab.quiet_open()).file
+
+        async def twice() -> Any:
+            for options in (NORMALISED, CACHED):
+                status, info = await FltGetFileNameInformationUnsafe(file, above, options)
+                if info is not None:
+                    await FltReleaseFileNameInformation(info)
+            return status
+
+        return await lab.together(FltPurgeFileNameInformationCache(instance, None), twice())
+
+    assert {one.result[1] for one in all_runs(script)} == {STATUS_SUCCESS, STATUS_FLT_NAME_CACHE_MISS}
+
+
+def test_a_provider_that_is_being_torn_down_is_not_asked() -> None:
+    async def script(lab: Lab) -> Any:
+        told: list[str] = []
+
+        async def start(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
+            _, info = await FltGetFileNameInformationUnsafe(file.file, above, NORMALISED)
+            assert info is not None
+            told.append(str(info.Name))
+            await FltReleaseFileNameInformation(info)
+
+        driver = await Provider(lab).load(LOWER, InstanceTeardownStartCallback=start)
+        above = lab.instance(await lab.recorder("A", UPPER))
+        file = await lab.open()
+        await driver.detach()
+        return told
+
+    assert run(script).result == [rf"{C}\a"]
 
 
 def test_destinations_are_normalised_by_providers_too() -> None:

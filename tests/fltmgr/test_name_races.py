@@ -39,7 +39,9 @@ from kemu.wdk.fltkernel import (
     FltCompletePendedPostOperation,
     FltGetDestinationFileNameInformation,
     FltGetFileNameInformation,
+    FltGetFileNameInformationUnsafe,
     FltGetTunneledName,
+    FltReferenceFileNameInformation,
     FltReleaseFileNameInformation,
 )
 from kemu.wdk.ntstatus import STATUS_SUCCESS
@@ -375,6 +377,26 @@ def test_a_disposition_that_fails_changes_nothing() -> None:
         assert not NT_SUCCESS(await change(lab, file, FileDispositionInformation, FILE_DISPOSITION_INFORMATION(True)))
 
     assert run(script).warnings == ()
+
+
+# References.
+
+
+def test_a_reference_and_the_last_release_come_in_both_orders() -> None:
+    async def script(lab: Lab) -> None:
+        file = await lab.quiet_open()
+        instance = lab.instance(await lab.recorder("A", LOWER))
+        _, info = await FltGetFileNameInformationUnsafe(file.file, instance, NORMALISED)
+        assert info is not None
+        await lab.together(FltReferenceFileNameInformation(info), FltReleaseFileNameInformation(info))
+
+    search = DPOR()
+    found: set[str | None] = set()
+    while search.begin():
+        one = run(script, search, observer=search)
+        search.end(one.outcome)
+        found.add(one.code)
+    assert found == {None, "ke.use-after-free"}
 
 
 # FLT-RACE-67: the position of a file object belongs to nobody.

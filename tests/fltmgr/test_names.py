@@ -576,6 +576,17 @@ def test_a_thread_that_takes_no_apcs_or_is_inside_the_file_system_must_not_ask(w
     assert answers(run(script)) == expected
 
 
+@pytest.mark.rule("FLT-NAME-03")
+def test_after_the_cleanup_any_operation_is_too_late() -> None:
+    async def script(lab: Lab) -> None:
+        await asker(lab, IRP_MJ_READ, NORMALISED, ALWAYS)
+        file = await lab.open()
+        await file.close()
+        await lab.send(lab.request(file, IRP_MJ_READ, Length=1))
+
+    assert answers(run(script)) == [REFUSED, STATUS_FLT_NAME_CACHE_MISS]
+
+
 def test_a_file_that_is_not_open_has_a_name_only_in_its_create() -> None:
     async def script(lab: Lab) -> None:
         await asker(lab, IRP_MJ_READ, NORMALISED)

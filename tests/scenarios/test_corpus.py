@@ -34,6 +34,12 @@ MINIMA = {
     "context_pointer_unreferenced": (0, 0),
     # The walker must come between the last release, in the close, and the lock in the cleanup: 1.
     "context_revived": (1, 0),
+    # The file system has deleted, and the other program must run before that is told, where the first could go on: 1.
+    "disposition_guessed": (1, 0),
+    # The other cleanup must come between the look at the mark and the mark, where this one could go on: 1.
+    "delete_notified_twice": (1, 0),
+    # The program must come between the two renames, where the backup could go on: 1.
+    "tunnelled_past_check": (1, 0),
     # The reader waits for its read of its own accord; the canceller then runs to its end, the worker after it: 0.
     "cancel_and_worker_complete": (0, 0),
     # The create must have begun, so that the instance takes part in it, before the teardown begins: 1.
@@ -152,6 +158,21 @@ ORDERS = {
     "context_revived": [
         ("closer", "performs IRP_MJ_CLOSE", "walker", "FltReferenceContext"),
         ("walker", "acquire ListLock", "closer", "acquire ListLock"),
+    ],
+    # The second looks after the first has looked, and before that has marked.
+    "delete_notified_twice": [
+        ("delete", "acquire StateLock", "close", "acquire StateLock"),
+        ("close", "acquire StateLock", "delete", "acquire StateLock"),
+    ],
+    # What is made first is told last; this strategy finds it with the deletion made last.
+    "disposition_guessed": [
+        ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
+        ("delete", "acquire StateLock", "keep", "acquire StateLock"),
+    ],
+    # The short name is free when it is looked at, and when the file is created.
+    "tunnelled_past_check": [
+        ("rotate", "performs IRP_MJ_SET_INFORMATION", "intrude", "query the normalised name"),
+        ("intrude", "performs IRP_MJ_CREATE", "rotate", "performs IRP_MJ_SET_INFORMATION"),
     ],
     # The cancellation is on its way to the driver when the worker completes, or the worker would end it.
     "cancel_and_worker_complete": [("canceller", "CancelOperation", "wk:delayed#0", "complete the pended IRP_MJ_READ")],
@@ -285,16 +306,6 @@ ORDERS = {
     "name_allocated_twice": [
         ("opener", "load VolumeName", "opener", "store VolumeName"),
         ("opener", "load VolumeName", "opener", "store VolumeName"),
-    ],
-    # What is made first is told last; this strategy finds it with the deletion made last.
-    "disposition_guessed": [
-        ("keep", "performs IRP_MJ_SET_INFORMATION", "delete", "performs IRP_MJ_SET_INFORMATION"),
-        ("delete", "acquire StateLock", "keep", "acquire StateLock"),
-    ],
-    # The short name is free when it is looked at, and when the file is created.
-    "tunnelled_past_check": [
-        ("rotate", "performs IRP_MJ_SET_INFORMATION", "intrude", "query the normalised name"),
-        ("intrude", "performs IRP_MJ_CREATE", "rotate", "performs IRP_MJ_SET_INFORMATION"),
     ],
     # The create has decremented when the worker looks, or the worker would not free; and looks itself after that.
     "count_read_again": [

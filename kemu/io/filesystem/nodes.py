@@ -41,7 +41,7 @@ from kemu.runtime import Cell, Thread
 if TYPE_CHECKING:
     from kemu.io.filesystem.locks import ByteRangeLock
     from kemu.io.filesystem.oplocks import Oplock
-    from kemu.io.filesystem.short_names import TunnelCache
+    from kemu.io.filesystem.short_names import Tunnelled
     from kemu.io.request import FileObject
 
 PART: Final = -5
@@ -247,8 +247,8 @@ class Node(Cell):
     posix_deleted = False
     last_disposition: object = None
     """What was last set of delete pending, for whoever compares."""
-    tunnel: TunnelCache | None = None
-    """Of a directory: what was removed from it of late."""
+    tunnel: Mapping[str, Tunnelled] = {}
+    """Of a directory: what was removed from it of late, by the folded name. Replaced, never changed."""
     _basic: Part | None = None
     _listing: Part | None = None
 

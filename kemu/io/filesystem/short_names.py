@@ -12,13 +12,12 @@ import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kemu.io.filesystem.names import fold
-from kemu.io.filesystem.nodes import Link, Node, Part
+from kemu.io.filesystem.nodes import Link, Node
 from kemu.runtime import TICKS_PER_SECOND, Thread
 
 if TYPE_CHECKING:
     from kemu.io.filesystem.filesystem import FileSystem
 
-TUNNEL: Final = ("tunnel cache of", 6)
 AGE: Final = 15 * TICKS_PER_SECOND
 """How long an entry is good for: MaximumTunnelEntryAgeInSeconds."""
 
@@ -28,22 +27,11 @@ _REPLACED = re.compile(r"[+,;=\[\]]")
 
 
 class Tunnelled(NamedTuple):
-    """What was removed: both names, when that file was created, and when it was removed."""
+    """What was removed: both names, and when."""
 
     long: str
     short: str
-    created: int
     removed: int
-
-
-class TunnelCache(Part):
-    """The tunnel cache of one directory, by the folded name that was removed."""
-
-    __slots__ = ("entries",)
-
-    def __init__(self, directory: Node) -> None:
-        super().__init__(directory, TUNNEL)
-        self.entries: dict[str, Tunnelled] = {}
 
 
 def is_short(name: str) -> bool:
@@ -92,24 +80,14 @@ def drop_alias(fs: FileSystem, thread: Thread, link: Link, *, by_alias: bool) ->
     entry = directory.entry(link.short)
     thread.write(entry)
     entry.alias = None
-    tunnel = tunnel_of(directory)
-    thread.write(tunnel)
-    pair = Tunnelled(link.name, link.short, link.node.creation_time, fs.runtime.clock.read(thread))
-    tunnel.entries[fold(link.short if by_alias else link.name)] = pair
+    # Who asks for what is stored here asks for one of the two names, whose cells this step writes.
+    pair = Tunnelled(link.name, link.short, fs.runtime.clock.read(thread))
+    directory.tunnel = {**directory.tunnel, fold(link.short if by_alias else link.name): pair}
 
 
 def tunnelled(fs: FileSystem, thread: Thread, directory: Node, name: str) -> Tunnelled | None:
-    """What was removed under *name* from *directory* not long ago."""
-    tunnel = tunnel_of(directory)
-    thread.read(tunnel)
-    found = tunnel.entries.get(fold(name))
+    """What was removed under *name* from *directory* not long ago. The calling step writes that name's cell."""
+    found = directory.tunnel.get(fold(name))
     if found is None or fs.runtime.clock.read(thread) - found.removed > AGE:
         return None
     return found
-
-
-def tunnel_of(directory: Node) -> TunnelCache:
-    """The tunnel cache of *directory*."""
-    if directory.tunnel is None:
-        directory.tunnel = TunnelCache(directory)
-    return directory.tunnel
