@@ -21,7 +21,19 @@ _POOL: Final = 0xFFFF_8000_0000_0000
 class Allocation(Cell):
     """The record of one block."""
 
-    __slots__ = ("block", "driver", "freed", "from_lookaside", "is_paged", "parts", "site", "size", "swapped", "tag")
+    __slots__ = (
+        "block",
+        "driver",
+        "freed",
+        "from_lookaside",
+        "is_paged",
+        "locked",
+        "parts",
+        "site",
+        "size",
+        "swapped",
+        "tag",
+    )
 
     def __init__(self, creator: Thread, block: Structure, size: int, tag: str, *, is_paged: bool) -> None:
         super().__init__(creator, f"block '{tag}'")
@@ -35,6 +47,8 @@ class Allocation(Cell):
         """The kernel objects and structures inside, in the order of the fields."""
         self.freed: tuple[str, Site | None] | None = None
         """Who freed it, and where; None as long as it is in use."""
+        self.locked = 0
+        """How many MDLs keep its pages in memory."""
         self.swapped = False
         """Whether it was put in the place of the buffer of an operation (FLT-BUF-08)."""
         self.from_lookaside: Any = None

@@ -295,7 +295,7 @@ async def MmProbeAndLockPages(MemoryDescriptorList: MDL, AccessMode: int, Operat
     if not isinstance(region, UserBuffer):
         if AccessMode != KernelMode:
             raise_status(STATUS_ACCESS_VIOLATION, name)
-        mdl.state = LOCKED
+        _pages_locked(mdl, 1)
         return
     thread = current_kthread()
     if thread.process is not region.process:
@@ -308,7 +308,16 @@ async def MmProbeAndLockPages(MemoryDescriptorList: MDL, AccessMode: int, Operat
 def MmUnlockPages(MemoryDescriptorList: MDL) -> None:
     """Undo MmProbeAndLockPages. IRQL: <= DISPATCH_LEVEL."""
     MemoryDescriptorList.used("unlocks the pages of")
-    MemoryDescriptorList.state = ALLOCATED
+    _pages_locked(MemoryDescriptorList, -1)
+
+
+def _pages_locked(mdl: MDL, count: int) -> None:
+    """Have the pages of *mdl* locked once more, or once less."""
+    mdl.state = LOCKED if count > 0 else ALLOCATED
+    allocation = allocation_of(mdl.region)
+    if allocation is not None:
+        current_kthread().write(allocation)
+        allocation.locked += count
 
 
 class FreeMdl(Operation[None]):
@@ -348,6 +357,8 @@ def free_mdl(thread: Thread, mdl: MDL, who: str) -> None:
     """*mdl* is gone, freed by *who*, inside the calling step."""
     if mdl.cell is not None:
         thread.write(mdl.cell)
+    if mdl.state == LOCKED and mdl.driver is not None:
+        _pages_locked(mdl, -1)
     mdl.freed = who
     current_system().get(Mdls).alive.pop(mdl, None)
 
