@@ -19,6 +19,7 @@ from kemu.io.file_constants import (
 )
 from kemu.io.request import FAST_IO_OPERATION, IRP_OPERATION
 from kemu.io.structures import FILE_STANDARD_INFORMATION
+from kemu.nt.kthread import current_kthread
 from kemu.nt.mdl import MDL
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
@@ -37,7 +38,8 @@ from kemu.wdk.fltkernel import (
     FltRetainSwappedBufferMdlAddress,
     FltSetCallbackDataDirty,
 )
-from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_END_OF_FILE, STATUS_SUCCESS
+from kemu.wdk.ntddk import StructuredException
+from kemu.wdk.ntstatus import STATUS_ACCESS_VIOLATION, STATUS_CANCELLED, STATUS_END_OF_FILE, STATUS_SUCCESS
 from kemu.wdk.wdm import (
     DEVICE_OBJECT,
     DRIVER_OBJECT,
@@ -47,6 +49,7 @@ from kemu.wdk.wdm import (
     IRP_MJ_READ,
     IRP_MJ_WRITE,
     IRP_NOCACHE,
+    POOL_FLAG_NON_PAGED,
     POOL_FLAG_PAGED,
     Driver,
     ExAllocatePool2,
@@ -798,6 +801,27 @@ def test_an_mdl_has_to_describe_pages_that_are_there(what: str, found: str) -> N
         MmGetSystemAddressForMdlSafe(mdl, NormalPagePriority)
 
     assert run(script).code == found
+
+
+@pytest.mark.parametrize("length", [17, -1])
+def test_an_mdl_describes_no_more_than_there_is(length: int) -> None:
+    async def script(lab: Lab) -> Any:
+        buffer = await ExAllocatePool2(POOL_FLAG_NON_PAGED, 16, "Swap")
+        mdl = await IoAllocateMdl(buffer, length, False, False, None)
+        assert mdl is not None
+        MmBuildMdlForNonPagedPool(mdl)
+
+    async def user(lab: Lab) -> Any:
+        mdl = await IoAllocateMdl(lab.app.memory(bytes(16)), length, False, False, None)
+        assert mdl is not None
+        current_kthread().process = lab.app.process
+        try:
+            await MmProbeAndLockPages(mdl, UserMode, 0)
+        except StructuredException as error:
+            return error.ExceptionCode
+
+    assert run(script).code == "ke.overrun"
+    assert run(user).result == STATUS_ACCESS_VIOLATION
 
 
 def test_there_may_be_no_mdl_to_be_had() -> None:
