@@ -23,7 +23,7 @@ from kemu.io.filesystem.nodes import SECTOR
 from kemu.io.request import FAST_IO_OPERATION
 from kemu.io.structures import Information
 from kemu.nt.buffer import Region, allocation_of
-from kemu.nt.mdl import MDL, free_mdl, is_pageable, region_of
+from kemu.nt.mdl import ALLOCATED, MDL, free_mdl, is_pageable, region_of
 from kemu.nt.system import refuse, report
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ def _check(frame: Frame, region: Region, offset: int, mdl: Any) -> None:
             _inconsistent(frame, f"swaps in {label} with an MDL, which a system buffer has not")
     elif not isinstance(mdl, MDL):
         _inconsistent(frame, f"swaps in {label} without an MDL")
+    elif mdl.state == ALLOCATED:
+        _inconsistent(frame, f"swaps in {label} with an MDL that describes no pages yet")
     elif mdl.region is not region or mdl.offset != offset:
         _inconsistent(frame, f"swaps in {label} with {mdl.describe()}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kemu.io.buffers import fetch
+from kemu.io.buffers import delivered, fetch
 from kemu.io.call import call_driver
 from kemu.io.constants import (
     FO_SYNCHRONOUS_IO,
@@ -49,6 +49,11 @@ class DeviceMount:
     def __init__(self, device: DEVICE_OBJECT) -> None:
         self.device = device
         self.label = device.label
+
+    @property
+    def device_flags(self) -> int:
+        """How the device wants the buffers of reads and writes."""
+        return self.device._flags  # pyright: ignore[reportPrivateUsage]
 
     @property
     def top(self) -> DeviceMount:
@@ -161,6 +166,8 @@ async def completed(irp: IRP) -> None:
                 verifier=BugCheck(DRIVER_VERIFIER_IOMANAGER_VIOLATION, (0x312, 0, address(irp))),
             )
         request.buffer = bytes(output[:count])
+        if request.memory is not None:
+            delivered(thread, request)
     file = request.file
     irp.end(thread, f"was completed by {thread.label}")
     if isinstance(file, DeviceFile) and request.major != IRP_MJ_CLOSE:

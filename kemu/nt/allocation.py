@@ -30,6 +30,18 @@ class Allocation(Cell):
     """The finding when it is used after it was freed."""
     free_routine: ClassVar[str] = ""
     """The routine that frees it, if the pool's do not (KE-POOL-15)."""
+        "block",
+        "driver",
+        "freed",
+        "from_lookaside",
+        "is_paged",
+        "locked",
+        "parts",
+        "site",
+        "size",
+        "swapped",
+        "tag",
+    )
 
     def __init__(self, creator: Thread, block: Structure, size: int, tag: str, *, is_paged: bool) -> None:
         super().__init__(creator, f"block '{tag}'")
@@ -43,6 +55,8 @@ class Allocation(Cell):
         """The kernel objects and structures inside, in the order of the fields."""
         self.freed: tuple[str, Site | None] | None = None
         """Who freed it, and where; None as long as it is in use."""
+        self.locked = 0
+        """How many MDLs keep its pages in memory."""
         self.swapped = False
         """Whether it was put in the place of the buffer of an operation (FLT-BUF-08)."""
         self.stranded = ""

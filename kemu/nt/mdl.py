@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from kemu.nt.allocation import Allocation, place
-from kemu.nt.buffer import Copied, Pointer, Region, allocation_of, span_of
+from kemu.nt.buffer import Copied, Pointer, Region, allocation_of, check_bounds, span_of
 from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.exception import raise_status
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
@@ -231,11 +231,14 @@ async def IoAllocateMdl(
 @routine("wdm", "VOID MmBuildMdlForNonPagedPool(_Inout_ PMDL MemoryDescriptorList)", max_irql=DISPATCH_LEVEL)
 def MmBuildMdlForNonPagedPool(MemoryDescriptorList: MDL) -> None:
     """Fill in an MDL of nonpaged pool. IRQL: <= DISPATCH_LEVEL. Of other memory: finding ``ke.paged``."""
-    MemoryDescriptorList.used("builds")
-    region = MemoryDescriptorList.region
+    mdl = MemoryDescriptorList
+    mdl.used("builds")
+    region = mdl.region
     if region is not None and is_pageable(region):
-        report("ke.paged", f"MmBuildMdlForNonPagedPool of {MemoryDescriptorList.describe()}, which may be paged out")
-    MemoryDescriptorList.state = BUILT
+        report("ke.paged", f"MmBuildMdlForNonPagedPool of {mdl.describe()}, which may be paged out")
+    elif region is not None:
+        check_bounds(region, mdl.offset, mdl.length, READ, "MmBuildMdlForNonPagedPool")
+    mdl.state = BUILT
 
 
 def lock_ceiling(MemoryDescriptorList: MDL, AccessMode: int, Operation: int) -> int:
@@ -258,7 +261,11 @@ class LockPages(Operation[bool]):
     def perform(self, thread: Thread) -> bool:
         if self.mdl.cell is not None:
             thread.write(self.mdl.cell)
-        if not lockable(thread, self.mdl.region, writes=self.writes):
+        mdl = self.mdl
+        region = mdl.region
+        if not lockable(thread, region, writes=self.writes):
+            return False
+        if region is None or mdl.offset < 0 or not 0 <= mdl.length <= region.region_length() - mdl.offset:
             return False
         self.mdl.state = LOCKED
         return True
@@ -295,7 +302,7 @@ async def MmProbeAndLockPages(MemoryDescriptorList: MDL, AccessMode: int, Operat
     if not isinstance(region, UserBuffer):
         if AccessMode != KernelMode:
             raise_status(STATUS_ACCESS_VIOLATION, name)
-        mdl.state = LOCKED
+        _pages_locked(mdl, 1)
         return
     thread = current_kthread()
     if thread.process is not region.process:
@@ -308,7 +315,16 @@ async def MmProbeAndLockPages(MemoryDescriptorList: MDL, AccessMode: int, Operat
 def MmUnlockPages(MemoryDescriptorList: MDL) -> None:
     """Undo MmProbeAndLockPages. IRQL: <= DISPATCH_LEVEL."""
     MemoryDescriptorList.used("unlocks the pages of")
-    MemoryDescriptorList.state = ALLOCATED
+    _pages_locked(MemoryDescriptorList, -1)
+
+
+def _pages_locked(mdl: MDL, count: int) -> None:
+    """Have the pages of *mdl* locked once more, or once less."""
+    mdl.state = LOCKED if count > 0 else ALLOCATED
+    allocation = allocation_of(mdl.region)
+    if allocation is not None:
+        current_kthread().write(allocation)
+        allocation.locked += count
 
 
 class FreeMdl(Operation[None]):
@@ -348,6 +364,8 @@ def free_mdl(thread: Thread, mdl: MDL, who: str) -> None:
     """*mdl* is gone, freed by *who*, inside the calling step."""
     if mdl.cell is not None:
         thread.write(mdl.cell)
+    if mdl.state == LOCKED and mdl.driver is not None:
+        _pages_locked(mdl, -1)
     mdl.freed = who
     current_system().get(Mdls).alive.pop(mdl, None)
 

@@ -291,6 +291,8 @@ def touch_paged(block: Structure, what: str, access: int, field: str = "") -> No
     if thread.irql <= APC_LEVEL or thread.runtime.looking:
         return
     allocation: Allocation = object.__getattribute__(block, "__dict__")["_allocation"]
+    if allocation.locked:
+        return
     address = allocation.address + (offset_of_field(type(block), field) if field else 0)
     report(
         "ke.paged",

@@ -44,6 +44,7 @@ class Inspector(Driver):
 
     def __init__(self) -> None:
         self.Filter: PFLT_FILTER | None = None
+        self.Texts = 0
 
     async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
         registration = FLT_REGISTRATION(
@@ -81,7 +82,7 @@ class Inspector(Driver):
         await FltFreeDeferredIoWorkItem(item)
         try:
             ProbeForRead(Data.Iopb.Parameters.Write.WriteBuffer, 1, 1)
-            self.Inspect(Data.Iopb.Parameters.Write.WriteBuffer)
+            await self.Inspect(Data.Iopb.Parameters.Write.WriteBuffer)
         except StructuredException as error:
             Data.IoStatus.Status = error.ExceptionCode
             Data.IoStatus.Information = 0
@@ -102,8 +103,10 @@ class Inspector(Driver):
         """Inspect what is written, in the worker."""
         raise NotImplementedError
 
-    def Inspect(self, buffer: bytes | bytearray) -> None:
-        self.First = buffer[0]
+    async def Inspect(self, buffer: bytes | bytearray) -> None:
+        """Count what looks like text."""
+        if buffer[0] >= ord(" "):
+            self.Texts += 1
 
 
 class UsesTheAddress(Inspector):
@@ -112,7 +115,7 @@ class UsesTheAddress(Inspector):
     async def Look(self, Data: FLT_CALLBACK_DATA) -> int:
         try:
             ProbeForRead(Data.Iopb.Parameters.Write.WriteBuffer, 1, 1)
-            self.Inspect(Data.Iopb.Parameters.Write.WriteBuffer)
+            await self.Inspect(Data.Iopb.Parameters.Write.WriteBuffer)
         except StructuredException as error:
             return error.ExceptionCode
         return STATUS_SUCCESS
@@ -128,7 +131,7 @@ class LocksTheBuffer(Inspector):
         buffer = MmGetSystemAddressForMdlSafe(Data.Iopb.Parameters.Write.MdlAddress, NormalPagePriority)
         if buffer is None:
             return STATUS_INSUFFICIENT_RESOURCES
-        self.Inspect(buffer)
+        await self.Inspect(buffer)
         return STATUS_SUCCESS
 
 

@@ -19,6 +19,7 @@ from kemu.io.file_constants import (
 )
 from kemu.io.request import FAST_IO_OPERATION, IRP_OPERATION
 from kemu.io.structures import FILE_STANDARD_INFORMATION
+from kemu.nt.kthread import current_kthread
 from kemu.nt.mdl import MDL
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
@@ -37,7 +38,8 @@ from kemu.wdk.fltkernel import (
     FltRetainSwappedBufferMdlAddress,
     FltSetCallbackDataDirty,
 )
-from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_END_OF_FILE, STATUS_SUCCESS
+from kemu.wdk.ntddk import StructuredException
+from kemu.wdk.ntstatus import STATUS_ACCESS_VIOLATION, STATUS_CANCELLED, STATUS_END_OF_FILE, STATUS_SUCCESS
 from kemu.wdk.wdm import (
     DEVICE_OBJECT,
     DRIVER_OBJECT,
@@ -47,6 +49,7 @@ from kemu.wdk.wdm import (
     IRP_MJ_READ,
     IRP_MJ_WRITE,
     IRP_NOCACHE,
+    POOL_FLAG_NON_PAGED,
     POOL_FLAG_PAGED,
     Driver,
     ExAllocatePool2,
@@ -419,6 +422,9 @@ def inconsistent(how: str) -> type[Swapper]:
             elif how == "paged":
                 parameters.ReadBuffer = await ExAllocatePool2(POOL_FLAG_PAGED, 512, "Swap")
                 parameters.MdlAddress = None
+            elif how == "unbuilt":
+                parameters.ReadBuffer = await ExAllocatePool2(POOL_FLAG_PAGED, 512, "Swap")
+                parameters.MdlAddress = await IoAllocateMdl(parameters.ReadBuffer, 512, False, False, None)
             elif how == "into":
                 parameters.ReadBuffer, parameters.MdlAddress = buffer + 4, mdl
             else:
@@ -443,6 +449,7 @@ def inconsistent(how: str) -> type[Swapper]:
         ("no mdl", FAST_IO_OPERATION, 0, None),
         ("other mdl", IRP_OPERATION, 0, "swap-inconsistent"),
         ("into", IRP_OPERATION, 0, "swap-inconsistent"),
+        ("unbuilt", IRP_OPERATION, 0, "swap-inconsistent"),
         ("mdl only", IRP_OPERATION, DO_DIRECT_IO, "swap-inconsistent"),
         ("both", IRP_OPERATION, DO_BUFFERED_IO, "swap-inconsistent"),
         ("paged", IRP_OPERATION, DO_BUFFERED_IO, "swap-inconsistent"),
@@ -540,6 +547,44 @@ def test_a_synchronised_operation_may_have_a_swapped_buffer() -> None:
     runs = all_runs(script, completion="explore")
     assert codes(runs) == {None}
     assert {one.result for one in runs} == {(STATUS_SUCCESS, b"0123", 4)}
+
+
+@pytest.mark.rule("FLT-BUF-07", "FLT-BUF-04")
+@pytest.mark.parametrize(("unlocks", "found"), [(False, {None}), (True, {None, "ke.paged"})])
+def test_a_paged_buffer_is_swapped_in_with_its_pages_locked(unlocks: bool, found: set[str | None]) -> None:
+    """The pages stay until the MDL is freed: the file system and the driver access them at DISPATCH_LEVEL."""
+    kept: list[Any] = []
+
+    async def script(lab: Lab) -> Any:
+        kept.clear()
+
+        async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
+            buffer = await ExAllocatePool2(POOL_FLAG_PAGED, 16, "Swap")
+            mdl = await IoAllocateMdl(buffer, 16, False, False, None)
+            assert mdl is not None
+            await MmProbeAndLockPages(mdl, KernelMode, 1)
+            Data.Iopb.Parameters.ReadBuffer, Data.Iopb.Parameters.MdlAddress = buffer, mdl
+            FltSetCallbackDataDirty(Data)
+            kept.append(buffer)
+            return FLT_PREOP_SUCCESS_WITH_CALLBACK, buffer
+
+        async def post(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int) -> int:
+            if unlocks:
+                mdl = FltGetSwappedBufferMdlAddress(Data)
+                assert mdl is not None
+                MmUnlockPages(mdl)
+            lab.note("read", Context[0:4])
+            return FINISHED
+
+        await lab.filter("S", MIDDLE, {IRP_MJ_READ: (pre, post)})
+        file = await lab.quiet_open()
+        await lab.send(lab.request(file, IRP_MJ_READ, Length=4))
+        await ExFreePoolWithTag(kept[0], "Swap")
+
+    runs = all_runs(script, completion="explore")
+    assert codes(runs) == found
+    assert {note.irql for one in runs for note in one.notes} == ({0} if unlocks else {0, 2})
+    assert {note.value for one in runs for note in one.notes} == {b"0123"}
 
 
 @pytest.mark.rule("FLT-BUF-08")
@@ -756,6 +801,27 @@ def test_an_mdl_has_to_describe_pages_that_are_there(what: str, found: str) -> N
         MmGetSystemAddressForMdlSafe(mdl, NormalPagePriority)
 
     assert run(script).code == found
+
+
+@pytest.mark.parametrize("length", [17, -1])
+def test_an_mdl_describes_no_more_than_there_is(length: int) -> None:
+    async def script(lab: Lab) -> Any:
+        buffer = await ExAllocatePool2(POOL_FLAG_NON_PAGED, 16, "Swap")
+        mdl = await IoAllocateMdl(buffer, length, False, False, None)
+        assert mdl is not None
+        MmBuildMdlForNonPagedPool(mdl)
+
+    async def user(lab: Lab) -> Any:
+        mdl = await IoAllocateMdl(lab.app.memory(bytes(16)), length, False, False, None)
+        assert mdl is not None
+        current_kthread().process = lab.app.process
+        try:
+            await MmProbeAndLockPages(mdl, UserMode, 0)
+        except StructuredException as error:
+            return error.ExceptionCode
+
+    assert run(script).code == "ke.overrun"
+    assert run(user).result == STATUS_ACCESS_VIOLATION
 
 
 def test_there_may_be_no_mdl_to_be_had() -> None:
