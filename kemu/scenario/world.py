@@ -94,9 +94,9 @@ from kemu.verifier.verifier import Verifier
 T = TypeVar("T")
 
 
-def name_of(driver: Driver) -> str:
+def name_of(driver: Driver | type[Driver]) -> str:
     """The name of the service of *driver*."""
-    return driver.name or type(driver).__name__
+    return driver.name or (driver.__name__ if isinstance(driver, type) else type(driver).__name__)
 
 
 class Pending:
@@ -391,22 +391,24 @@ class World(Threads):
         ``explore_setup=True``. An altitude that is malformed or taken is a `ScenarioError`: the driver would run
         unattached, and the scenario would test nothing. Use `attach` to see how a filter takes a collision.
         """
-        one = driver() if isinstance(driver, type) else driver
         instances = tuple(instances)
+        service: Service | None = None
         if instances or group:
-            service = define(name_of(one), altitude or "", instances, default, group)
-            self._declare(service)
+            service = define(name_of(driver), altitude or "", instances, default, group)
             altitude = service.definitions[0].altitude
         elif default is not None:
             raise ScenarioError(f"{default!r} is no instance: there are none", remedy="give instances=, too")
-        else:
-            self.manager.services.pop(name_of(one), None)
         if altitude is not None:
             self._check_altitude(altitude)
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
             self._decide(False)
         self.system.get(Registry).put(name_of(one), {})
+        one = driver() if isinstance(driver, type) else driver
+        if service is not None:
+            self._declare(replace(service, name=name_of(one)))
+        else:
+            self.manager.services.pop(name_of(one), None)
         while self._bystanders:
             self._bystanders -= 1
             # Above and below in turn, so that the drivers under test stand in the middle of the stack.
@@ -449,7 +451,7 @@ class World(Threads):
             one = driver() if isinstance(driver, type) else driver
             return await self._load(one, service.definitions[0].altitude)
 
-        name = driver.name or driver.__name__ if isinstance(driver, type) else name_of(driver)
+        name = name_of(driver)
         service = define(name, altitude, instances, default, group)
         self._declare(replace(service, load=load))
         return name

@@ -557,3 +557,16 @@ def test_a_name_of_a_routine_is_a_string() -> None:
         MmGetSystemRoutineAddress(None)  # type: ignore[arg-type]
 
     assert run(script).code == "ke.bad-pointer"
+
+
+@pytest.mark.rule("FLT-INST-38")
+def test_a_driver_that_names_itself_has_the_instances_of_that_name() -> None:
+    class Named(Minifilter):
+        def __init__(self) -> None:
+            super().__init__("Spy", {})
+
+    async def script(lab: Lab) -> list[Any]:
+        driver = await lab.load(Named, instances=(TOP, MID))
+        return [one.name for one in driver.filter.definitions]
+
+    assert run(script).result == ["Top", "Mid"]

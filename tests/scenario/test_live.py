@@ -113,7 +113,8 @@ def workload(tmp_path: Path) -> ScenarioProgram:
 
 
 def corpus() -> list[str]:
-    return sorted(path.name for path in CORPUS.glob("[!_]*.py"))
+    files = (path for path in CORPUS.glob("[!_]*.py") if '"fixed"' in path.read_text(encoding="utf-8"))
+    return sorted(path.name for path in files)
 
 
 def repaired(name: str) -> ScenarioProgram:
