@@ -93,7 +93,7 @@ class BeginCancellableWait(Operation[bool]):
         cancel = frame.operation.request.cancel
         thread.write(cancel)
         thread.exchange(cancel)
-        if frame.cancel_armed or cancel.routine is not None:
+        if cancel.routine is not None:
             report(
                 "cancelwait-with-cancel-routine",
                 f"{thread.label} begins a cancellable wait with {frame.operation.label}, which has a cancel routine",
