@@ -179,6 +179,7 @@ class BeginConflict(Operation[bool]):
             return False
         hold(thread, section.instance, thread.label)
         thread.acquire(section.instance)
+        thread.acquire(section)
         return True
 
     def target(self) -> Cell:
@@ -266,6 +267,8 @@ class LinkSection(Operation["ScanSection | NTSTATUS"]):
         if any(one.instance is instance for one in scans.of_stream(self.stream)):
             return STATUS_FLT_CONTEXT_ALREADY_DEFINED
         section = ScanSection(instance, self.stream, self.context)
+        # What the driver has prepared is there for its notification.
+        thread.release(section)
         scans.sections.append(section)
         return section
 

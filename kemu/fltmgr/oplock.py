@@ -168,6 +168,7 @@ class OPLOCK(Cell):
         else:
             thread = current_thread()
             thread.write(self)
+            thread.exchange(self)
             posted.is_over = True
 
 

@@ -277,6 +277,7 @@ class PostIt(Operation[None]):
 
     def perform(self, thread: Thread) -> None:
         thread.write(self.oplock)
+        thread.exchange(self.oplock)
         self.posted.is_posted = True
 
     def target(self) -> Cell:
