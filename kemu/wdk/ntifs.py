@@ -82,6 +82,7 @@ from kemu.io.file_constants import (
     SyncTypeCreateSection,
     SyncTypeOther,
 )
+from kemu.io.filesystem.expressions import FsRtlIsNameInExpression
 from kemu.io.filesystem.oplocks import (
     FILE_OPLOCK_BROKEN_TO_LEVEL_2,
     FILE_OPLOCK_BROKEN_TO_NONE,
@@ -245,6 +246,7 @@ __all__ = [
     "FileLinkInformationEx",
     "FileNormalizedNameInformation",
     "FileRenameInformationEx",
+    "FsRtlIsNameInExpression",
     "IRP_MN_LOCK",
     "IRP_MN_MOUNT_VOLUME",
     "IRP_MN_NOTIFY_CHANGE_DIRECTORY",

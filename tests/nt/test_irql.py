@@ -87,7 +87,7 @@ RANGES: dict[tuple[int, int], str] = {
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        FltCheckAndGrowNameControl FltGetDestinationFileNameInformation FltGetFileNameInformation
+        FltCheckAndGrowNameControl FsRtlIsNameInExpression FltGetDestinationFileNameInformation FltGetFileNameInformation
         FltGetFileNameInformationUnsafe FltGetTunneledName FltParseFileName
         FltParseFileNameInformation FltPurgeFileNameInformationCache FltReferenceFileNameInformation
         FltReleaseFileNameInformation
