@@ -142,11 +142,11 @@ RANGES: dict[tuple[int, int], str] = {
         FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext
         FltSetVolumeContext FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
         FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUninitializeOplock
-        FltUnregisterFilter FsRtlRegisterFileSystemFilterCallbacks IoCreateDevice IoDeleteDevice
-        IoForwardIrpSynchronously IoReplaceFileObjectName KeAcquireGuardedMutex
-        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
-        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
-        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
+        FltUnregisterFilter FsRtlIsNameInExpression FsRtlRegisterFileSystemFilterCallbacks
+        IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously IoReplaceFileObjectName
+        KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe KeDelayExecutionThread
+        KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion
+        KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
         KeTryToAcquireGuardedMutex KeUnstackDetachProcess MmMapViewInSystemSpace
         MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead ProbeForWrite
         PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",

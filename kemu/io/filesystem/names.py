@@ -98,7 +98,7 @@ def split(text: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=512)
-def _expression(pattern: str) -> re.Pattern[str]:
+def expression_of(pattern: str) -> re.Pattern[str]:
     """An expression as a directory is enumerated with (FsRtlIsNameInExpression)."""
     out: list[str] = []
     for place, char in enumerate(pattern):
@@ -119,4 +119,4 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 def matches(pattern: str, name: str) -> bool:
     """Whether *name* matches *pattern*, which may hold ``*``, ``?`` and their DOS forms ``<``, ``>`` and ``"``."""
-    return _expression(fold(pattern)).fullmatch(fold(name)) is not None
+    return expression_of(fold(pattern)).fullmatch(fold(name)) is not None
