@@ -550,15 +550,14 @@ def test_what_was_performed_synchronously_is_sent_again() -> None:
             await FltPerformSynchronousIo(own)
             own.Iopb.Parameters.ByteOffset = 50
             await FltReissueSynchronousIo(FltObjects.Instance, own)
-            status: Any = own.IoStatus.Status
+            lab.note("status", own.IoStatus.Status)
             await FltFreeCallbackData(own)
-            return status
 
         return act
 
     one = run(on_read(make))
     assert one.code is None
-    assert one.note("acted").value == STATUS_END_OF_FILE
+    assert one.note("status").value == STATUS_END_OF_FILE
 
 
 # What waits for it.
