@@ -452,7 +452,7 @@ def test_allocation_fails_where_low_resources_are_explored() -> None:
 
 @pytest.mark.rule("FLT-IO-15", "FLT-RACE-60")
 def test_the_callback_of_asynchronous_io_is_called_inline_early_in_another_thread_and_late() -> None:
-    runs = all_runs(on_read(performing, upper=False, lower=False), completion="explore", bound=2)
+    runs = all_runs(on_read(performing, upper=False, lower=False), completion="explore")
     assert codes(runs) == {None}
     orders: set[tuple[object, ...]] = set()
     for one in runs:
