@@ -133,7 +133,7 @@ async def create(
     check_locks(name)
     check_attributes(name, attributes.Attributes, KernelMode)
     manager = current_system().get(IoManager)
-    path = attributes.ObjectName or ""
+    path = (attributes.ObjectName or "").removeprefix("\\??\\")
     volume = instance.volume.volume if instance is not None else _volume_of(manager, path)
     path = dos_path(path) if not path.isdigit() else path
     if attributes.RootDirectory:
@@ -190,8 +190,8 @@ async def create(
 
 def _volume_of(manager: IoManager, path: str) -> Volume:
     """The volume that *path* is on: by its drive, or the first one."""
-    upper = path.upper().removeprefix("\\??\\")
-    return next((one for one in manager.volumes if upper.startswith(one.dos_name.upper())), manager.volumes[0])
+    drive = path[:2].upper()
+    return next((one for one in manager.volumes if one.dos_name.upper() == drive), manager.volumes[0])
 
 
 @routine(

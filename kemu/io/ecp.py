@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kemu.io.request import FileObject
 from kemu.nt.driver import DriverActor, current_driver, in_driver
@@ -27,6 +27,11 @@ class ECP_CONTEXT(Cell):
         self._acknowledged = False
         self._from_user = False
         self._freed_by = ""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     @property
     def kind(self) -> object:

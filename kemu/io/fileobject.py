@@ -44,12 +44,15 @@ async def _closed(file: FileObject) -> None:
 async def _delete(file: FileObject) -> None:
     """The last reference is gone: send the close, from another thread if this one must not wait."""
     manager = current_system().get(IoManager)
+    # Those who see the close may use it yet.
+    words = manager.system.freed.pop(file)
     if file.ended:
         return
     if current_kthread().irql > PASSIVE_LEVEL:
         manager.close_later(file)
     else:
         await manager.send_close(file)
+        manager.system.freed[file] = words
 
 
 FILE_TYPE: Final = ObjectType(

@@ -44,7 +44,7 @@ class SimulatedReparsePoint(PlainFilter):
         return name[: len(OLD)].lower() == OLD and name[len(OLD) : len(OLD) + 1] in {"", "\\"}
 
 
-@scenario(variants={"sample": SimulatedReparsePoint})
+@scenario(variants={"fixed": SimulatedReparsePoint}, completion="inline")
 async def simulated_reparse_point(world: World, driver: type[Driver]) -> None:
     """Two programs open files by old and by new names, and by one that only looks like an old one."""
     for directory in ("\\x", "\\a", "\\a\\b"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from fltmgr.gio_kit import LOWER, MIDDLE, Lab, acting, on_read, opened
 from fltmgr.kit import all_runs, codes, run
 
 from kemu.io.constants import IRP_MJ_CREATE, IRP_MJ_READ, IRP_NOCACHE
+from kemu.io.request import FileObject
 from kemu.nt.bugcheck import FLTMGR_FILE_SYSTEM
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.wdk.fltkernel import (
@@ -28,8 +30,10 @@ from kemu.wdk.fltkernel import (
     FltClose,
     FltCreateFile,
     FltDeletePushLock,
+    FltDeviceIoControlFile,
     FltFlushBuffers,
     FltFreeCallbackData,
+    FltFsControlFile,
     FltInitializePushLock,
     FltOpenVolume,
     FltPerformAsynchronousIo,
@@ -41,6 +45,7 @@ from kemu.wdk.fltkernel import (
     FltReuseCallbackData,
     FltSetCallbackDataDirty,
     FltSetInformationFile,
+    FltTagFile,
     FltWriteFile,
 )
 from kemu.wdk.ntddk import (
@@ -49,7 +54,12 @@ from kemu.wdk.ntddk import (
     KeLeaveCriticalRegion,
     KeLeaveGuardedRegion,
 )
-from kemu.wdk.ntifs import FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS, FILE_END_OF_FILE_INFORMATION, ObOpenObjectByPointer
+from kemu.wdk.ntifs import (
+    FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS,
+    FILE_END_OF_FILE_INFORMATION,
+    FSCTL_IS_VOLUME_MOUNTED,
+    ObOpenObjectByPointer,
+)
 from kemu.wdk.ntstatus import STATUS_ACCESS_DENIED, STATUS_REPARSE
 from kemu.wdk.wdm import (
     EX_PUSH_LOCK,
@@ -87,25 +97,34 @@ async def read(FltObjects: FLT_RELATED_OBJECTS, *, offset: int | None = 0, lengt
 # IRQL.
 
 
+def the_file(FltObjects: FLT_RELATED_OBJECTS) -> FileObject:
+    assert FltObjects.FileObject is not None
+    return FltObjects.FileObject
+
+
+Call = Callable[[FLT_RELATED_OBJECTS], Awaitable[Any]]
+CALLS: list[Call] = [
+    read,
+    lambda o: FltWriteFile(o.Instance, the_file(o), 0, 1, b"x", 0, None, None),
+    opened,
+    lambda o: FltCreateFile(o.Filter, None, FILE_READ_DATA, OBJECT_ATTRIBUTES(r"\a"), None, 0, 7, 1, 0, None, 0, 0),
+    lambda o: FltClose(4),
+    lambda o: FltQueryInformationFile(o.Instance, the_file(o), 24, FileStandardInformation),
+    lambda o: FltSetInformationFile(
+        o.Instance, the_file(o), FILE_END_OF_FILE_INFORMATION(1), 8, FileEndOfFileInformation
+    ),
+    lambda o: FltFsControlFile(o.Instance, the_file(o), FSCTL_IS_VOLUME_MOUNTED, None, 0, 0),
+    lambda o: FltDeviceIoControlFile(o.Instance, the_file(o), 0x22_0000, None, 0, 0),
+    lambda o: FltFlushBuffers(o.Instance, the_file(o)),
+    lambda o: FltTagFile(o.Instance, the_file(o), 1, None, b"", 0),
+    lambda o: FltOpenVolume(o.Instance),
+]
+
+
 @pytest.mark.rule("FLT-IO-04")
 @pytest.mark.parametrize("irql", [APC_LEVEL, DISPATCH_LEVEL])
-@pytest.mark.parametrize(
-    "call",
-    [
-        read,
-        lambda o: FltWriteFile(o.Instance, o.FileObject, 0, 1, b"x", 0, None, None),
-        opened,
-        lambda o: FltCreateFile(o.Filter, None, FILE_READ_DATA, OBJECT_ATTRIBUTES(r"\a"), None, 0, 7, 1, 0, None, 0, 0),
-        lambda o: FltClose(4),
-        lambda o: FltQueryInformationFile(o.Instance, o.FileObject, 24, FileStandardInformation),
-        lambda o: FltSetInformationFile(
-            o.Instance, o.FileObject, FILE_END_OF_FILE_INFORMATION(1), 8, FileEndOfFileInformation
-        ),
-        lambda o: FltFlushBuffers(o.Instance, o.FileObject),
-        lambda o: FltOpenVolume(o.Instance),
-    ],
-)
-def test_io_at_a_raised_irql_is_the_finding_of_the_kernel(irql: int, call: Any) -> None:
+@pytest.mark.parametrize("call", CALLS)
+def test_io_at_a_raised_irql_is_the_finding_of_the_kernel(irql: int, call: Call) -> None:
     async def act(lab: Lab, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> None:
         current_kthread().irql = irql
         await call(FltObjects)
@@ -230,7 +249,7 @@ def test_opening_and_querying_under_a_top_level_irp(how: str) -> None:
         elif how == "volume":
             await FltOpenVolume(FltObjects.Instance)
         elif how == "query":
-            await FltQueryInformationFile(FltObjects.Instance, FltObjects.FileObject, 24, FileStandardInformation)  # type: ignore[arg-type]
+            await FltQueryInformationFile(FltObjects.Instance, the_file(FltObjects), 24, FileStandardInformation)
         else:
             await read(FltObjects)
         current_kthread().top_level_irp = None
@@ -245,7 +264,7 @@ def test_opening_and_querying_with_all_apcs_disabled(guarded: bool, queries: boo
     async def act(lab: Lab, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> None:
         KeEnterGuardedRegion() if guarded else KeEnterCriticalRegion()
         if queries:
-            await FltQueryInformationFile(FltObjects.Instance, FltObjects.FileObject, 24, FileStandardInformation)  # type: ignore[arg-type]
+            await FltQueryInformationFile(FltObjects.Instance, the_file(FltObjects), 24, FileStandardInformation)
         else:
             _, handle, file = await opened(FltObjects)
             assert file is not None
@@ -657,7 +676,7 @@ def test_an_open_is_not_undone_in_a_preoperation_callback_nor_for_a_failed_creat
 @pytest.mark.rule("FLT-IO-22")
 def test_an_open_is_not_undone_once_there_is_a_handle() -> None:
     async def late(lab: Lab, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> None:
-        await FltCancelFileOpen(FltObjects.Instance, FltObjects.FileObject)  # type: ignore[arg-type]
+        await FltCancelFileOpen(FltObjects.Instance, the_file(FltObjects))
 
     def make(lab: Lab) -> Any:
         async def once(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
@@ -667,7 +686,7 @@ def test_an_open_is_not_undone_once_there_is_a_handle() -> None:
 
     async def opens(lab: Lab, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> None:
         await ObOpenObjectByPointer(
-            FltObjects.FileObject,
+            the_file(FltObjects),
             0x200,
             None,
             FILE_READ_DATA,

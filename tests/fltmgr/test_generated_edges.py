@@ -76,8 +76,8 @@ def test_the_callback_is_ordered_before_teardown_complete_and_not_before_teardow
         async def phase(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
             field.load()
 
-        name = "InstanceTeardownCompleteCallback" if whole else "InstanceTeardownStartCallback"
-        driver = await lab.filter("M", MIDDLE, {IRP_MJ_READ: (acting(lab, act), None)}, **{name: phase})
+        phases: dict[str, Any] = {f"InstanceTeardown{'Complete' if whole else 'Start'}Callback": phase}
+        driver = await lab.filter("M", MIDDLE, {IRP_MJ_READ: (acting(lab, act), None)}, **phases)
         file = await lab.quiet_open()
         lab.completes("later")
         reader = lab.start("reader", file.read(1))

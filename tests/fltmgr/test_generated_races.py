@@ -9,6 +9,7 @@ from fltmgr.gio_kit import LOWER, MIDDLE, UPPER, Lab, acting, open_on, opened, s
 from fltmgr.kit import Run, Script, all_runs, codes, queue, run
 from fltmgr.test_cancel import set_unless_cancelled
 
+from kemu.explore import DPOR
 from kemu.io.constants import IRP_MJ_CREATE, IRP_MJ_READ
 from kemu.scenario.world import Pending
 from kemu.verifier.settings import parse_settings
@@ -239,6 +240,21 @@ def test_a_cancellation_comes_before_the_io_in_it_in_its_callback_and_after_the_
     }
     before = [one for one in runs if one.code is None and "send" in one.order]
     assert before
+
+
+@pytest.mark.rule("FLT-RACE-16")
+def test_the_reduced_search_finds_the_same_ends_of_a_cancellation() -> None:
+    def ends(runs: list[Run]) -> set[tuple[str | None, bool, bool]]:
+        return {(one.code, "callback" in one.order, "freed" in one.order) for one in runs}
+
+    search = DPOR()
+    reduced: list[Run] = []
+    while search.begin():
+        one = run(cancelling(None), search, observer=search, completion="later")
+        search.end(one.outcome)
+        if one.outcome.end != "abandoned":
+            reduced.append(one)
+    assert ends(reduced) == ends(all_runs(cancelling(None), bound=3, completion="later"))
 
 
 # The callback before the call returns.

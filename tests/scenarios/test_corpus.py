@@ -500,6 +500,8 @@ PROVED = {
     # Which of the two programs takes the lock first, and what else they share.
     "lock_across_metadata": 4,
     "open_cancelled_with_handle": 7,
+    # What two programs do with different files is independent.
+    "simulated_reparse_point": 1,
 }
 
 
@@ -524,6 +526,7 @@ USED_AFTER_FREE = {
     "context_used_after_release",
     "globals_freed_early",
 }
+USED_AFTER_FREE = {"timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
 """Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
 soon as both have happened, whichever came first."""
 
