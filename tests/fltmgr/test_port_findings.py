@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fltmgr.kit import Lab, all_runs, codes, run
-from fltmgr.ports_kit import PORT, SECOND, Talker, as_program, reply, safe, service_of, talker
+from fltmgr.ports_kit import ATTRIBUTES, PORT, SECOND, Talker, as_program, reply, safe, service_of, talker
 
 from kemu.errors import UsageError
 from kemu.io.constants import IRP_MJ_CREATE, IRP_MJ_READ
@@ -19,6 +19,8 @@ from kemu.wdk.fltkernel import (
     FLT_RELATED_OBJECTS,
     PFLT_PORT,
     FltCloseClientPort,
+    FltCloseCommunicationPort,
+    FltCreateCommunicationPort,
     FltSendMessage,
 )
 from kemu.wdk.ntstatus import (
@@ -39,6 +41,7 @@ from kemu.wdk.wdm import (
     ExFreePool,
     ExInitializeFastMutex,
     ExReleaseFastMutex,
+    InitializeObjectAttributes,
     RtlCopyMemory,
     RtlZeroMemory,
     Structure,
@@ -180,6 +183,32 @@ def test_a_server_port_is_no_client_port() -> None:
         await driver.send(variable=PFLT_PORT(driver.ServerPort))
 
     assert run(script).code == "port-bad-params"
+
+
+@pytest.mark.rule("FLT-PORT-24")
+@pytest.mark.parametrize("what", ["filter", "descriptor", "server port", "client port", "instance"])
+def test_what_is_none_of_what_is_asked_for(what: str) -> None:
+    async def script(lab: Lab) -> None:
+        driver, loaded = await talker(lab)
+        await connected(lab, driver)
+        assert driver.Filter is not None
+        nothing: Any = None
+        if what == "filter":
+            await FltCloseClientPort(nothing, driver.ClientPort)
+        elif what == "client port":
+            await FltCloseClientPort(driver.Filter, nothing)
+        elif what == "server port":
+            await FltCloseCommunicationPort(driver.ClientPort.value)
+        elif what == "descriptor":
+            attributes = InitializeObjectAttributes(r"\Other", ATTRIBUTES, 0, b"descriptor")
+            await FltCreateCommunicationPort(
+                driver.Filter, attributes, None, driver.Connect, driver.Disconnect, None, 1
+            )
+        else:
+            instance: Any = lab.instance(loaded)
+            await FltSendMessage(instance, driver.ClientPort, b"scan", 4, None, None, SECOND)
+
+    assert run(script).code == ("port-bad-params" if what == "instance" else "ke.bad-pointer")
 
 
 def test_a_length_that_is_no_variable_is_refused() -> None:
