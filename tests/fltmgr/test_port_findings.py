@@ -601,6 +601,42 @@ def test_a_lock_is_held_across_a_message(needs: str) -> None:
 
 
 @pytest.mark.rule("FLT-PORT-23")
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_lock_that_the_service_needs_after_its_answer(answered: bool) -> None:
+    async def script(lab: Lab) -> None:
+        lock = FAST_MUTEX("Lock")
+        ExInitializeFastMutex(lock)
+
+        async def message(*arguments: Any) -> int:
+            await ExAcquireFastMutex(lock)
+            await ExReleaseFastMutex(lock)
+            return STATUS_SUCCESS
+
+        driver, _ = await talker(lab, message=message)
+        handle = await connected(lab, driver)
+        api = lab.app.win32
+
+        async def serves() -> None:
+            for _ in range(2):
+                _, got = await api.FilterGetMessage(handle, 64)
+                if answered:
+                    await api.FilterReplyMessage(handle, reply(got, b"safe"))
+                await api.FilterSendMessage(handle)
+                if not answered:
+                    await api.FilterReplyMessage(handle, reply(got, b"safe"))
+
+        service = lab.start("service", serves(), lab.app)
+        await driver.ask()
+        await lab.sleep(1)
+        await ExAcquireFastMutex(lock)
+        await driver.ask(timeout=SECOND)
+        await ExReleaseFastMutex(lock)
+        await service.join()
+
+    assert run(script).code == (None if answered else "lock-across-message")
+
+
+@pytest.mark.rule("FLT-PORT-23")
 def test_a_lock_across_a_message_that_is_needed_for_the_answer_now() -> None:
     async def script(lab: Lab) -> None:
         lock = FAST_MUTEX("Lock")
