@@ -31,6 +31,8 @@ COMMANDS: Final = {
     "shrink": "Find the simplest run that fails as a token's run does.",
     "blame": "Find the decision after which a token's run was likely to fail.",
     "trace": "Show recorded runs.",
+    "fltmc": "List filters, instances or volumes after a step of a run, as Windows does.",
+    "kd": "Look at a run after any of its steps, with WinDbg's commands.",
     "explain": "Explain a finding: cause, example, rules, and what Windows would do.",
     "verifier": "Show Driver Verifier's rule classes, which --verifier takes.",
     "corpus": "Show, remove and merge the failing runs that explorations have kept.",

@@ -17,7 +17,7 @@ from kemu.nt.bugcheck import DRIVER_VERIFIER_IOMANAGER_VIOLATION, BugCheck
 from kemu.nt.driver import DRIVER_OBJECT, DriverActor, current_driver
 from kemu.nt.freeing import release
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL
-from kemu.nt.object import DEFAULT_TAG, ObjectType, header_of, register_type
+from kemu.nt.object import ObjectType, header_of, register_type
 from kemu.nt.routine import routine
 from kemu.nt.status import (
     NTSTATUS,
@@ -605,9 +605,7 @@ async def IoGetDeviceObjectPointer(
     if device is None:
         return status, None, None
     file = DeviceFile(device, None, ObjectName)
-    header = header_of(file)
-    current_thread().update(header)
-    header.pointers.append((current_driver(), DEFAULT_TAG))
+    header_of(file).refer(current_thread())
     return status, file, device.top()
 
 

@@ -24,7 +24,7 @@ from kemu.io.irp import (
 from kemu.nt.bugcheck import DRIVER_VERIFIER_IOMANAGER_VIOLATION, BugCheck
 from kemu.nt.driver import DriverActor, current_driver
 from kemu.nt.event import KEVENT
-from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL
+from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS
 from kemu.nt.system import Leftover, current_system, report, resources_fail
@@ -210,6 +210,7 @@ async def IoBuildSynchronousFsdRequest(
     if (Length or 0) < 0 or resources_fail("IoBuildSynchronousFsdRequest"):
         return None
     irp = make(DeviceObject.StackSize, operation_label(MajorFunction, " of a driver"), "synchronous")
+    current_kthread().issued = True
     _fill_transfer(irp, MajorFunction, DeviceObject, Buffer, Length or 0)
     irp.stack[irp.location - 1].Parameters.ByteOffset = StartingOffset or 0
     irp._UserEvent, irp._UserIosb = Event, IoStatusBlock  # pyright: ignore[reportPrivateUsage]
@@ -268,6 +269,7 @@ async def IoBuildDeviceIoControlRequest(
         return None
     major = IRP_MJ_INTERNAL_DEVICE_CONTROL if InternalDeviceIoControl else IRP_MJ_DEVICE_CONTROL
     irp = make(DeviceObject.StackSize, operation_label(major, " of a driver"), "synchronous")
+    current_kthread().issued = True
     location = irp.stack[irp.location - 1]
     location.MajorFunction = major
     given = bytes(InputBuffer or b"")[:InputBufferLength]

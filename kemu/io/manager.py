@@ -53,6 +53,10 @@ class IoManager:
 
     async def start(self, request: Request) -> None:
         """Send *request* down the calling thread; returns when the stack returns, complete or not."""
+        current_kthread().issued = True
+        await self._send(request)
+
+    async def _send(self, request: Request) -> None:
         thread = current_thread()
         log = thread.runtime.log
         if log is not None:
@@ -67,7 +71,7 @@ class IoManager:
 
     async def call(self, request: Request) -> NTSTATUS:
         """Send *request* down and wait for its completion."""
-        await self.start(request)
+        await self._send(request)
         status = await WaitDone(request)
         self.outstanding.remove(request)
         return status

@@ -6,6 +6,7 @@ from kemu.io.cancel import cancel_irp
 from kemu.io.irp import IRP
 from kemu.io.irp_made import Irps
 from kemu.io.manager import IoManager
+from kemu.nt.system import System
 from kemu.runtime import Cell, Operation, Thread
 
 
@@ -29,15 +30,18 @@ class ListIrpsOf(Operation[list[IRP]]):
         return self.thread
 
 
-async def cancel_irps_of(thread: Thread) -> int:
-    """Cancel what *thread*, which is about to exit, has issued; how many requests had a cancel routine.
+async def cancel_irps_of(thread: Thread) -> None:
+    """Cancel what *thread*, which is about to exit, has issued.
 
-    To be called by the thread itself, at PASSIVE_LEVEL. What cannot be cancelled is left alone: Windows waits five
-    minutes for it and then lets the thread go.
+    Called by the thread itself, at PASSIVE_LEVEL. What cannot be cancelled is left alone: Windows waits five minutes
+    for it and then lets the thread go.
     """
     system = thread.runtime.system
-    manager = system.get(IoManager)
-    told = await manager.cancel_thread(thread)
+    await system.get(IoManager).cancel_thread(thread)
     for irp in await ListIrpsOf(system.get(Irps), thread):
-        told += await cancel_irp(irp)
-    return told
+        await cancel_irp(irp)
+
+
+def watch_thread_ends(system: System) -> None:
+    """Have `cancel_irps_of` called at the end of each thread that has issued something without waiting for it."""
+    system.thread_ends = cancel_irps_of

@@ -102,9 +102,7 @@ class OpenCallback(Operation[tuple[NTSTATUS, CALLBACK_OBJECT | None]]):
             found = by_name[name.upper()] = CALLBACK_OBJECT(name, self.multiple)
         else:
             thread.read(self.objects)
-        header = header_of(found)
-        thread.update(header)
-        header.pointers.append((current_driver(), "Dflt"))
+        header_of(found).refer(thread)
         return STATUS_SUCCESS, found
 
     def target(self) -> Cell:

@@ -168,10 +168,8 @@ class Look(Operation[HandleEntry | None]):
     def perform(self, thread: Thread) -> HandleEntry | None:
         entry = self.table.find(thread, self.handle)
         if entry is not None:
-            header = header_of(entry.body)
             # The look-up takes a reference in the same step, so that nobody can close the handle in between.
-            thread.update(header)
-            header.pointers.append((current_driver(), "Dflt"))
+            header_of(entry.body).refer(thread)
         return entry
 
     def target(self) -> Cell:
@@ -315,12 +313,12 @@ async def ObReferenceObjectByHandle(
     elif AccessMode == UserMode and DesiredAccess & ~entry.granted:
         status = STATUS_ACCESS_DENIED
     if status != STATUS_SUCCESS:
-        await _let_go(entry.body)
+        await let_go(entry.body)
         return status, None, None
     return STATUS_SUCCESS, entry.body, (entry.attributes, entry.granted)
 
 
-async def _let_go(body: Cell) -> None:
+async def let_go(body: Cell) -> None:
     """Drop the reference that a look-up has taken."""
     if await Dereference(body):
         await delete(body)
@@ -470,7 +468,7 @@ async def duplicate(
             allowed = granted if mode == UserMode else None
             status, handle = await open_handle(body, wanted, marks, mode=mode, process=target, allowed=allowed)
     if entry is not None:
-        await _let_go(entry.body)
+        await let_go(entry.body)
         if options & DUPLICATE_CLOSE_SOURCE:
             _, last = await Close(table, source)
             if last is not None:
@@ -491,7 +489,7 @@ async def _process_behind(handle: int) -> tuple[NTSTATUS, Process | None]:
         entry = None if table is None else await Look(table, handle)
         if entry is None:
             return STATUS_INVALID_HANDLE, None
-        await _let_go(entry.body)
+        await let_go(entry.body)
         if not entry.granted & PROCESS_DUP_HANDLE:
             return STATUS_ACCESS_DENIED, None
         body = entry.body

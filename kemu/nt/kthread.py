@@ -6,7 +6,7 @@ two threads may run at the same time whatever their IRQL, and the level travels 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from kemu.nt.dispatcher import DispatcherObject
@@ -87,9 +87,11 @@ class KThread(Thread, DispatcherObject):
         "deferred",
         "dpc_ticks",
         "dpcs",
+        "exits",
         "in_dpc",
         "inside",
         "irql",
+        "issued",
         "kernel_apc_disable",
         "locks",
         "pending",
@@ -121,6 +123,10 @@ class KThread(Thread, DispatcherObject):
         self.inside: tuple[HeldLock, ...] = ()
         self.process: Process | None = None
         self.top_level_irp: object = None
+        self.issued = False
+        """Whether it has issued requests that it did not wait for."""
+        self.exits = False
+        """Whether it is a program's or a driver's thread, whose end cancels them (KE-CANCEL-10)."""
         self.unloading: Driver | None = None
         """The driver whose unload the thread carries out."""
         self.deferred: Deferred | None = None
@@ -163,6 +169,18 @@ class KThread(Thread, DispatcherObject):
             races.join(thread, self)
         return STATUS_SUCCESS
 
+    def epilogue(self, result: Any) -> Coroutine[Operation[Any], Any, Any] | None:
+        if not (self.issued and self.exits):
+            return None
+        self.issued = False
+        return self._exit(result)
+
+    async def _exit(self, result: Any) -> Any:
+        thread_ends = self.runtime.system.thread_ends
+        if thread_ends is not None:
+            await thread_ends(self)
+        return result
+
     def finish(self) -> None:
         if self.locks:
             for lock in tuple(self.locks):
@@ -177,6 +195,6 @@ class KThread(Thread, DispatcherObject):
         return (-self.special_apc_disable & 0xFFFF) << 16 | (-self.kernel_apc_disable & 0xFFFF)
 
 
-def current_kthread() -> KThread:
-    """The running kernel thread."""
-    return cast("KThread", current_thread())
+# Every routine asks: the same function under another name, and not a call more.
+current_kthread = cast("Callable[[], KThread]", current_thread)
+"""The running kernel thread."""

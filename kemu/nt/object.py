@@ -123,6 +123,12 @@ class ObjectHeader(Cell):
         object_type = type_of(self.body)
         return object_type is not None and object_type.is_held is not None and object_type.is_held(self.body, thread)
 
+    def refer(self, thread: Thread, tag: str = DEFAULT_TAG) -> None:
+        """Take a reference for the driver that calls, inside the calling step."""
+        # Taking references commutes: only a release can bring the count to zero, and that is a write.
+        thread.update(self)
+        self.pointers.append((current_driver(), tag))
+
 
 class ObjectManager:
     """The headers of one run."""
@@ -167,9 +173,7 @@ class Reference(Operation[bool]):
         if not header.is_alive(thread):
             thread.write(header)
             return False
-        # Taking references commutes: only a release can bring the count to zero, and that is a write.
-        thread.update(header)
-        header.pointers.append((current_driver(), self.tag))
+        header.refer(thread, self.tag)
         return True
 
     def target(self) -> Cell:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kemu.nt.dispatcher import TERMINATING
-from kemu.nt.driver import current_driver
 from kemu.nt.handle import (
     check_attributes,
     close_all,
     inherit,
+    let_go,
     open_handle,
     system_process,
 )
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread
-from kemu.nt.object import DEFAULT_TAG, PROCESS_TYPE, Dereference, close_if_unheld, delete, header_of
+from kemu.nt.object import PROCESS_TYPE, close_if_unheld, header_of
 from kemu.nt.process import ClientIds, KernelMode, Process
 from kemu.nt.routine import routine
 from kemu.nt.status import (
@@ -91,9 +91,7 @@ class Lookup(Operation[Cell | None]):
         found = self.ids.find(thread, self.number)
         if not isinstance(found, self.kind_of):
             return None
-        header = header_of(found)
-        thread.update(header)
-        header.pointers.append((current_driver(), DEFAULT_TAG))
+        header_of(found).refer(thread)
         return found
 
     def target(self) -> Cell:
@@ -218,25 +216,28 @@ async def ZwOpenProcess(
 
 
 async def open_by_id(
-    number: int, kind: type[Cell], access: int, attributes: int = 0, *, mode: int = KernelMode
+    number: int,
+    kind: type[Cell],
+    access: int,
+    attributes: int = 0,
+    *,
+    mode: int = KernelMode,
+    process: Process | None = None,
 ) -> tuple[NTSTATUS, int]:
-    """Open the process or the thread that has an identifier, for a caller in *mode*: status and handle."""
+    """Open the process or the thread that has an identifier, for a caller in *mode*: status and handle.
+
+    The handle is one of *process*, the calling thread's unless given.
+    """
     status, body = await _looked_up(number, kind)
     if body is None:
         return status, 0
-    result = await open_handle(body, access, attributes, mode=mode)
+    result = await open_handle(body, access, attributes, mode=mode, process=process)
     await let_go(body)
     return result
 
 
-async def let_go(body: Cell) -> None:
-    """Drop the reference that a look-up has taken."""
-    if await Dereference(body):
-        await delete(body)
-
-
-class BeginExit(Operation[None]):
-    """A process begins to end: nothing is opened in it any more."""
+class BeginExit(Operation[bool]):
+    """A process begins to end: nothing is opened in it any more. False if it has begun before."""
 
     __slots__ = ("process",)
     kind = "begin the exit of"
@@ -244,9 +245,12 @@ class BeginExit(Operation[None]):
     def __init__(self, process: Process) -> None:
         self.process = process
 
-    def perform(self, thread: Thread) -> None:
+    def perform(self, thread: Thread) -> bool:
         thread.write(self.process)
+        if self.process.is_exiting:
+            return False
         self.process.is_exiting = True
+        return True
 
     def target(self) -> Cell:
         return self.process
@@ -280,6 +284,11 @@ async def exit_process(process: Process, status: int = STATUS_SUCCESS) -> None:
     Once nobody references it its identifier is free for another process.
     """
     await BeginExit(process)
+    await finish_exit(process, status)
+
+
+async def finish_exit(process: Process, status: int) -> None:
+    """What `exit_process` does once the exit has begun."""
     await close_all(process)
     await Exit(process, status)
 

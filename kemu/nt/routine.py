@@ -25,7 +25,7 @@ from kemu.nt.bugcheck import (
 )
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, HIGH_LEVEL, PASSIVE_LEVEL, KThread, current_kthread, irql_name
 from kemu.nt.system import System, report
-from kemu.runtime import Cell, current_thread
+from kemu.runtime import Cell
 
 if TYPE_CHECKING:
     from kemu.nt.apc import ApcQueue
@@ -223,7 +223,7 @@ def _checked(
         if checks is None:
             # Not before the first call: annotations may name what is defined after the routine.
             checks = tuple(one for one in _object_parameters(function) if one[1] not in unchecked)
-        thread = cast("KThread", current_thread())
+        thread = current_kthread()
         if thread.announced is not None:
             _announced(thread, name, waits)
         irql = thread.irql
@@ -236,9 +236,12 @@ def _checked(
         if checks:
             system: System = thread.runtime.system
             given = len(args)
+            all_live = not (system.freed or system.paged)
             for position, parameter, kind, may_be_null in checks:
                 if position < given:
                     value = args[position]
+                    if all_live and value.__class__ is kind:
+                        continue
                 elif parameter in kwargs:
                     value = kwargs[parameter]
                 else:

@@ -8,7 +8,7 @@ listens.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from kemu.runtime.foreign import is_library_file
 
 if TYPE_CHECKING:
     from kemu.nt.driver import DriverActor
+    from kemu.nt.kthread import KThread
 
 T = TypeVar("T")
 LowResources = bool | Literal["once"]
@@ -96,6 +97,8 @@ class System:
         self.shortage = Cell(current_thread(), "shortage") if options.low_resources == "once" else None
         """Whether the one allocation that may fail has failed, where it is one."""
         self.had_shortage = False
+        self.thread_ends: Callable[[KThread], Awaitable[None]] | None = None
+        """What the I/O manager does at the end of a thread, in that thread; nothing where there is none."""
         runtime.system = self
 
     def add(self, part: object) -> None:

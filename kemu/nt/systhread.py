@@ -152,6 +152,7 @@ class CreateThread(Operation[tuple[KThread, int]]):
         started = thread.runtime.spawn(f"sys:{name}", _run(made, name, self.routine, self.context))
         assert isinstance(started, KThread)
         started.process = self.process
+        started.exits = True
         # A system thread starts inside a critical region (KE-APC-15).
         started.kernel_apc_disable = 1
         threads = system.get(SystemThreads)

@@ -303,6 +303,17 @@ class ControlledRuntime(Runtime):
         return i
 
     def _end(self, thread: Thread, result: Any) -> None:
+        rest = thread.epilogue(result)
+        if rest is not None:
+            thread.coroutine, thread.send = rest, rest.send
+            try:
+                thread.op = op = thread.context.run(rest.send, None)
+            except StopIteration:
+                pass
+            else:
+                if op.blocks:
+                    self._declare(thread, cast("BlockingOperation[Any]", op))
+                return
         thread.result = result
         thread.finish()
         thread.alive = False

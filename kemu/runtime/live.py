@@ -163,6 +163,10 @@ class LiveRuntime(Runtime):
         thread.context = copy_context()
         try:
             thread.result = await _Interpreter(self, thread)
+            rest = thread.epilogue(thread.result)
+            if rest is not None:
+                thread.coroutine = rest
+                await _Interpreter(self, thread)
             if not self.dead:
                 thread.finish()
         except Unwind:

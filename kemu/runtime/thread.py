@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 host: ContextVar[Runtime] = ContextVar("kemu_runtime")
 """The runtime in whose run this code is. Set once for a run; the contexts of its threads inherit it."""
+_host = host.get
 
 
 class _Current:
@@ -37,8 +38,10 @@ current = _Current()
 
 def current_thread() -> Thread:
     """Return the thread that takes the current step. Raises `UsageError` outside a run."""
-    runtime = host.get(None)
-    thread = None if runtime is None else runtime.running
+    try:
+        thread = _host().running
+    except LookupError:
+        thread = None
     if thread is None:
         raise UsageError(
             "a kernel routine was called outside a run",
@@ -214,6 +217,10 @@ class Thread(Waitable):
         races = self.runtime.races
         if races is not None:
             races.end(self, cell)
+
+    def epilogue(self, result: Any) -> Coroutine[Operation[Any], Any, Any] | None:
+        """What the thread has still to do when its coroutine has come to *result*, which is then that one's result."""
+        return None
 
     def finish(self) -> None:
         """Called inside the thread's last step, before anybody may see that it has ended."""

@@ -35,6 +35,7 @@ from kemu.io.parameters import Parameters
 from kemu.io.request import IRP_OPERATION, FileObject, Request, WaitDone
 from kemu.io.shutdown import shut_down
 from kemu.io.structures import FILE_STANDARD_INFORMATION
+from kemu.io.thread_exit import watch_thread_ends
 from kemu.io.unload import discard, unload_driver
 from kemu.io.volume import Volume
 from kemu.io.volume_stack import VolumeStack
@@ -52,7 +53,7 @@ from kemu.nt.object import ObjectManager
 from kemu.nt.onstack import StackObjects
 from kemu.nt.ownership import Resources
 from kemu.nt.process import SYSTEM_PROCESS_ID, ClientIds, Process
-from kemu.nt.psapi import create_process, exit_process
+from kemu.nt.psapi import create_process
 from kemu.nt.rundown import CacheAwareRundowns
 from kemu.nt.stall import Watchdog
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
@@ -68,6 +69,7 @@ from kemu.scenario.bystander import PassThrough
 from kemu.scenario.service import Answer, Service, serve
 from kemu.scenario.threads import Started, Threads
 from kemu.user import Win32
+from kemu.user.processes import end_process
 from kemu.verifier.fltmgr import FltChecks
 from kemu.verifier.races import detect_races
 from kemu.verifier.settings import DEFAULT, VerifierSettings
@@ -177,10 +179,7 @@ class UserProcess(Actor):
         """End the process on the calling thread: what its threads have issued is cancelled (KE-CANCEL-10), then its
         files are closed.
         """
-        await self.world.system.get(IoManager).cancel_process(self.process)
-        if self._win32 is not None:
-            await self._win32.close_all()
-        await exit_process(self.process, status)
+        await end_process(self.world.system.get(IoManager), self.process, status)
 
     async def serve(self, port_name: str, answer: Answer, *, threads: int = 1, context: bytes = b"") -> Service:
         """Connect to a minifilter's port, which must agree, and answer its messages with ``await answer(message)``.
@@ -302,6 +301,7 @@ class World(Threads):
         self.system.add(IoManager(self.system))
         self.system.add(Devices())
         self.system.add(Irps())
+        watch_thread_ends(self.system)
         self.manager = FilterManager(self.system, FltChecks(self.system))
         self.system.add(self.manager)
         self.volume = Volume(self.system, "C:")
@@ -428,6 +428,7 @@ class World(Threads):
         assert isinstance(thread, KThread)
         thread.process = process.process if process is not None else self.system_process
         if process is not None:
+            thread.exits = True
             thread.actors.append(process)
         if apcs:
             takes_apcs(thread)

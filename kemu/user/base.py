@@ -9,7 +9,6 @@ from kemu.nt.process import Process
 from kemu.nt.status import NT_SUCCESS, NTSTATUS
 from kemu.runtime import Thread, current_thread
 from kemu.user.errors import RtlNtStatusToDosError
-from kemu.user.handles import Handle
 from kemu.user.native import Native
 
 
@@ -41,11 +40,6 @@ class Api:
             return True
         self.fail(status)
         return False
-
-    async def close_all(self) -> None:
-        """Close every handle of the process, as its end does."""
-        for handle in [one for one in self.process.handles if isinstance(one, Handle)]:
-            await self.native.NtClose(handle)
 
     async def wait_for(self, waited: DispatcherObject, ticks: int | None) -> NTSTATUS:
         """Wait for an object, at most *ticks* of virtual time."""

@@ -47,8 +47,8 @@ from kemu.runtime import Thread, Waitable, current_thread
 from kemu.user.errors import ERROR_IO_INCOMPLETE, ERROR_IO_PENDING, RtlNtStatusToDosError
 from kemu.user.files import OVERLAPPED
 from kemu.user.handles import INVALID_HANDLE_VALUE, Handle, ReferenceHandle
-from kemu.user.mapping import MappingApi
 from kemu.user.native import AcquireFileLock, FileLock
+from kemu.user.processes import ProcessApi
 
 S_OK: Final = 0
 E_INVALIDARG: Final = 0x80070057
@@ -85,7 +85,7 @@ class PortLock(FileLock):
         self.owner = None
 
 
-class FilterApi(MappingApi):
+class FilterApi(ProcessApi):
     """The calls about minifilters. `is_administrator` says whether the program runs as one."""
 
     is_administrator: bool = True

@@ -27,7 +27,7 @@ from kemu.runtime import Cell, Operation, Thread, current_thread
 class Handle(Cell):
     """An entry of a process's handle table."""
 
-    __slots__ = ("access", "closed", "inheritable", "object", "options", "process")
+    __slots__ = ("access", "closed", "object", "options", "process")
 
     def __init__(self, process: Process, object_: Any, access: int, options: int = 0) -> None:
         super().__init__(current_thread(), f"handle to {object_.label}")

@@ -73,6 +73,7 @@ class ThreadApi(FindApi):
         thread = creator.runtime.spawn(name, lpStartAddress(lpParameter))
         assert isinstance(thread, KThread)
         thread.process = self.process
+        thread.exits = True
         return Handle(self.process, thread, SYNCHRONIZE)
 
     async def CreateEventW(
@@ -107,9 +108,12 @@ class ThreadApi(FindApi):
         if isinstance(waited, NTSTATUS):
             self.fail(waited)
             return WAIT_FAILED
-        ticks = None if dwMilliseconds == INFINITE else dwMilliseconds * TICKS_PER_MILLISECOND
-        status = await self.wait_for(waited, ticks)
-        return WAIT_TIMEOUT if status == STATUS_TIMEOUT else WAIT_OBJECT_0
+        return await self.wait_milliseconds(waited, dwMilliseconds)
+
+    async def wait_milliseconds(self, waited: DispatcherObject, milliseconds: int) -> int:
+        """Wait for an object: WAIT_OBJECT_0 or WAIT_TIMEOUT."""
+        ticks = None if milliseconds == INFINITE else milliseconds * TICKS_PER_MILLISECOND
+        return WAIT_TIMEOUT if await self.wait_for(waited, ticks) == STATUS_TIMEOUT else WAIT_OBJECT_0
 
     async def DuplicateHandle(
         self,

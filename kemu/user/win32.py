@@ -33,6 +33,7 @@ from kemu.user.filter import (
 )
 from kemu.user.handles import INVALID_HANDLE_VALUE, Handle
 from kemu.user.mapping import FILE_MAP_READ, FILE_MAP_WRITE
+from kemu.user.processes import PROCESS_INFORMATION, STILL_ACTIVE
 from kemu.user.threads import (
     DUPLICATE_CLOSE_SOURCE,
     DUPLICATE_SAME_ACCESS,
@@ -71,6 +72,8 @@ __all__ = [
     "OPEN_ALWAYS",
     "OPEN_EXISTING",
     "OVERLAPPED",
+    "PROCESS_INFORMATION",
+    "STILL_ACTIVE",
     "S_OK",
     "TRUNCATE_EXISTING",
     "WAIT_FAILED",

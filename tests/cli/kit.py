@@ -98,10 +98,10 @@ class Result:
         return value
 
 
-def kemu(*words: object, env: dict[str, str] | None = None) -> Result:
-    """Run a command in this process."""
+def kemu(*words: object, env: dict[str, str] | None = None, stdin: str | None = None) -> Result:
+    """Run a command in this process, with *stdin* as what is typed."""
     arguments: Sequence[str] = [str(word) for word in words]
-    result = CliRunner(env=env).invoke(cli, arguments)
+    result = CliRunner(env=env).invoke(cli, arguments, input=stdin)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Result(result.exit_code, result.stdout, result.stderr)

@@ -66,6 +66,7 @@ WORDS = {
     "ClearCancelRoutine": "`FltClearCancelCompletion`",
     "ClearEvent": "`KeClearEvent`",
     "Delay": "`KeDelayExecutionThread`",
+    "CreateProcess": "make a process",
     "CreateThread": "`PsCreateSystemThread`",
     "DeleteTimer": "`ExDeleteTimer`",
     "EndThread": "`PsTerminateSystemThread`",

@@ -18,7 +18,7 @@ from kemu.nt.bugcheck import (
     DRIVER_VERIFIER_IOMANAGER_VIOLATION,
 )
 from kemu.nt.kthread import DISPATCH_LEVEL, current_kthread
-from kemu.runtime import Point, current_thread
+from kemu.runtime import Point
 from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_MORE_PROCESSING_REQUIRED, STATUS_PENDING, STATUS_SUCCESS
 from kemu.wdk.wdm import (
     IRP_MJ_CREATE,
@@ -534,23 +534,19 @@ def test_an_irp_that_is_held_for_ever_can_be_cancelled(waits: bool) -> None:
 @pytest.mark.rule("KE-CANCEL-10")
 def test_a_thread_that_exits_cancels_what_it_has_issued() -> None:
     async def script(lab: Lab) -> Any:
-        manager = lab.system.get(IoManager)
         await device(lab, "D", {IRP_MJ_READ: holds(cancel_read)})
         file = await lab.app.open(r"\\.\D", overlapped=True)
         other = await file.begin_read(4)
 
         async def program() -> Any:
-            mine = await file.begin_read(4)
-            told = await manager.cancel_thread(current_thread())
-            return told, mine
+            return await file.begin_read(4)
 
-        told, mine = await lab.start("program", program()).join()
-        status = await mine.wait()
-        before = other.request.done
+        mine = await lab.start("program", program(), lab.app).join()
+        done = mine.request.done, other.request.done
         await other.cancel()
-        return told, status, before
+        return done, await mine.wait()
 
-    assert run(script).result == (1, STATUS_CANCELLED, False)
+    assert run(script).result == ((True, False), STATUS_CANCELLED)
 
 
 @pytest.mark.rule("KE-CANCEL-10")
@@ -562,10 +558,13 @@ def test_a_process_that_exits_cancels_what_its_threads_have_issued() -> None:
 
         async def program() -> None:
             file = await lab.app.open(r"\\.\D", overlapped=True)
-            out.append(await file.begin_read(4))
+            pending = await file.begin_read(4)
+            out.append(pending)
+            await pending.wait()
 
         for process in (lab.app, other):
-            await lab.start("program", program(), process).join()
+            lab.start("program", program(), process)
+        await lab.sleep(1)
         await lab.app.exit()
         states = [one.request.done for one in out]
         await other.exit()

@@ -12,7 +12,6 @@ from kemu.io.device import DEVICE_OBJECT
 from kemu.io.irp import IRP
 from kemu.io.irp_made import Irps
 from kemu.nt.bugcheck import DRIVER_VERIFIER_DETECTED_VIOLATION, DRIVER_VERIFIER_IOMANAGER_VIOLATION
-from kemu.nt.kthread import current_kthread
 from kemu.wdk.ntstatus import (
     STATUS_CANCELLED,
     STATUS_END_OF_FILE,
@@ -469,7 +468,8 @@ def test_an_asynchronous_request_is_the_drivers_to_free() -> None:
 
 
 @pytest.mark.rule("KE-IRP-10")
-def test_a_thread_that_exits_cancels_the_synchronous_requests_that_it_has_made() -> None:
+@pytest.mark.parametrize("is_program", [True, False])
+def test_a_program_thread_that_exits_cancels_the_synchronous_requests_that_it_has_made(is_program: bool) -> None:
     async def script(lab: Lab) -> Any:
         async def cancel(device: DEVICE_OBJECT, irp: IRP) -> None:
             await IoReleaseCancelSpinLock(irp.CancelIrql)
@@ -480,20 +480,18 @@ def test_a_thread_that_exits_cancels_the_synchronous_requests_that_it_has_made()
             await IoSetCancelRoutine(irp, cancel)
             return STATUS_PENDING
 
-        block = IO_STATUS_BLOCK()
+        block = IO_STATUS_BLOCK(STATUS_PENDING)
 
         async def use(below: DEVICE_OBJECT) -> None:
             irp = await IoBuildSynchronousFsdRequest(IRP_MJ_FLUSH_BUFFERS, below, None, None, None, event(), block)
             assert irp is not None
             await IoCallDriver(below, irp)
 
-        await using(lab, holds, use)
-        from kemu.io.thread_exit import cancel_irps_of
+        # The script's own thread has no end that anybody sees.
+        await lab.start("program", using(lab, holds, use), lab.app if is_program else None).join()
+        return block.Status
 
-        told = await cancel_irps_of(current_kthread())
-        return told, block.Status
-
-    assert run(script).result == (1, STATUS_CANCELLED)
+    assert run(script).result == (STATUS_CANCELLED if is_program else STATUS_PENDING)
 
 
 # Completion routines and unloading, low resources.
