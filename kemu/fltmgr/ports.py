@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kemu.fltmgr.objects import Filter, hold, let_go
 from kemu.nt.driver import DriverActor, current_driver
@@ -52,6 +52,9 @@ DISCONNECTED: Final = 3
 """The connection has ended before."""
 ABANDONED: Final = 4
 """Its sender does not wait any more."""
+
+NAME: Final = -(2**33)
+"""The ordinal of the table of ports."""
 
 HEADER_SIZE: Final = 16
 """Of FILTER_MESSAGE_HEADER and FILTER_REPLY_HEADER, with the padding between their members."""
@@ -330,10 +333,10 @@ class Ports(Cell):
 
     __slots__ = ("by_name", "descriptors", "servers")
 
-    instance: ClassVar[str] = "communication ports"
-
     def __init__(self) -> None:
-        super().__init__(current_thread(), self.instance)
+        # A name of its own beside those that are counted, so that other objects are called what they were.
+        self.creator, self.ordinal, self.label = current_thread(), NAME, "communication ports"
+        self.version = self.written = 0
         self.by_name: dict[str, ServerPort] = {}
         """Those that are listened at. Names are the same whatever their case."""
         self.servers: list[ServerPort] = []

@@ -132,8 +132,8 @@ class TakesTimeoutForAnAnswer(Scanner):
 
 
 @scenario(
-    variants={"sample": Scanner, "hasty": TakesTimeoutForAnAnswer},
-    expects={"hasty": "port-timeout-as-success"},
+    variants={"buggy": TakesTimeoutForAnAnswer, "fixed": Scanner},
+    expects={"buggy": "port-timeout-as-success"},
     completion="inline",
 )
 async def scanner(world: World, driver: type[Driver]) -> None:

@@ -41,6 +41,7 @@ async def service_killed(world: World, driver: type[Driver]) -> None:
         world.check(file is None, "malware must not be opened")
 
     async def taskkill() -> None:
-        await service.kill()
+        # What the end of the service's process comes to for the filter.
+        await service.disconnect()
 
     await world.together(opener(), taskkill(), process=app)

@@ -55,8 +55,8 @@ class TrustsTheService(ScanPort):
 
 
 @scenario(
-    variants={"asks": AsksAboutEverybody, "trusts": TrustsTheService},
-    expects={"asks": "reentrant-deadlock"},
+    variants={"buggy": AsksAboutEverybody, "fixed": TrustsTheService},
+    expects={"buggy": "reentrant-deadlock"},
     completion="inline",
 )
 async def service_reenters(world: World, driver: type[Driver]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fltmgr.kit import Lab, all_runs, codes, run
-from fltmgr.ports_kit import PORT, SECOND, Talker, as_program, reply, safe, service_of, talker
+from fltmgr.ports_kit import ATTRIBUTES, PORT, SECOND, Talker, as_program, reply, safe, service_of, talker
 
 from kemu.errors import UsageError
 from kemu.io.constants import IRP_MJ_CREATE, IRP_MJ_READ
@@ -19,6 +19,8 @@ from kemu.wdk.fltkernel import (
     FLT_RELATED_OBJECTS,
     PFLT_PORT,
     FltCloseClientPort,
+    FltCloseCommunicationPort,
+    FltCreateCommunicationPort,
     FltSendMessage,
 )
 from kemu.wdk.ntstatus import (
@@ -39,6 +41,7 @@ from kemu.wdk.wdm import (
     ExFreePool,
     ExInitializeFastMutex,
     ExReleaseFastMutex,
+    InitializeObjectAttributes,
     RtlCopyMemory,
     RtlZeroMemory,
     Structure,
@@ -180,6 +183,32 @@ def test_a_server_port_is_no_client_port() -> None:
         await driver.send(variable=PFLT_PORT(driver.ServerPort))
 
     assert run(script).code == "port-bad-params"
+
+
+@pytest.mark.rule("FLT-PORT-24")
+@pytest.mark.parametrize("what", ["filter", "descriptor", "server port", "client port", "instance"])
+def test_what_is_none_of_what_is_asked_for(what: str) -> None:
+    async def script(lab: Lab) -> None:
+        driver, loaded = await talker(lab)
+        await connected(lab, driver)
+        assert driver.Filter is not None
+        nothing: Any = None
+        if what == "filter":
+            await FltCloseClientPort(nothing, driver.ClientPort)
+        elif what == "client port":
+            await FltCloseClientPort(driver.Filter, nothing)
+        elif what == "server port":
+            await FltCloseCommunicationPort(driver.ClientPort.value)
+        elif what == "descriptor":
+            attributes = InitializeObjectAttributes(r"\Other", ATTRIBUTES, 0, b"descriptor")
+            await FltCreateCommunicationPort(
+                driver.Filter, attributes, None, driver.Connect, driver.Disconnect, None, 1
+            )
+        else:
+            instance: Any = lab.instance(loaded)
+            await FltSendMessage(instance, driver.ClientPort, b"scan", 4, None, None, SECOND)
+
+    assert run(script).code == ("port-bad-params" if what == "instance" else "ke.bad-pointer")
 
 
 def test_a_length_that_is_no_variable_is_refused() -> None:
@@ -569,6 +598,42 @@ def test_a_lock_is_held_across_a_message(needs: str) -> None:
             await callback()
 
     assert run(script).code == ("lock-across-message" if needs in {"message", "create"} else None)
+
+
+@pytest.mark.rule("FLT-PORT-23")
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_lock_that_the_service_needs_after_its_answer(answered: bool) -> None:
+    async def script(lab: Lab) -> None:
+        lock = FAST_MUTEX("Lock")
+        ExInitializeFastMutex(lock)
+
+        async def message(*arguments: Any) -> int:
+            await ExAcquireFastMutex(lock)
+            await ExReleaseFastMutex(lock)
+            return STATUS_SUCCESS
+
+        driver, _ = await talker(lab, message=message)
+        handle = await connected(lab, driver)
+        api = lab.app.win32
+
+        async def serves() -> None:
+            for _ in range(2):
+                _, got = await api.FilterGetMessage(handle, 64)
+                if answered:
+                    await api.FilterReplyMessage(handle, reply(got, b"safe"))
+                await api.FilterSendMessage(handle)
+                if not answered:
+                    await api.FilterReplyMessage(handle, reply(got, b"safe"))
+
+        service = lab.start("service", serves(), lab.app)
+        await driver.ask()
+        await lab.sleep(1)
+        await ExAcquireFastMutex(lock)
+        await driver.ask(timeout=SECOND)
+        await ExReleaseFastMutex(lock)
+        await service.join()
+
+    assert run(script).code == (None if answered else "lock-across-message")
 
 
 @pytest.mark.rule("FLT-PORT-23")

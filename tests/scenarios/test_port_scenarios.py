@@ -13,7 +13,7 @@ from kemu.scenario.target import select
 
 FOLDER = Path(__file__).parents[2] / "scenarios" / "minifilter"
 
-FINDINGS = {("service_reenters", "asks"): "reentrant-deadlock", ("scanner", "hasty"): "port-timeout-as-success"}
+FINDINGS = {("service_reenters", "buggy"): "reentrant-deadlock", ("scanner", "buggy"): "port-timeout-as-success"}
 
 
 def program(name: str, variant: str, *, races: bool = False) -> ScenarioProgram:
@@ -30,7 +30,7 @@ def test_the_default_strategy_finds_it(name: str, variant: str) -> None:
         assert [finding.failure.code for finding in found.findings] == [FINDINGS[name, variant]]
 
 
-@pytest.mark.parametrize(("name", "variant"), [("service_reenters", "trusts"), ("scanner", "sample")])
+@pytest.mark.parametrize(("name", "variant"), [("service_reenters", "fixed"), ("scanner", "fixed")])
 @pytest.mark.parametrize("races", [False, True])
 def test_the_other_variant_is_clean(name: str, variant: str, races: bool) -> None:
     budget = Budget(schedules=80)
@@ -40,6 +40,6 @@ def test_the_other_variant_is_clean(name: str, variant: str, races: bool) -> Non
 
 @pytest.mark.nightly
 def test_a_service_that_is_trusted_is_proved() -> None:
-    found = explore(program("service_reenters", "trusts"), strategy_from_name("dpor", 0), Budget())
+    found = explore(program("service_reenters", "fixed"), strategy_from_name("dpor", 0), Budget())
     assert found.exhausted
     assert found.findings == ()
