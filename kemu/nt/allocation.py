@@ -22,26 +22,14 @@ class Allocation(Cell):
     """The record of one block."""
 
     __slots__ = (
-        *("block", "driver", "freed", "from_lookaside", "is_paged", "parts", "passed", "site", "size", "stranded"),
-        *("swapped", "tag"),
+        *("block", "driver", "freed", "from_lookaside", "is_paged", "locked", "parts", "passed", "site", "size"),
+        *("stranded", "swapped", "tag"),
     )
 
     freed_code: ClassVar[str] = "ke.use-after-free"
     """The finding when it is used after it was freed."""
     free_routine: ClassVar[str] = ""
     """The routine that frees it, if the pool's do not (KE-POOL-15)."""
-        "block",
-        "driver",
-        "freed",
-        "from_lookaside",
-        "is_paged",
-        "locked",
-        "parts",
-        "site",
-        "size",
-        "swapped",
-        "tag",
-    )
 
     def __init__(self, creator: Thread, block: Structure, size: int, tag: str, *, is_paged: bool) -> None:
         super().__init__(creator, f"block '{tag}'")

@@ -392,7 +392,7 @@ class World(Threads):
         unattached, and the scenario would test nothing. Use `attach` to see how a filter takes a collision.
         """
         instances = tuple(instances)
-        service: Service | None = None
+        service: ServiceKey | None = None
         if instances or group:
             service = define(name_of(driver), altitude or "", instances, default, group)
             altitude = service.definitions[0].altitude
@@ -403,8 +403,8 @@ class World(Threads):
         quiet = not self._explore_setup and not self._started_threads
         if quiet:
             self._decide(False)
-        self.system.get(Registry).put(name_of(one), {})
         one = driver() if isinstance(driver, type) else driver
+        self.system.get(Registry).put(name_of(one), {})
         if service is not None:
             self._declare(replace(service, name=name_of(one)))
         else:

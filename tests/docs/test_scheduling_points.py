@@ -58,7 +58,7 @@ WORDS = {
     "Decide": "decide it",
     "EndAll": "`FltUninitializeOplock`",
     "Enlist": "`FltEnlistInTransaction`",
-    "ForgetWaiter": "`FltCheckOplock`",
+    "LeaveBreak": "`FltCheckOplock`",
     "LeaveBreak": "`FltCheckOplock`",
     "InTheWay": "look for sections in the way of an operation",
     "LinkSection": "begin to make a section for a data scan",

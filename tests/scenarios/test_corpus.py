@@ -530,7 +530,6 @@ USED_AFTER_FREE = {
     "context_used_after_release",
     "globals_freed_early",
 }
-USED_AFTER_FREE = {"timer_cancelled_too_late", "event_after_timeout", "cleanup_while_polled"}
 """Where the finding is a use of memory that was freed. Nothing orders the two, so that race detection reports them as
 soon as both have happened, whichever came first."""
 
