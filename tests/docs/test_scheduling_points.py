@@ -59,7 +59,6 @@ WORDS = {
     "EndAll": "`FltUninitializeOplock`",
     "Enlist": "`FltEnlistInTransaction`",
     "LeaveBreak": "`FltCheckOplock`",
-    "LeaveBreak": "`FltCheckOplock`",
     "InTheWay": "look for sections in the way of an operation",
     "LinkSection": "begin to make a section for a data scan",
     "LookAtOplock": "`FltCurrentOplock`",

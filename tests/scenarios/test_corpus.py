@@ -111,10 +111,6 @@ MINIMA = {
     # The writer must find the section, where the closing thread could go on (1), and that one must come between the
     # notification's taking the scan and its use (1).
     "conflict_uses_scan_context": (2, 0),
-    # The file system has deleted, and the other program must run before that is told, where the first could go on: 1.
-    "disposition_guessed": (1, 0),
-    # The program must come between the two renames, where the backup could go on: 1.
-    "tunnelled_past_check": (1, 0),
     # The create must have begun, and its thread, which could go on, stand before the post-create callback: 1.
     "globals_freed_early": (1, 0),
     # The program must open its file before DriverEntry, which could go on, goes on: 1.
