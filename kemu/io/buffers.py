@@ -33,11 +33,12 @@ from kemu.io.constants import (
 )
 from kemu.io.device import DO_BUFFERED_IO, DO_DIRECT_IO
 from kemu.io.layout import decode, encode
-from kemu.nt.buffer import Copied, Region
+from kemu.nt.buffer import Copied, Region, check_bounds
 from kemu.nt.kthread import KThread, current_kthread
 from kemu.nt.mdl import MDL, region_of
 from kemu.nt.process import Process, UserMode
 from kemu.nt.status import NT_ERROR, STATUS_ACCESS_VIOLATION
+from kemu.nt.structure import WRITE
 from kemu.nt.system import report
 from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import Cell, Thread
@@ -196,7 +197,7 @@ class ProgramMemory(UserBuffer):
 class Memory:
     """The memory of one request."""
 
-    __slots__ = ("given", "input", "locked", "mdl", "method", "region", "request", "user")
+    __slots__ = ("given", "input", "locked", "mdl", "method", "passed", "region", "request")
 
     def __init__(self, request: Request) -> None:
         parameters = request.parameters
@@ -207,8 +208,8 @@ class Memory:
         self.mdl: MDL | None = None
         self.locked: list[MDL] = []
         """The MDLs of FltLockUserBuffer, to be freed when the request is complete."""
-        self.user: UserBuffer | None = self.given if isinstance(self.given, UserBuffer) else None
-        """The memory whose address the program has passed."""
+        self.passed: Region | None = self.given if isinstance(self.given, Region) else None
+        """The memory whose address the issuer has passed: of the program, or of a driver that sends a request."""
         self.input: Region | None = None
         """Of a control with two buffers, the one that goes in."""
         issuer = request.thread
@@ -224,16 +225,16 @@ class Memory:
     def _region(self, request: Request, process: Process | None) -> Region:
         length = request.parameters.Length
         given = b""
-        if self.user is not None:
-            given = bytes(self.user.content)
+        if self.passed is not None:
+            given = bytes(content_of(self.passed))
         elif isinstance(self.given, bytes | bytearray):
             given = bytes(self.given)
         if request.major in CONTROLS and self.method != SYSTEM:
             self.input = self._place(request, process, given, 2)
             given = b""
         content = given if request.major not in RETURNS else given.ljust(length, b"\0")
-        if self.user is not None and (self.method != SYSTEM or request.kind != IRP_OPERATION):
-            return self.user
+        if self.passed is not None and (self.method != SYSTEM or request.kind != IRP_OPERATION):
+            return self.passed
         if self.method == SYSTEM and request.kind == IRP_OPERATION:
             process = None
         return self._place(request, process, content, 3)
@@ -253,8 +254,8 @@ class Memory:
         cell = Cell.__new__(Described)
         _named_after(cell, self.request, part, f"MDL for {self.request.label}")
         length = region.region_length()
-        # The program's memory may be larger than what the request is about.
-        length = min(length, self.request.parameters.Length) if region is self.user else length
+        # The issuer's memory may be larger than what the request is about.
+        length = min(length, self.request.parameters.Length) if region is self.passed else length
         return MDL(region=region, length=length, cell=cell, keeper=keeper)
 
     def is_raw(self) -> bool:
@@ -306,9 +307,10 @@ class Memory:
                 request.buffer = entries
             elif request.major != IRP_MJ_FILE_SYSTEM_CONTROL or isinstance(request.buffer, bytes):
                 request.buffer = bytes(content)
-                if self.user is not None and self.user is not self.region and self.user.is_mapped:
-                    thread.write(self.user)
-                    self.user.content[: len(content)] = content
+                passed = self.passed
+                is_gone = isinstance(passed, UserBuffer) and not passed.is_mapped
+                if passed is not None and passed is not self.region and not is_gone:
+                    put(thread, passed, bytes(content))
         for mdl in (self.mdl, *self.locked):
             if mdl is not None and not mdl.freed:
                 if mdl.cell is not None:
@@ -351,7 +353,7 @@ def put(thread: Thread, value: Any, data: bytes) -> None:
     if isinstance(region, UserBuffer | SystemMemory):
         thread.write(region)
         region.content[start : start + len(data)] = data
-    elif region is not None and data:
+    elif region is not None and data and check_bounds(region, start, len(data), WRITE):
         region.region_put(start, Copied(data))
 
 

@@ -29,6 +29,7 @@ from kemu.io.request import (
     WaitDone,
 )
 from kemu.io.volume import Volume
+from kemu.nt.buffer import Region
 from kemu.nt.kthread import DISPATCH_LEVEL, KThread, current_kthread
 from kemu.nt.lock import AcquireLock, OwnedLock, ReleaseLock, check_acquire, check_lowered, check_release
 from kemu.nt.lockorder import LockOrder
@@ -106,7 +107,7 @@ class IoManager:
             log("irp.create", about=request, path=request.file.FileName, kind=CLASS_NAMES[request.kind])
         # Starting commutes with starting; only who lists the requests of a file sees the order.
         file = request.file
-        if isinstance(request.parameters.Buffer, UserBuffer):
+        if isinstance(request.parameters.Buffer, Region):
             memory_of(request)
         thread.update(file)
         file.pending += 1

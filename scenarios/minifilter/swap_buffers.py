@@ -247,7 +247,7 @@ class CopiesWhenSafe(SwapBuffers):
 
 @scenario(
     variants={"hasty": CopiesAtOnce, "fixed": CopiesWhenSafe},
-    expects={"hasty": "ke.irql"},
+    expects={"hasty": "ke.user-va-context"},
 )
 async def swap_buffers(world: World, driver: type[Driver]) -> None:
     """A program reads, writes and enumerates while an administrator detaches the filter."""

@@ -316,6 +316,42 @@ def test_a_driver_sees_in_its_post_operation_callback_what_was_read_and_may_chan
     assert run(script).result == (STATUS_SUCCESS, b"3210")
 
 
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("flags", [0, DO_DIRECT_IO, DO_BUFFERED_IO])
+def test_a_request_of_a_driver_has_the_drivers_own_buffer(flags: int, looks: bool) -> None:
+    """It is the kernel's, wherever the operation comes up; no probe, no process."""
+
+    async def script(lab: Lab) -> Any:
+        async def look(Data: FLT_CALLBACK_DATA) -> None:
+            buffer = Data.Iopb.Parameters.Read.ReadBuffer
+            assert (buffer is own) is (flags != DO_BUFFERED_IO)
+            assert buffer[0:4] == b"0123"
+            buffer[0] = ord("<")
+
+        if looks:
+            await lab.filter("A", MIDDLE, post_of(IRP_MJ_READ, look))
+        file = await lab.quiet_open()
+        lab.volume.device_flags = flags
+        own = await ExAllocatePool2(POOL_FLAG_NON_PAGED, 8, "Own ")
+        request = lab.request(file, IRP_MJ_READ, Length=4, Buffer=own)
+        request.mode = 0
+        await lab.send(request)
+        return request.status, own[0:8]
+
+    runs = all_runs(script, completion="explore")
+    assert codes(runs) == {None}
+    assert {one.result for one in runs} == {(STATUS_SUCCESS, (b"<123" if looks else b"0123") + bytes(4))}
+
+
+def test_a_buffer_of_a_driver_that_is_too_small_is_overrun() -> None:
+    async def script(lab: Lab) -> Any:
+        file = await lab.quiet_open()
+        own = await ExAllocatePool2(POOL_FLAG_NON_PAGED, 2, "Own ")
+        await lab.send(lab.request(file, IRP_MJ_READ, Length=4, Buffer=own))
+
+    assert run(script).code == "ke.overrun"
+
+
 def test_what_is_written_is_what_is_in_the_programs_memory_when_the_file_system_takes_it() -> None:
     async def script(lab: Lab) -> Any:
         async def later(Data: FLT_CALLBACK_DATA) -> None:
