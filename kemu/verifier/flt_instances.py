@@ -112,7 +112,7 @@ class InstanceChecks(FltObserver):
 
     def teardown_complete_returned(self, instance: Instance) -> None:
         for allocation, owner in self.pairs.items():
-            if owner is instance and allocation.freed is None:
+            if owner is instance:
                 allocation.stranded = f"for an operation whose second half {instance.label} will not see"
 
     def allocated(self, allocation: Allocation) -> None:

@@ -212,7 +212,7 @@ def test_setup_is_told_what_kind_of_volume_it_is(filesystem: str, told: tuple[in
         await noting(lab)
 
     assert run(script).note("D setup D:").value[1:] == told
-    # devioctl.h; the specification's first draft had the number of the device, which is 2.
+    # As in devioctl.h, where 2 is the device itself.
     assert (FILE_DEVICE_CD_ROM_FILE_SYSTEM, FILE_DEVICE_NETWORK_FILE_SYSTEM, FLT_FSTYPE_UNKNOWN) == (0x3, 0x14, 0)
 
 
