@@ -49,7 +49,6 @@ class Cancellation(Waitable):
         """The operation is being cancelled: it is the cancel routine of the operation, called by the canceller."""
         thread = current_thread()
         thread.write(self)
-        thread.release(self)
         self.requested = True
         self.changed()
 
@@ -69,13 +68,6 @@ class Ends(Interruptions):
         if self.thread.alerts & TERMINATING and self.ends != TAKES_NONE:
             return STATUS_THREAD_IS_TERMINATING
         return None
-
-    def take(self) -> NTSTATUS | None:
-        status = super().take()
-        if status == STATUS_CANCELLED:
-            assert self.cancellation is not None
-            self.thread.acquire(self.cancellation)
-        return status
 
 
 class BeginCancellableWait(Operation[bool]):
@@ -252,6 +244,7 @@ async def _wait(
     if frame is not None and cancellation is not None:
         cancel = frame.operation.request.cancel
         thread.write(cancel)
+        # Behind whoever has cancelled the operation.
         thread.exchange(cancel)
         if cancel.routine == cancellation.fire:
             cancel.routine = None

@@ -165,7 +165,7 @@ def test_thread_is_the_originator_in_whatever_thread_the_callback_runs() -> None
             return FLT_PREOP_PENDING
 
         await lab.filter("A", UPPER, {IRP_MJ_READ: (pend, lab.post("A"))})
-        await lab.filter("B", LOWER, {IRP_MJ_READ: look(lab, "B", lambda d, o: d.Thread.label)})
+        await lab.filter("B", LOWER, {IRP_MJ_READ: look(lab, "B", lambda d, o: d.Thread and d.Thread.label)})
         await (await lab.open()).read(1)
 
     one = run(script)

@@ -418,7 +418,7 @@ def test_the_preoperation_is_ordered_before_the_postoperation_of_the_same_operat
         mine: dict[str, Field] = {}
 
         def pre(Data: FLT_CALLBACK_DATA) -> None:
-            mine.setdefault(Data.Thread.label if whole else "", Field()).store()
+            mine.setdefault(Data.Thread.label if whole and Data.Thread else "", Field()).store()
 
         async def pre_read(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
             pre(Data)
