@@ -63,6 +63,7 @@ class FltChecks(FltObserver):
     def __init__(self, system: System) -> None:
         self.system = system
         self.report = system.report
+        self.oplocks = system.get(Oplocks)
 
     # Registration and unload.
 
@@ -134,7 +135,7 @@ class FltChecks(FltObserver):
         if not isinstance(status, int) or isinstance(status, bool) or int(status) not in PREOP_NAMES:
             self.report("preop-unknown-status", f"{self.who(frame)} returned {status!r}")
             return
-        oplocks = self.system.get(Oplocks)
+        oplocks = self.oplocks
         if oplocks.known or frame in oplocks.told:
             oplocks.pre_returned(frame, status, self.who(frame))
         if status == FLT_PREOP_PENDING:
