@@ -25,12 +25,15 @@ from kemu.fltmgr.oplock import (
     usable,
 )
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA
+from kemu.io.constants import IRP_MJ_FILE_SYSTEM_CONTROL
 from kemu.io.file_constants import (
     OPLOCK_LEVEL_CACHE_HANDLE,
     OPLOCK_LEVEL_CACHE_WRITE,
 )
+from kemu.io.filesystem.nodes import Open
 from kemu.io.filesystem.oplocks import (
     ACKNOWLEDGEMENTS,
+    CODES,
     Oplock,
     lets_fast_io_pass,
 )
@@ -41,6 +44,7 @@ from kemu.nt.event import KEVENT, KeInitializeEvent, NotificationEvent
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
 from kemu.nt.routine import routine
 from kemu.nt.status import (
+    STATUS_INVALID_PARAMETER,
     STATUS_OPLOCK_BREAK_IN_PROGRESS,
     STATUS_PENDING,
     STATUS_SUCCESS,
@@ -113,7 +117,8 @@ async def FltOplockFsctrl(Oplock: OPLOCK, CallbackData: FLT_CALLBACK_DATA, OpenC
     """Carry out a file system control about oplocks; *OpenCount* is how many opens of the file there are.
 
     FLT_PREOP_PENDING if the oplock is granted: the operation stays pending until it is broken (FLT-OPL-06).
-    FLT_PREOP_COMPLETE if it is not, or after an acknowledgement; the result is in IoStatus then. The callback has to
+    FLT_PREOP_COMPLETE if it is not, after an acknowledgement, or with STATUS_INVALID_PARAMETER for an operation that is
+    not about oplocks; the result is in IoStatus then. The callback has to
     return the same (FLT-OPL-07). Nobody may check or break the oplock meanwhile, but for acknowledgements
     (FLT-OPL-05): finding ``oplock-unsynchronized``. IRQL: <= APC_LEVEL.
     """
@@ -137,7 +142,16 @@ async def control(oplock: OPLOCK, data: FLT_CALLBACK_DATA, opens: int, name: str
     usable(oplock, name)
     frame = owned_frame(data)
     request = frame.operation.request
-    if request.parameters.FsControlCode not in ACKNOWLEDGEMENTS:
+    code = request.parameters.FsControlCode
+    if (
+        request.major != IRP_MJ_FILE_SYSTEM_CONTROL
+        or code not in CODES
+        or not isinstance(request.file.fs_context, Open)
+    ):
+        # It is about something else, or about a file that is not open.
+        data.IoStatus.Status, data.IoStatus.Information = STATUS_INVALID_PARAMETER, 0
+        return told(frame, FLT_PREOP_COMPLETE)
+    if code not in ACKNOWLEDGEMENTS:
         await BeginControl(oplock)
     status, information = await Control(oplock, frame, opens)
     await oplock.settle()

@@ -10,7 +10,7 @@ from kemu.fltmgr.objects import Instance, hold, let_go
 from kemu.io.request import FileObject
 from kemu.nt.driver import in_driver, status_of
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
-from kemu.nt.routine import routine
+from kemu.nt.routine import bad_pointer, routine
 from kemu.nt.status import (
     NTSTATUS,
     STATUS_FLT_ALREADY_ENLISTED,
@@ -132,6 +132,8 @@ async def FltEnlistInTransaction(
     STATUS_TRANSACTION_NOT_ACTIVE if the end of the transaction has begun, STATUS_INSUFFICIENT_RESOURCES where low
     resources are explored. IRQL: <= APC_LEVEL.
     """
+    if TransactionContext is None:
+        bad_pointer("FltEnlistInTransaction", "TransactionContext", object, None)
     if Instance.filter.registration.TransactionNotificationCallback is None:
         return STATUS_INVALID_PARAMETER
     if not NotificationMask or NotificationMask & ~FLT_MAX_TRANSACTION_NOTIFICATIONS:

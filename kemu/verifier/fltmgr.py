@@ -72,6 +72,9 @@ class FltChecks(InstanceChecks, OperationChecks):
         InstanceChecks.__init__(self, system)
         OperationChecks.__init__(self, system)
         self.names = NameChecks(system)
+        self.system = system
+        self.report = system.report
+        self.oplocks = system.get(Oplocks)
 
     # Registration and unload.
 
@@ -151,6 +154,8 @@ class FltChecks(InstanceChecks, OperationChecks):
         if context is not None:
             hand_over(context, frame.operation.label)
         oplocks = self.system.get(Oplocks)
+            return
+        oplocks = self.oplocks
         if oplocks.known or frame in oplocks.told:
             oplocks.pre_returned(frame, status, self.who(frame))
         if status == FLT_PREOP_PENDING:

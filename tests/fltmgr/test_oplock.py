@@ -41,6 +41,7 @@ from kemu.wdk.ntifs import (
 )
 from kemu.wdk.ntstatus import (
     STATUS_CANCELLED,
+    STATUS_INVALID_PARAMETER,
     STATUS_OPLOCK_NOT_GRANTED,
     STATUS_SUCCESS,
 )
@@ -585,3 +586,32 @@ def test_a_state_that_was_asked_for_changes_before_it_is_acted_on(checks: bool) 
     assert ("asked: False", "control: pending", "goes on") in seen
     assert ("control: pending", "asked: True", "goes on") in seen
     assert any("toctou-state" not in one.warnings for one in runs)
+
+
+@pytest.mark.parametrize("major", [IRP_MJ_READ, IRP_MJ_CREATE, IRP_MJ_FILE_SYSTEM_CONTROL])
+def test_a_request_that_is_not_about_oplocks(major: int) -> None:
+    async def script(lab: Lab) -> Any:
+        oplock = OPLOCK("x")
+        FltInitializeOplock(oplock)
+        file = await lab.quiet_open(overlapped=True)
+
+        async def control(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+            return await FltOplockFsctrl(oplock, Data, 1)
+
+        await lab.filter("K", MIDDLE, {major: (control, None)})
+        if major == IRP_MJ_READ:
+            return await (await file.begin_read(4)).wait()
+        if major == IRP_MJ_CREATE:
+            return (await lab.app.create(r"\a"))[0]
+        return await (await fsctl(lab, file, FSCTL_SET_ZERO_DATA)).wait()
+
+    one = run(script)
+    assert (one.code, one.result) == (None, STATUS_INVALID_PARAMETER)
+
+
+@pytest.mark.parametrize("value", [None, "text"])
+def test_what_is_no_oplock(value: Any) -> None:
+    async def script(lab: Lab) -> Any:
+        await FltCurrentOplock(value)
+
+    assert run(script).code == "ke.bad-pointer"

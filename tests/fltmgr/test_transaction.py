@@ -442,3 +442,14 @@ def test_what_belongs_to_a_transaction_goes_after_its_last_notification(ends: st
     assert one.result == OK
     assert one.order[-1] == "gone"
     assert phases(one) == ((OF_A_COMMIT if ends == "commit" else ["ROLLBACK"]) if enlists else [])
+
+
+@pytest.mark.parametrize("what", ["context", "transaction", "instance"])
+def test_what_must_not_be_null(what: str) -> None:
+    async def script(lab: Lab) -> Any:
+        driver = await Enlists(lab).load()
+        instance: Any = lab.instance(driver) if what != "instance" else None
+        transaction: Any = lab.app.transaction().object if what != "transaction" else None
+        await FltEnlistInTransaction(instance, transaction, object() if what != "context" else None, EVERYTHING)
+
+    assert run(script).code == "ke.bad-pointer"
