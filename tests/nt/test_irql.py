@@ -87,8 +87,8 @@ RANGES: dict[tuple[int, int], str] = {
         ObDereferenceObjectWithTag ObReferenceObject ObReferenceObjectByPointer
         ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
-        FltCheckAndGrowNameControl FsRtlIsNameInExpression FltGetDestinationFileNameInformation FltGetFileNameInformation
-        FltGetFileNameInformationUnsafe FltGetTunneledName FltParseFileName
+        FltCheckAndGrowNameControl FltGetDestinationFileNameInformation FltGetFileNameInformation
+        FltGetFileNameInformationUnsafe FltGetTunneledName FltParseFileName FsRtlIsNameInExpression
         FltParseFileNameInformation FltPurgeFileNameInformationCache FltReferenceFileNameInformation
         FltReleaseFileNameInformation
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
