@@ -18,6 +18,7 @@ from kemu.fltmgr.name_options import (
     PARSED_ALL,
 )
 from kemu.fltmgr.name_paths import names_now
+from kemu.io.filesystem.names import fold
 from kemu.nt.allocation import Allocation, place
 from kemu.nt.buffer import allocation_of
 from kemu.nt.bugcheck import FLTMGR_FILE_SYSTEM, BugCheck
@@ -155,7 +156,7 @@ def check_stale(block: NameBlock) -> None:
     if frame.state not in POST_STATES or block.warned or file is None or thread.runtime.looking:
         return
     now = names_now(thread, frame.instance.volume, file, block.format, every_link=block.destination)
-    if now and block.whole not in now:
+    if now and fold(block.whole) not in map(fold, now):
         block.warned = True
         called = " or ".join(now)
         report("name-stale", f"{thread.label} uses {block.words}, for a file that is called {called} by now")

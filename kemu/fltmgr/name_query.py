@@ -225,7 +225,8 @@ def remember(
         return
     changes = changes_names(frame)
     is_old_name = changes and not destination and frame.operation.request.major != IRP_MJ_CREATE
-    if provider is None and not is_old_name:
+    # The name that a file is opened by, or is to get, is spelt as somebody liked unless it is normalised.
+    if provider is None and not is_old_name and (not changes or block.format == FLT_FILE_NAME_NORMALIZED):
         block.frame = frame
     if changes and not is_old_name and block.format == FLT_FILE_NAME_NORMALIZED:
         block.naming = frame

@@ -266,6 +266,29 @@ def test_opened_names_are_not_tunnelled() -> None:
     assert {used(one) for one in runs} == {rf"\{ALIAS}", "none"}
 
 
+@pytest.mark.rule("FLT-RACE-46")
+@pytest.mark.parametrize("options", [OPENED, NORMALISED])
+@pytest.mark.parametrize("operation", ["create", "rename"])
+def test_a_name_that_is_only_spelt_differently_is_not_out_of_date(options: int, operation: str) -> None:
+    async def script(lab: Lab) -> None:
+        lab.file(r"\A directory\File", b"x")
+        _, stream = await open_(lab, r"\A directory\File:Stream", FILE_CREATE)
+        assert stream is not None
+        _, handle = await open_(lab, r"\a", FILE_OPEN)
+        assert handle is not None
+        watcher = Watcher(lab, options=options, checks=options == NORMALISED)
+        await watcher.load(IRP_MJ_CREATE, IRP_MJ_SET_INFORMATION)
+        watcher.thread = "script"
+        if operation == "create":
+            await open_(lab, r"\adirec~1\FILE:STREAM:$DATA", FILE_OPEN)
+        else:
+            await change(lab, handle, FileRenameInformation, FILE_RENAME_INFORMATION(r"\ADIREC~1\B"))
+
+    one = run(script, short_names=True)
+    assert [note.what for note in one.notes] == ["pre", "post"]
+    assert one.warnings == ()
+
+
 # FLT-RACE-47: two dispositions at the same time.
 
 Told = Callable[[Lab, FLT_CALLBACK_DATA, bool], Awaitable[int]]
