@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from kemu.errors import ScenarioError
 from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.messaging import watch_thread_ends as watch_getters
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.ports import Ports
 from kemu.fltmgr.teardown import detach
@@ -308,6 +309,7 @@ class World(Threads):
         self.system.get(IoManager).mount(self.volume)
         self._flt_volume = self.manager.mount(self.volume)
         self.system.add(Ports())
+        watch_getters(self.system)
         self._stack: VolumeStack | None = None
 
     # Drivers.
