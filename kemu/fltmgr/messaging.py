@@ -22,6 +22,7 @@ from kemu.fltmgr.ports import (
     ClientPort,
     Getter,
     PortMessage,
+    Ports,
 )
 from kemu.nt.apc import takes
 from kemu.nt.dispatcher import TAKES_ALL, TERMINATING
@@ -41,7 +42,7 @@ from kemu.nt.status import (
     STATUS_THREAD_IS_TERMINATING,
     STATUS_TIMEOUT,
 )
-from kemu.nt.system import report
+from kemu.nt.system import System, report
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread
 
 FindPort = Callable[[Thread], "ClientPort | NTSTATUS"]
@@ -261,6 +262,40 @@ class CancelGetters(Operation[NTSTATUS]):
         for one in found:
             withdraw(one, thread)
         return STATUS_SUCCESS if found else STATUS_NOT_FOUND
+
+
+class EndGetters(Operation[None]):
+    """A thread ends: what it has asked for in the background is cancelled (KE-CANCEL-10)."""
+
+    __slots__ = ("getters",)
+    kind = "cancel the waiting of"
+
+    def __init__(self, getters: list[Getter]) -> None:
+        self.getters = getters
+
+    def perform(self, thread: Thread) -> None:
+        for getter in self.getters:
+            thread.read(getter)
+            if getter.status == STATUS_PENDING:
+                withdraw(getter, thread)
+
+    def target(self) -> Cell:
+        return self.getters[0]
+
+
+def watch_thread_ends(system: System) -> None:
+    """Have `EndGetters` done at the end of each thread that has left such calls behind."""
+    before = system.thread_ends
+    table = system.get(Ports)
+
+    async def ends(thread: KThread) -> None:
+        if before is not None:
+            await before(thread)
+        left = table.background.pop(thread, None)
+        if left:
+            await EndGetters(left)
+
+    system.thread_ends = ends
 
 
 class ReplyToMessage(Operation[NTSTATUS]):

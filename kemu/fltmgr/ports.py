@@ -331,7 +331,7 @@ def _no_port(variable: PFLT_PORT, value: Any) -> None:
 class Ports(Cell):
     """The server ports of a run, by name, and the security descriptors that were made for them."""
 
-    __slots__ = ("by_name", "descriptors", "servers")
+    __slots__ = ("background", "by_name", "descriptors", "servers")
 
     def __init__(self) -> None:
         # A name of its own beside those that are counted, so that other objects are called what they were.
@@ -343,6 +343,8 @@ class Ports(Cell):
         """All that there ever were, oldest first: connections may outlive a server port."""
         self.descriptors: dict[SECURITY_DESCRIPTOR, DriverActor | None] = {}
         """The descriptors that are not freed, and who has made them."""
+        self.background: dict[Thread, list[Getter]] = {}
+        """The calls of FilterGetMessage that each thread has made without waiting. Only the thread itself looks."""
 
     def left_by(self, driver: DriverActor) -> Iterator[Leftover]:
         """The ports and the descriptors that *driver* has not closed and freed (FLT-PORT-07)."""

@@ -18,6 +18,7 @@ from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.name_cache import NameCache
 from kemu.fltmgr.name_information import FileNames
+from kemu.fltmgr.messaging import watch_thread_ends as watch_getters
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.ports import Ports
@@ -368,6 +369,7 @@ class World(Threads):
         self.system.get(IoManager).mount(self.volume)
         self.manager.mount(self.volume)
         self.system.add(Ports())
+        watch_getters(self.system)
         self._stack: VolumeStack | None = None
 
     # Drivers.

@@ -21,7 +21,7 @@ from kemu.fltmgr.messaging import (
     end_message,
 )
 from kemu.fltmgr.port_messages import FLT_PORT_FLAG_SYNC_HANDLE
-from kemu.fltmgr.ports import ClientPort, Getter
+from kemu.fltmgr.ports import ClientPort, Getter, ports
 from kemu.fltmgr.teardown import detach
 from kemu.fltmgr.unload import unload
 from kemu.io.manager import IoManager
@@ -169,6 +169,9 @@ class FilterApi(ProcessApi):
             self._gets[lpOverlapped] = getter
         if getter.status == STATUS_PENDING:
             if lpOverlapped is not None and lock is None:
+                thread = current_kthread()
+                thread.issued = True
+                ports().background.setdefault(thread, []).append(getter)
                 self.set_error(ERROR_IO_PENDING)
                 return HRESULT_FROM_WIN32(ERROR_IO_PENDING), b""
             await AwaitGetter(getter)

@@ -217,6 +217,28 @@ def test_the_thread_that_fetches_ends(answers: bool) -> None:
     )
 
 
+@pytest.mark.rule("FLT-RACE-52")
+def test_the_thread_that_fetches_in_the_background_ends() -> None:
+    async def script(lab: Lab) -> tuple[Any, ...]:
+        driver, _ = await talker(lab)
+        api = lab.app.win32
+        _, handle = await api.FilterConnectCommunicationPort(PORT)
+        overlapped = OVERLAPPED()
+
+        async def fetches() -> None:
+            await api.FilterGetMessage(handle, 64, overlapped)
+
+        getter = lab.start("getter", fetches(), lab.app)
+        status = await driver.send(timeout=SECOND)
+        await getter.join()
+        got, _ = await api.GetOverlappedResult(handle, overlapped, True)
+        return status, got, overlapped.buffer[16:]
+
+    runs = all_runs(script)
+    assert codes(runs) == {None}
+    assert {one.result for one in runs} == {(STATUS_SUCCESS, True, b"scan"), (STATUS_TIMEOUT, False, b"")}
+
+
 @pytest.mark.rule("FLT-RACE-53", "FLT-PORT-03")
 @pytest.mark.parametrize("how", ["agrees", "refuses", "refuses and clears"])
 def test_sending_while_a_program_connects(how: str) -> None:
