@@ -39,7 +39,10 @@ from kemu.nt.transaction import KTRANSACTION
 async def FltSetVolumeContext(
     Volume: FltVolume, Operation: int, NewContext: Any, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Link *NewContext* to a volume, for the filter that has allocated it. As FltSetStreamContext otherwise."""
+    """Link *NewContext* to a volume, for the filter that has allocated it. As FltSetStreamContext otherwise.
+
+    IRQL: <= APC_LEVEL.
+    """
     name = "FltSetVolumeContext"
     context = the_context(NewContext, name, "NewContext")
     return await changed(
@@ -56,7 +59,10 @@ async def FltSetVolumeContext(
     stops=too_high,
 )
 async def FltGetVolumeContext(Filter: Filter, Volume: FltVolume) -> tuple[NTSTATUS, Any]:
-    """The status and the context that *Filter* has linked to a volume, with a reference. As FltGetStreamContext."""
+    """The status and the context that *Filter* has linked to a volume, with a reference. As FltGetStreamContext.
+
+    IRQL: <= APC_LEVEL.
+    """
     return await GetContext("FltGetVolumeContext", FLT_VOLUME_CONTEXT, Filter, Volume)
 
 
@@ -71,7 +77,7 @@ async def FltGetVolumeContext(Filter: Filter, Volume: FltVolume) -> tuple[NTSTAT
 async def FltDeleteVolumeContext(
     Filter: Filter, Volume: FltVolume, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Take the context of *Filter* off a volume. As FltDeleteStreamContext."""
+    """Take the context of *Filter* off a volume. As FltDeleteStreamContext. IRQL: <= APC_LEVEL."""
     name = "FltDeleteVolumeContext"
     return await changed(DeleteFrom(name, FLT_VOLUME_CONTEXT, Filter, Volume, bool(OldContext)))
 
@@ -91,7 +97,7 @@ async def FltDeleteVolumeContext(
 async def FltSetInstanceContext(
     Instance: Instance, Operation: int, NewContext: Any, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Link *NewContext* to an instance, for one instance. As FltSetStreamContext otherwise."""
+    """Link *NewContext* to an instance, for one instance. As FltSetStreamContext otherwise. IRQL: <= APC_LEVEL."""
     name = "FltSetInstanceContext"
     context = the_context(NewContext, name, "NewContext")
     return await changed(
@@ -107,7 +113,10 @@ async def FltSetInstanceContext(
     stops=too_high,
 )
 async def FltGetInstanceContext(Instance: Instance) -> tuple[NTSTATUS, Any]:
-    """The status and the context that is linked to an instance for one instance. As FltGetStreamContext."""
+    """The status and the context that is linked to an instance for one instance. As FltGetStreamContext.
+
+    IRQL: <= APC_LEVEL.
+    """
     return await GetContext("FltGetInstanceContext", FLT_INSTANCE_CONTEXT, Instance, Instance)
 
 
@@ -120,7 +129,7 @@ async def FltGetInstanceContext(Instance: Instance) -> tuple[NTSTATUS, Any]:
     stops=too_high,
 )
 async def FltDeleteInstanceContext(Instance: Instance, OldContext: bool | None = None) -> tuple[NTSTATUS, Any]:
-    """Take the context of one instance off an instance. As FltDeleteStreamContext."""
+    """Take the context of one instance off an instance. As FltDeleteStreamContext. IRQL: <= APC_LEVEL."""
     name = "FltDeleteInstanceContext"
     return await changed(DeleteFrom(name, FLT_INSTANCE_CONTEXT, Instance, Instance, bool(OldContext)))
 
@@ -140,7 +149,7 @@ async def FltDeleteInstanceContext(Instance: Instance, OldContext: bool | None =
 async def FltSetFileContext(
     Instance: Instance, FileObject: FileObject, Operation: int, NewContext: Any, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Link *NewContext* to a file, for one instance. As FltSetStreamContext otherwise."""
+    """Link *NewContext* to a file, for one instance. As FltSetStreamContext otherwise. IRQL: <= APC_LEVEL."""
     name = "FltSetFileContext"
     context = the_context(NewContext, name, "NewContext")
     return await changed(SetContext(name, FLT_FILE_CONTEXT, Instance, FileObject, Operation, context, bool(OldContext)))
@@ -155,7 +164,10 @@ async def FltSetFileContext(
     stops=too_high,
 )
 async def FltGetFileContext(Instance: Instance, FileObject: FileObject) -> tuple[NTSTATUS, Any]:
-    """The status and the context that is linked to a file for one instance. As FltGetStreamContext."""
+    """The status and the context that is linked to a file for one instance. As FltGetStreamContext.
+
+    IRQL: <= APC_LEVEL.
+    """
     return await GetContext("FltGetFileContext", FLT_FILE_CONTEXT, Instance, FileObject)
 
 
@@ -170,7 +182,10 @@ async def FltGetFileContext(Instance: Instance, FileObject: FileObject) -> tuple
 async def FltDeleteFileContext(
     Instance: Instance, FileObject: FileObject, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Take the context of one instance off a file. As FltDeleteStreamContext, in a teardown as well."""
+    """Take the context of one instance off a file. As FltDeleteStreamContext, in a teardown as well.
+
+    IRQL: <= APC_LEVEL.
+    """
     name = "FltDeleteFileContext"
     return await changed(DeleteFrom(name, FLT_FILE_CONTEXT, Instance, FileObject, bool(OldContext)))
 
@@ -262,7 +277,7 @@ async def FltDeleteStreamContext(
 async def FltSetStreamHandleContext(
     Instance: Instance, FileObject: FileObject, Operation: int, NewContext: Any, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Link *NewContext* to a file object, for one instance. As FltSetStreamContext otherwise."""
+    """Link *NewContext* to a file object, for one instance. As FltSetStreamContext otherwise. IRQL: <= APC_LEVEL."""
     name = "FltSetStreamHandleContext"
     context = the_context(NewContext, name, "NewContext")
     return await changed(
@@ -279,7 +294,10 @@ async def FltSetStreamHandleContext(
     stops=too_high,
 )
 async def FltGetStreamHandleContext(Instance: Instance, FileObject: FileObject) -> tuple[NTSTATUS, Any]:
-    """The status and the context that is linked to a file object for one instance. As FltGetStreamContext."""
+    """The status and the context that is linked to a file object for one instance. As FltGetStreamContext.
+
+    IRQL: <= APC_LEVEL.
+    """
     return await GetContext("FltGetStreamHandleContext", FLT_STREAMHANDLE_CONTEXT, Instance, FileObject)
 
 
@@ -294,7 +312,7 @@ async def FltGetStreamHandleContext(Instance: Instance, FileObject: FileObject) 
 async def FltDeleteStreamHandleContext(
     Instance: Instance, FileObject: FileObject, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Take the context of one instance off a file object. As FltDeleteStreamContext."""
+    """Take the context of one instance off a file object. As FltDeleteStreamContext. IRQL: <= APC_LEVEL."""
     name = "FltDeleteStreamHandleContext"
     return await changed(DeleteFrom(name, FLT_STREAMHANDLE_CONTEXT, Instance, FileObject, bool(OldContext)))
 
@@ -314,7 +332,7 @@ async def FltDeleteStreamHandleContext(
 async def FltSetTransactionContext(
     Instance: Instance, Transaction: KTRANSACTION, Operation: int, NewContext: Any, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Link *NewContext* to a transaction, for one instance. As FltSetStreamContext otherwise."""
+    """Link *NewContext* to a transaction, for one instance. As FltSetStreamContext otherwise. IRQL: <= APC_LEVEL."""
     name = "FltSetTransactionContext"
     context = the_context(NewContext, name, "NewContext")
     return await changed(
@@ -331,7 +349,10 @@ async def FltSetTransactionContext(
     stops=too_high,
 )
 async def FltGetTransactionContext(Instance: Instance, Transaction: KTRANSACTION) -> tuple[NTSTATUS, Any]:
-    """The status and the context that is linked to a transaction for one instance. As FltGetStreamContext."""
+    """The status and the context that is linked to a transaction for one instance. As FltGetStreamContext.
+
+    IRQL: <= APC_LEVEL.
+    """
     return await GetContext("FltGetTransactionContext", FLT_TRANSACTION_CONTEXT, Instance, Transaction)
 
 
@@ -346,6 +367,6 @@ async def FltGetTransactionContext(Instance: Instance, Transaction: KTRANSACTION
 async def FltDeleteTransactionContext(
     Instance: Instance, Transaction: KTRANSACTION, OldContext: bool | None = None
 ) -> tuple[NTSTATUS, Any]:
-    """Take the context of one instance off a transaction. As FltDeleteStreamContext."""
+    """Take the context of one instance off a transaction. As FltDeleteStreamContext. IRQL: <= APC_LEVEL."""
     name = "FltDeleteTransactionContext"
     return await changed(DeleteFrom(name, FLT_TRANSACTION_CONTEXT, Instance, Transaction, bool(OldContext)))

@@ -46,6 +46,8 @@ from kemu.wdk.ntstatus import (
 )
 from kemu.wdk.wdm import (
     FAST_MUTEX,
+    IRP_MJ_CLEANUP,
+    IRP_MJ_CLOSE,
     IRP_MJ_READ,
     NT_SUCCESS,
     POOL_FLAG_NON_PAGED,
@@ -55,6 +57,8 @@ from kemu.wdk.wdm import (
     ExFreePoolWithTag,
     ExInitializeFastMutex,
     ExReleaseFastMutex,
+    KeSetEvent,
+    KeWaitForSingleObject,
     NonPagedPool,
 )
 
@@ -409,6 +413,58 @@ def test_two_closes_of_one_stream() -> None:
     assert codes(runs) == {None}
     assert {one.note("cleanup").thread for one in runs} == {"first", "second"}
     assert {one.order.count("cleanup") for one in runs} == {1}
+
+
+@pytest.mark.rule("FLT-CTX-22")
+def test_whoever_is_last_to_close_depends_on_all_others() -> None:
+    async def script(lab: Lab) -> None:
+        driver, _ = await keeper(lab)
+        one, two = await lab.quiet_open(), await lab.quiet_open()
+        await driver.keep(one)
+        for file in (one, two):
+            await lab.send(lab.request(file, IRP_MJ_CLEANUP))
+
+        async def first() -> None:
+            await lab.send(lab.request(one, IRP_MJ_CLOSE))
+
+        async def second() -> None:
+            await lab.send(lab.request(two, IRP_MJ_CLOSE))
+
+        await lab.together(first(), second())
+
+    runs = all_runs(script)
+    assert codes(runs) == {None}
+    assert {one.note("cleanup").thread for one in runs} == {"first", "second"}
+
+
+@pytest.mark.rule("FLT-CTX-08", "FLT-CTX-23")
+def test_a_context_is_set_while_another_thread_lets_go_of_it() -> None:
+    async def script(lab: Lab) -> None:
+        driver, loaded = await keeper(lab)
+        file = await lab.quiet_open()
+        context = await driver.make()
+        ready = lab.event("ready")
+
+        async def setter() -> None:
+            await FltReferenceContext(context)
+            await KeSetEvent(ready)
+            status, _ = await FltSetStreamContext(driver.instance, file.file, KEEP, context, None)
+            assert status == STATUS_SUCCESS
+            await FltReleaseContext(context)
+
+        async def other() -> None:
+            await FltReferenceContext(context)
+            await KeWaitForSingleObject(ready)
+            await FltReleaseContext(context)
+
+        await lab.together(setter(), other())
+        await FltReleaseContext(context)
+        lab.note("linked")
+        await loaded.unload()
+
+    runs = all_runs(script)
+    assert codes(runs) == {None}
+    assert {tuple(one.order) for one in runs} == {("linked", "cleanup")}
 
 
 @pytest.mark.rule("FLT-RACE-43", "FLT-CTX-22")

@@ -609,10 +609,10 @@ def test_a_filter_comes_while_a_file_is_opened(first: int, assumes: bool) -> Non
             return DONE
 
         async def pre(Data: Any, FltObjects: Any) -> Any:
-            found = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
-            context: Any = found[1]
-            lab.note("known" if context is not None else "unknown")
-            if assumes or context is not None:
+            _, context = await FltGetStreamContext(FltObjects.Instance, FltObjects.FileObject)
+            is_known = context is not None
+            lab.note("known" if is_known else "unknown")
+            if assumes or is_known:
                 context.Count += 1
                 await FltReleaseContext(context)
             return PASS
