@@ -76,7 +76,8 @@ MANIFEST: Final[Mapping[str, EventKind]] = MappingProxyType(
             "the file system has carried a request out", "op", "status", "info", category="io"
         ),
         "flt.io.completed": _kind(
-            "asynchronous I/O of a minifilter is complete: its callback is called", "op", "flt", "status", category="flt"
+            "asynchronous I/O of a minifilter is complete: its callback is called",
+            "op", "flt", "status", category="flt",
         ),
         "flt.pre.enter": _kind(
             "a preoperation callback is called", *_FRAME, "message", category="flt", phase="B"
