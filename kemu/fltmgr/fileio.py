@@ -12,7 +12,7 @@ from kemu.fltmgr.generated import (
     perform,
     restore,
 )
-from kemu.fltmgr.issuing import check_request, check_top_level
+from kemu.fltmgr.issuing import check_locks, check_request, check_top_level
 from kemu.fltmgr.objects import Instance
 from kemu.fltmgr.ownframe import OwnFrame, content, fill
 from kemu.fltmgr.structures import IO_STATUS_BLOCK
@@ -259,6 +259,7 @@ async def FltQueryVolumeInformation(
 
     IRQL: PASSIVE_LEVEL. Findings: ``lock-across-io``.
     """
+    check_locks("FltQueryVolumeInformation")
     file = volume_file(Instance)
     parameters = Parameters(Length=Length, FsInformationClass=FsInformationClass)
     request = GeneratedRequest(Instance, file, IRP_MJ_QUERY_VOLUME_INFORMATION, parameters)
@@ -281,6 +282,7 @@ async def FltSetVolumeInformation(
     Instance: Instance, FsInformation: Any, Length: int, FsInformationClass: int
 ) -> tuple[NTSTATUS, IO_STATUS_BLOCK]:
     """Set information about the volume of *Instance*: status and Iosb. IRQL: PASSIVE_LEVEL."""
+    check_locks("FltSetVolumeInformation")
     file = volume_file(Instance)
     parameters = Parameters(Length=Length, FsInformationClass=FsInformationClass, VolumeBuffer=FsInformation)
     request = GeneratedRequest(Instance, file, IRP_MJ_SET_VOLUME_INFORMATION, parameters)

@@ -39,6 +39,7 @@ from kemu.wdk.fltkernel import (
     FltPerformAsynchronousIo,
     FltPerformSynchronousIo,
     FltQueryInformationFile,
+    FltQueryVolumeInformation,
     FltReadFile,
     FltReissueSynchronousIo,
     FltReleasePushLock,
@@ -58,6 +59,7 @@ from kemu.wdk.ntifs import (
     FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS,
     FILE_END_OF_FILE_INFORMATION,
     FSCTL_IS_VOLUME_MOUNTED,
+    FileFsVolumeInformation,
     ObOpenObjectByPointer,
 )
 from kemu.wdk.ntstatus import STATUS_ACCESS_DENIED, STATUS_REPARSE
@@ -299,7 +301,7 @@ def test_data_that_is_elsewhere_is_not_read_from_below_who_brings_it(recalled: b
 
 
 @pytest.mark.rule("FLT-IO-12")
-@pytest.mark.parametrize("how", ["read", "create", "perform", None])
+@pytest.mark.parametrize("how", ["read", "create", "perform", "volume", None])
 def test_a_lock_is_held_while_io_is_sent(how: str | None) -> None:
     async def act(lab: Lab, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> None:
         lock = EX_PUSH_LOCK("Lock")
@@ -309,6 +311,8 @@ def test_a_lock_is_held_while_io_is_sent(how: str | None) -> None:
             await read(FltObjects)
         elif how == "create":
             await opened(FltObjects)
+        elif how == "volume":
+            await FltQueryVolumeInformation(FltObjects.Instance, 100, FileFsVolumeInformation)
         elif how == "perform":
             _, own = await FltAllocateCallbackData(FltObjects.Instance, FltObjects.FileObject)
             assert own is not None

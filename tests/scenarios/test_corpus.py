@@ -494,6 +494,7 @@ def test_no_schedule_of_the_repaired_twin_has_a_race_at_bound_2(name: str) -> No
 
 PROVED = {
     # name -> the classes of the repaired twin: how far the disk's threads, and the time, are when the reader waits.
+    # name -> the classes of the repaired twin. How far the disk and the time have got when the reader waits:
     "sub_request_freed": 8,
     # Of a program's read, the filter's own, which is held below, and a detach.
     "cancelled_on_its_way": 173,
