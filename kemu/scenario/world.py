@@ -16,9 +16,9 @@ from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.datascan import DataScans
 from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
+from kemu.fltmgr.messaging import watch_thread_ends as watch_getters
 from kemu.fltmgr.name_cache import NameCache
 from kemu.fltmgr.name_information import FileNames
-from kemu.fltmgr.messaging import watch_thread_ends as watch_getters
 from kemu.fltmgr.objects import Filter
 from kemu.fltmgr.oplock import Oplocks
 from kemu.fltmgr.ports import Ports

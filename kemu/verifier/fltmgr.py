@@ -72,8 +72,6 @@ class FltChecks(InstanceChecks, OperationChecks):
         InstanceChecks.__init__(self, system)
         OperationChecks.__init__(self, system)
         self.names = NameChecks(system)
-        self.system = system
-        self.report = system.report
         self.oplocks = system.get(Oplocks)
 
     # Registration and unload.
@@ -153,8 +151,6 @@ class FltChecks(InstanceChecks, OperationChecks):
             return FLT_PREOP_SUCCESS_NO_CALLBACK
         if context is not None:
             hand_over(context, frame.operation.label)
-        oplocks = self.system.get(Oplocks)
-            return
         oplocks = self.oplocks
         if oplocks.known or frame in oplocks.told:
             oplocks.pre_returned(frame, status, self.who(frame))
