@@ -22,6 +22,7 @@ what is wrong."""
 
 TITLES = {
     "kernel": "The kernel core, the I/O manager, and its notify routines",
+    "minifilter": "The Filter Manager and its minifilters",
     "objects": "Objects and handles",
 }
 

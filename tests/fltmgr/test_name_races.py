@@ -93,7 +93,7 @@ class Watcher:
         await self.lab.filter("A", LOWER, dict.fromkeys(majors, (self.pre, self.post)))
 
     async def pre(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> Any:
-        if Data.Thread.label != self.thread:
+        if Data.Thread is None or Data.Thread.label != self.thread:
             return FLT_PREOP_SUCCESS_NO_CALLBACK
         if Data.Iopb.MajorFunction == IRP_MJ_SET_INFORMATION:
             given = Data.Iopb.Parameters.SetFileInformation.InfoBuffer

@@ -259,6 +259,7 @@ def reparsing(lower: Look, upper: Look, *, status: NTSTATUS = STATUS_REPARSE, un
         async def fails(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int) -> int:
             await lower(Data)
             if status != STATUS_REPARSE:
+                assert FltObjects.FileObject is not None
                 await FltCancelFileOpen(FltObjects.Instance, FltObjects.FileObject)
             Data.IoStatus.Status = status
             return FINISHED
