@@ -118,6 +118,8 @@ class BeginBelow(Operation[IrpCtrl]):
         request = self.request
         instance = request.initiator
         initiated(thread, instance)
+        if instance.deleting:
+            current_system().get(FilterManager).observer.late_work(instance, request.label)
         instance.initiated.append(request)
         if request.moves:
             begin_at_position(thread, request)

@@ -35,7 +35,7 @@ from kemu.nt.status import (
     STATUS_TIMEOUT,
 )
 from kemu.nt.system import refuse, report, resources_fail
-from kemu.nt.wait import checked_timeout, relative_timeout
+from kemu.nt.wait import checked_timeout, relative_timeout, setup_wait
 from kemu.runtime import Point
 
 
@@ -241,6 +241,8 @@ def _variable(name: str, given: object) -> PFLT_PORT | None:
 def _check_wait(filter_: Filter, variable: PFLT_PORT, timeout: int | None) -> None:
     """Warnings of waits that may never end."""
     thread = current_kthread()
+    if thread.setting_up:
+        setup_wait(thread, "FltSendMessage")
     if timeout == 0:
         report(
             "port-zero-timeout",

@@ -322,7 +322,7 @@ def test_what_is_written_below_is_there() -> None:
 
     one = run(on_read(make))
     assert one.code is None
-    assert one.note("acted").value == ((STATUS_SUCCESS, 2), (STATUS_SUCCESS, 3), (STATUS_SUCCESS, 3), 512)
+    assert one.note("acted").value == ((STATUS_SUCCESS, 2), (STATUS_SUCCESS, 3), (STATUS_SUCCESS, 3), 3)
     assert one.result == (STATUS_SUCCESS, b"0xy3")
 
 

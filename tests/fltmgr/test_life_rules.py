@@ -19,6 +19,7 @@ from kemu.wdk.fltkernel import (
     FltGetInstanceInformation,
     FltObjectDereference,
     FltObjectReference,
+    FltQueryVolumeInformation,
     FltQueueGenericWorkItem,
     FltRegisterFilter,
     FltStartFiltering,
@@ -289,6 +290,31 @@ def test_nothing_new_is_begun_for_an_instance_after_teardown_start(when: str, wa
     one = run(script)
     assert (one.code, one.warnings) == (None, warnings)
     assert one.note("queued").value == STATUS_SUCCESS
+
+
+@pytest.mark.rule("FLT-INST-23")
+@pytest.mark.parametrize(("when", "warnings"), [("start", ()), ("complete", ("teardown-slow",))])
+def test_no_io_is_begun_for_an_instance_after_teardown_start(when: str, warnings: tuple[str, ...]) -> None:
+    async def script(lab: Lab) -> None:
+        async def ask(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
+            status, _, _ = await FltQueryVolumeInformation(FltObjects.Instance, 24, FileFsSizeInformation)
+            lab.note("asked", status)
+
+        async def nothing(FltObjects: FLT_RELATED_OBJECTS, Reason: int) -> None:
+            return None
+
+        driver = await lab.filter(
+            "D",
+            LOWER,
+            {},
+            InstanceTeardownStartCallback=ask if when == "start" else nothing,
+            InstanceTeardownCompleteCallback=ask if when == "complete" else nothing,
+        )
+        await driver.detach()
+
+    one = run(script)
+    assert (one.code, one.warnings) == (None, warnings)
+    assert one.note("asked").value == STATUS_SUCCESS
 
 
 @pytest.mark.rule("FLT-INST-32", "FLT-INST-33", "FLT-RACE-28")

@@ -61,6 +61,22 @@ async def connected(lab: Lab, driver: Talker) -> Any:
     return handle
 
 
+@pytest.mark.rule("FLT-INST-06")
+def test_setup_must_not_send_messages() -> None:
+    async def script(lab: Lab) -> None:
+        driver, loaded = await talker(lab)
+        await connected(lab, driver)
+
+        async def setup(*arguments: Any) -> int:
+            return await driver.send(timeout=SECOND)
+
+        registration = loaded.filter.registration
+        registration.InstanceSetupCallback = setup
+        await lab.attach(loaded, "52000.5")
+
+    assert run(script).code == "setup-blocking"
+
+
 # Copies of the port.
 
 
