@@ -26,6 +26,7 @@ from kemu.wdk.fltkernel import (
     FltUnregisterFilter,
     InstanceFullInformation,
 )
+from kemu.wdk.ntifs import FileFsSizeInformation
 from kemu.wdk.ntstatus import STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS, STATUS_UNSUCCESSFUL
 from kemu.wdk.wdm import (
     DRIVER_OBJECT,
