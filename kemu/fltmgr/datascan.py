@@ -231,7 +231,7 @@ async def FltRegisterForDataScan(Instance: Instance) -> NTSTATUS:
 
     Raises `UsageError` in a scenario without ``cached_io=True``: there is nothing that could be mapped.
     """
-    if Instance.volume.volume.filesystem.cache is None:
+    if not Instance.volume.volume.has_cache:
         refuse("a section needs a cache", remedy="declare the scenario with cached_io=True")
     scans = current_system().get(DataScans)
     thread = current_thread()
@@ -329,8 +329,8 @@ async def FltCreateSectionForDataScan(
     Handle and object are the same here, and FltCloseSectionForDataScan gives both back. STATUS_INVALID_PARAMETER before
     FltRegisterForDataScan, STATUS_FLT_CONTEXT_ALREADY_DEFINED if the instance has a section of the stream already,
     STATUS_END_OF_FILE if the file is empty, STATUS_FLT_DELETING_OBJECT if the instance is going away. The section may
-    be found to be in the way, and SectionNotificationCallback called, before this returns (FLT-SCAN-02). IRQL:
-    <= APC_LEVEL.
+    be found to be in the way, and SectionNotificationCallback called, before this returns (FLT-SCAN-02).
+    IRQL: <= APC_LEVEL.
     """
     if SectionContext is None:
         bad_pointer("FltCreateSectionForDataScan", "SectionContext", object, None)

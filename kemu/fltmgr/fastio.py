@@ -80,8 +80,8 @@ async def FsRtlRegisterFileSystemFilterCallbacks(
 ) -> NTSTATUS:
     """Register the FSFilter callbacks of a legacy filter; kemu calls those of minifilters only.
 
-    A minifilter registers them with FltRegisterFilter: finding ``legacy-fsfilter-registration`` (FLT-FAST-12). IRQL:
-    <= APC_LEVEL. Raises `UsageError` for a driver that is no minifilter.
+    A minifilter registers them with FltRegisterFilter: finding ``legacy-fsfilter-registration`` (FLT-FAST-12).
+    IRQL: <= APC_LEVEL. Raises `UsageError` for a driver that is no minifilter.
     """
     manager = current_system().get(FilterManager)
     if FilterDriverObject not in manager.by_driver and not FilterDriverObject.altitude:

@@ -27,7 +27,7 @@ from kemu.fltmgr.structures import (
 from kemu.fltmgr.swap import Swap, take_swap
 from kemu.fltmgr.watched import watch
 from kemu.io.constants import IRP_MJ_CREATE
-from kemu.io.request import FileObject, Parameters, Request
+from kemu.io.request import FileObject, IoTarget, Parameters, Request
 from kemu.nt.lists import LIST_ENTRY
 from kemu.nt.status import NTSTATUS
 from kemu.nt.system import report
@@ -394,7 +394,7 @@ class IrpCtrl(Waitable):
     finish.
     """
 
-    __slots__ = ("down", "frames", "handoff", "inputs", "is_create", "origin", "request", "tag_data", "up")
+    __slots__ = ("detour", "down", "frames", "handoff", "inputs", "is_create", "origin", "request", "tag_data", "up")
 
     guards = ("handoff",)
 
@@ -410,6 +410,8 @@ class IrpCtrl(Waitable):
         self.is_create = request.major == IRP_MJ_CREATE
         self.origin: object = None
         """The drive of the originator, which runs all post-create callbacks."""
+        self.detour: IoTarget | None = None
+        """Where it goes from here, if a filter has redirected it."""
         self.tag_data: Any = None
         """The reparse data that comes with STATUS_REPARSE, in pool; whoever replaces it frees it (FLT-CBD-21)."""
 

@@ -191,7 +191,9 @@ class Pipeline:
                 operation.up = frame.index
                 return True
         operation.up = len(frames)
-        if operation.request.volume.filesystem.cache is not None:
+        if operation.detour is not None:
+            return await operation.detour.dispatch(operation.request)
+        if operation.request.volume.has_cache:
             # Only what is cached can be mapped, and only sections are in the way of anything.
             await self.scans.make_room(operation)
         return await operation.request.volume.bottom.dispatch(operation.request)

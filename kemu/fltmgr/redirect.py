@@ -7,7 +7,7 @@ were given.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from kemu.fltmgr.frame import NOT_CALLED, Frame, Input, IrpCtrl
 from kemu.fltmgr.generated import join_below
@@ -15,14 +15,11 @@ from kemu.fltmgr.manager import FilterManager
 from kemu.fltmgr.objects import FltVolume, Instance
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA, frame_of
 from kemu.io.request import FileObject, Request
-from kemu.nt.kthread import DISPATCH_LEVEL, PASSIVE_LEVEL
+from kemu.nt.kthread import DISPATCH_LEVEL
 from kemu.nt.routine import routine
 from kemu.nt.status import NTSTATUS, STATUS_INVALID_PARAMETER, STATUS_SUCCESS
 from kemu.nt.system import current_system, report
 from kemu.runtime import Operation, Thread, current_thread
-
-if TYPE_CHECKING:
-    from kemu.io.volume import Volume
 
 
 class Redirections:
@@ -59,16 +56,11 @@ class RedirectedRequest(Request):
 
 
 class Detour:
-    """Stands where the file system of the original volume would be: the way to the target."""
+    """What an operation reaches instead of what is below its own volume's filters: the way to the target."""
 
     def __init__(self, request: RedirectedRequest, target: Instance) -> None:
         self.request = request
         self.target = target
-
-    @property
-    def bottom(self) -> Detour:
-        """Where the filter manager sends the operation."""
-        return self
 
     async def dispatch(self, request: Request) -> bool:
         """Send it below the target instance; whether it is complete."""
@@ -133,7 +125,7 @@ def redirect(thread: Thread, frame: Frame, changed: Input, target: Instance) -> 
         if lower.state == NOT_CALLED:
             lower.leave(thread)
     del operation.frames[frame.index + 1 :]
-    original.volume = cast("Volume", Detour(request, target))
+    operation.detour = Detour(request, target)
 
 
 def stack_size(thread: Thread, request: Request, volume: FltVolume) -> int:
@@ -269,14 +261,14 @@ async def FltIsIoRedirectionAllowedForOperation(
     "fltkernel",
     """NTSTATUS FltAdjustDeviceStackSizeForIoRedirection(_In_ PFLT_INSTANCE SourceInstance,
        _In_ PFLT_INSTANCE TargetInstance, _Out_opt_ PBOOLEAN SourceDeviceStackSizeModified)""",
-    max_irql=PASSIVE_LEVEL,
+    max_irql=DISPATCH_LEVEL,
 )
 async def FltAdjustDeviceStackSizeForIoRedirection(
     SourceInstance: Instance, TargetInstance: Instance
 ) -> tuple[NTSTATUS, bool]:
     """Give requests of one volume, from now on, room for the device stack of another: status, whether it was needed.
 
-    Those that are on their way stay as they are (FLT-CBD-13). IRQL: PASSIVE_LEVEL.
+    Those that are on their way stay as they are (FLT-CBD-13). IRQL: <= DISPATCH_LEVEL.
     """
     status = _pair(SourceInstance, TargetInstance)
     return status, status == STATUS_SUCCESS and await AdjustStackSize(SourceInstance, TargetInstance)

@@ -9,7 +9,7 @@ from kemu.fltmgr.messages import TransactionNotification
 from kemu.fltmgr.objects import Instance, hold, let_go
 from kemu.io.request import FileObject
 from kemu.nt.driver import in_driver, status_of
-from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, current_kthread
+from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, current_kthread
 from kemu.nt.routine import bad_pointer, routine
 from kemu.nt.status import (
     NTSTATUS,
@@ -229,11 +229,11 @@ async def FltPrepareComplete(Instance: Instance, Transaction: KTRANSACTION, Tran
     "fltkernel",
     """NTSTATUS FltCommitComplete(_In_ PFLT_INSTANCE Instance, _In_ PKTRANSACTION Transaction,
        _In_opt_ PFLT_CONTEXT TransactionContext)""",
-    max_irql=APC_LEVEL,
+    max_irql=PASSIVE_LEVEL,
     under_spin_lock=False,
 )
 async def FltCommitComplete(Instance: Instance, Transaction: KTRANSACTION, TransactionContext: Any) -> NTSTATUS:
-    """Complete a COMMIT notification that was answered STATUS_PENDING (FLT-TXN-02). IRQL: <= APC_LEVEL.
+    """Complete a COMMIT notification that was answered STATUS_PENDING (FLT-TXN-02). IRQL: PASSIVE_LEVEL.
 
     STATUS_NOT_FOUND if the instance is not enlisted. None is open: finding ``txn-double-complete``.
     """
@@ -259,11 +259,11 @@ async def FltCommitFinalizeComplete(Instance: Instance, Transaction: KTRANSACTIO
     "fltkernel",
     """NTSTATUS FltRollbackComplete(_In_ PFLT_INSTANCE Instance, _In_ PKTRANSACTION Transaction,
        _In_opt_ PFLT_CONTEXT TransactionContext)""",
-    max_irql=APC_LEVEL,
+    max_irql=PASSIVE_LEVEL,
     under_spin_lock=False,
 )
 async def FltRollbackComplete(Instance: Instance, Transaction: KTRANSACTION, TransactionContext: Any) -> NTSTATUS:
-    """Complete a ROLLBACK notification that was answered STATUS_PENDING (FLT-TXN-02). IRQL: <= APC_LEVEL.
+    """Complete a ROLLBACK notification that was answered STATUS_PENDING (FLT-TXN-02). IRQL: PASSIVE_LEVEL.
 
     STATUS_NOT_FOUND if the instance is not enlisted. None is open: finding ``txn-double-complete``.
     """

@@ -25,6 +25,11 @@ class Volume(Cell):
         self.bottom: IoTarget = self.filesystem
         """What is below whoever filters it."""
 
+    @property
+    def has_cache(self) -> bool:
+        """Whether files can be mapped here."""
+        return self.filesystem.cache is not None
+
     async def completed(self, request: Request) -> None:
         """Without a filter above, what the file system completed later is done."""
         request.finish(current_thread())

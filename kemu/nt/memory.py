@@ -80,13 +80,16 @@ class Pool:
         left = [allocation for allocation in own if allocation.from_lookaside is None]
         for allocation in left:
             verifier = BugCheck(DRIVER_VERIFIER_DETECTED_VIOLATION, (0x62, 0, 0, len(left)))
-            code, what = "ke.pool-leak", allocation.describe()
+            code = "ke.pool-leak"
+            what = allocation.describe()
             if allocation.swapped:
                 code = "swap-buffer-leak"
             elif allocation.passed:
-                code, what = "postop-context-leak", f"{what}, the completion context of {allocation.passed}"
+                code = "postop-context-leak"
+                what += f", the completion context of {allocation.passed}"
             elif allocation.stranded:
-                code, what = "unpaired-state", f"{what}, {allocation.stranded},"
+                code = "unpaired-state"
+                what += f", {allocation.stranded},"
             yield Leftover(code, what, verifier=verifier)
 
 

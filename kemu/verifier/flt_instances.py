@@ -11,8 +11,13 @@ from kemu.io.constants import (
     IRP_MJ_ACQUIRE_FOR_CC_FLUSH,
     IRP_MJ_ACQUIRE_FOR_MOD_WRITE,
     IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION,
+    IRP_MJ_CLEANUP,
+    IRP_MJ_CLOSE,
     IRP_MJ_CREATE,
     IRP_MJ_FLUSH_BUFFERS,
+    IRP_MJ_RELEASE_FOR_CC_FLUSH,
+    IRP_MJ_RELEASE_FOR_MOD_WRITE,
+    IRP_MJ_RELEASE_FOR_SECTION_SYNCHRONIZATION,
     IRP_MJ_SET_INFORMATION,
     IRP_MJ_SHUTDOWN,
     IRP_MJ_WRITE,
@@ -26,15 +31,13 @@ from kemu.nt.system import System
 from kemu.runtime.thread import current
 from kemu.verifier.verifier import Verifier
 
-FIRST_HALVES: Final = frozenset(
-    {
-        IRP_MJ_CREATE,
-        IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION,
-        IRP_MJ_ACQUIRE_FOR_MOD_WRITE,
-        IRP_MJ_ACQUIRE_FOR_CC_FLUSH,
-    }
-)
-"""Operations that another one undoes, which an instance may not live to see (FLT-INST-32)."""
+SECOND_HALVES: Final = {
+    IRP_MJ_CREATE: {IRP_MJ_CLEANUP, IRP_MJ_CLOSE},
+    IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION: {IRP_MJ_RELEASE_FOR_SECTION_SYNCHRONIZATION},
+    IRP_MJ_ACQUIRE_FOR_MOD_WRITE: {IRP_MJ_RELEASE_FOR_MOD_WRITE},
+    IRP_MJ_ACQUIRE_FOR_CC_FLUSH: {IRP_MJ_RELEASE_FOR_CC_FLUSH},
+}
+"""What undoes an operation, and may come when the instance is gone (FLT-INST-32)."""
 
 WRITES: Final = frozenset({IRP_MJ_WRITE, IRP_MJ_SET_INFORMATION, IRP_MJ_FLUSH_BUFFERS})
 """What a driver that saves its state sends."""
@@ -124,9 +127,12 @@ class InstanceChecks(FltObserver):
         if filter_ is None:
             return
         thread = current_kthread()
+        # Only a driver that asks to see the second half can rely on it.
+        registered = {one.MajorFunction for one in filter_.registration.OperationRegistration}
         for instance in filter_.instances:
             for frame in instance.outstanding:
-                if thread in frame.inside and frame.operation.request.major in FIRST_HALVES:
+                seconds = SECOND_HALVES.get(frame.operation.request.major)
+                if thread in frame.inside and seconds is not None and not registered.isdisjoint(seconds):
                     self.pairs[allocation] = instance
 
     # Unload and references.

@@ -576,7 +576,7 @@ def test_a_deferred_cleanup_and_the_unload(frees_first: bool) -> None:
         # The kernel's finding of freed memory is what this is.
         assert {one.code for one in runs if one.order.index("cleanup") < one.order.index("freed")} <= {None}
         assert {("cleanup", "freed"), ("freed", "cleanup")} <= found
-        assert codes(runs) == {None, "ke.use-after-free"}
+        assert codes(runs) == {None, "unload-free-before-unregister"}
     else:
         reduced_search_covers(script, runs)
         assert found == {("cleanup", "freed")}

@@ -30,6 +30,7 @@ from kemu.wdk.fltkernel import (
     FLT_STREAMHANDLE_CONTEXT,
     FLT_VOLUME_CONTEXT,
     FltAllocateContext,
+    FltCancelFileOpen,
     FltDeleteContext,
     FltDeleteStreamContext,
     FltGetContexts,
@@ -458,6 +459,8 @@ def test_a_create_that_failed_leaves_nothing_to_set_a_context_on(status: NTSTATU
         return FLT_PREOP_COMPLETE
 
     async def lower_post(Data: FLT_CALLBACK_DATA, FltObjects: Any, C: Any, Flags: int) -> int:
+        if status != STATUS_REPARSE:
+            await FltCancelFileOpen(FltObjects.Instance, FltObjects.FileObject)
         Data.IoStatus.Status = status
         return DONE
 

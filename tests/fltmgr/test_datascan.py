@@ -26,6 +26,8 @@ from kemu.wdk.fltkernel import (
     FLT_RELATED_OBJECTS,
     FltCloseSectionForDataScan,
     FltCreateSectionForDataScan,
+    FltObjectDereference,
+    FltObjectReference,
     FltRegisterForDataScan,
 )
 from kemu.wdk.ntifs import MmMapViewInSystemSpace, MmUnmapViewInSystemSpace
@@ -142,7 +144,6 @@ def test_a_scan() -> None:
         ("twice", STATUS_FLT_CONTEXT_ALREADY_DEFINED),
         ("empty", STATUS_END_OF_FILE),
         ("directory", STATUS_INVALID_FILE_FOR_SECTION),
-        ("detached", STATUS_FLT_DELETING_OBJECT),
         ("refused", STATUS_INSUFFICIENT_RESOURCES),
     ],
 )
@@ -157,8 +158,6 @@ def test_why_there_is_no_section(what: str, status: int) -> None:
             file = await lab.quiet_open(r"\empty")
         elif what == "directory":
             file = await lab.quiet_open(r"\d")
-        elif what == "detached":
-            await scanner.driver.detach()
         elif what == "refused":
 
             async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
@@ -174,8 +173,29 @@ def test_why_there_is_no_section(what: str, status: int) -> None:
 
     one = run(script, **CACHED)
     assert one.code is None
-    registered = STATUS_FLT_DELETING_OBJECT if what == "detached" else OK
-    assert one.result == (status, None, STATUS_INVALID_PARAMETER, registered)
+    assert one.result == (status, None, STATUS_INVALID_PARAMETER, OK)
+
+
+@pytest.mark.rule("FLT-SCAN-01")
+def test_an_instance_that_is_being_torn_down_has_no_sections() -> None:
+    async def script(lab: Lab) -> Any:
+        scanner, file, _ = await scanning(lab)
+        await FltObjectReference(scanner.instance)
+
+        async def scans() -> Any:
+            registered = await FltRegisterForDataScan(scanner.instance)
+            status, section, _ = await scanner.create(file)
+            await scanner.close()
+            await FltObjectDereference(scanner.instance)
+            return registered, status, section is None
+
+        _, got = await lab.together(scanner.driver.detach(), scans())
+        return got
+
+    runs = all_runs(script, bound=1, **CACHED)
+    assert codes(runs) == {None}
+    gone = STATUS_FLT_DELETING_OBJECT
+    assert {one.result for one in runs} == {(OK, OK, False), (OK, gone, True), (gone, gone, True)}
 
 
 def test_bad_input() -> None:

@@ -293,8 +293,8 @@ def test_reparse_data_of_a_create() -> None:
     assert reparsing(tag, replace).code is None
     # The old buffer was not freed.
     assert reparsing(tag, tag).code == "tagdata-misuse"
-    # Without STATUS_REPARSE nobody frees it: what a create has allocated outlives the instance.
-    assert reparsing(tag, nothing, status=STATUS_ACCESS_DENIED).code == "unpaired-state"
+    # Without STATUS_REPARSE nobody frees it.
+    assert reparsing(tag, nothing, status=STATUS_ACCESS_DENIED).code == "ke.pool-leak"
 
 
 @pytest.mark.rule("FLT-CBD-21")

@@ -17,6 +17,8 @@ from kemu.wdk.fltkernel import (
     FltCommitComplete,
     FltCommitFinalizeComplete,
     FltEnlistInTransaction,
+    FltObjectDereference,
+    FltObjectReference,
     FltPrepareComplete,
     FltPrePrepareComplete,
     FltRollbackComplete,
@@ -186,7 +188,6 @@ def test_two_ends_at_once() -> None:
         ("no callback", STATUS_INVALID_PARAMETER),
         ("no mask", STATUS_INVALID_PARAMETER_4),
         ("wrong mask", STATUS_INVALID_PARAMETER_4),
-        ("detached", STATUS_FLT_DELETING_OBJECT),
         ("late", STATUS_TRANSACTION_NOT_ACTIVE),
     ],
 )
@@ -200,14 +201,32 @@ def test_why_an_enlistment_fails(what: str, status: int) -> None:
         instance = lab.instance(driver)
         if what == "again":
             await opened(lab, transaction)
-        elif what == "detached":
-            await driver.detach()
         elif what == "late":
             await transaction.commit()
         mask = {"no mask": 0, "wrong mask": 0x10}.get(what, EVERYTHING)
         return await FltEnlistInTransaction(instance, transaction.object, object(), mask)
 
     assert run(script).result == status
+
+
+@pytest.mark.rule("FLT-TXN-01")
+def test_an_instance_that_is_being_torn_down_enlists_no_more() -> None:
+    async def script(lab: Lab) -> Any:
+        transaction = lab.app.transaction()
+        driver = await Enlists(lab).load()
+        instance = lab.instance(driver)
+        await FltObjectReference(instance)
+
+        async def enlists() -> Any:
+            status = await FltEnlistInTransaction(instance, transaction.object, object(), EVERYTHING)
+            await FltObjectDereference(instance)
+            return status
+
+        return (await lab.together(driver.detach(), enlists()))[1]
+
+    runs = all_runs(script, bound=1)
+    assert codes(runs) == {None}
+    assert {one.result for one in runs} == {OK, STATUS_FLT_DELETING_OBJECT}
 
 
 @pytest.mark.rule("FLT-TXN-01")

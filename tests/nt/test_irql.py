@@ -62,64 +62,68 @@ RANGES: dict[tuple[int, int], str] = {
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx
         ExAcquireSpinLockExclusive ExAcquireSpinLockShared ExAllocateFromNPagedLookasideList
-        ExAllocateTimer ExCancelTimer ExDeleteNPagedLookasideList ExFreeCacheAwareRundownProtection
-        ExFreeToNPagedLookasideList ExGetExclusiveWaiterCount ExGetSharedWaiterCount
-        ExInitializeFastMutex ExInitializeLookasideListEx ExInitializeNPagedLookasideList
-        ExInitializeResourceLite ExIsResourceAcquiredExclusiveLite ExIsResourceAcquiredLite
-        ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem ExReinitializeResourceLite
-        ExReleaseResourceForThreadLite ExReleaseResourceLite ExReleaseRundownProtection
-        ExReleaseRundownProtectionCacheAware ExReleaseRundownProtectionCacheAwareEx
-        ExReleaseRundownProtectionEx ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx
-        ExSetTimer FltAllocateDeferredIoWorkItem FltAllocateGenericWorkItem FltCancelIo
-        FltCbdqDisable FltCbdqEnable FltCbdqInsertIo FltCbdqRemoveIo FltCbdqRemoveNextIo
-        FltCompareInstanceAltitudes FltCompletePendedPostOperation FltCurrentBatchOplock
-        FltCurrentOplock FltCurrentOplockH FltFreeCallbackData FltFreeDeferredIoWorkItem
-        FltFreeGenericWorkItem FltFreePoolAlignedWithTag FltGetDeviceObject FltGetDiskDeviceObject
-        FltGetRequestorProcess FltGetRequestorProcessId FltGetRequestorSessionId
-        FltIsIoRedirectionAllowed FltIsIoRedirectionAllowedForOperation FltObjectDereference
-        FltObjectReference FltQueueDeferredIoWorkItem FltQueueGenericWorkItem FltReferenceContext
-        FltReleaseContext FltReleaseContexts FltReleaseContextsEx FltReleaseResource
-        FltSetCancelCompletion IoAcquireCancelSpinLock IoAcquireRemoveLock IoAllocateIrp
-        IoAllocateMdl IoAllocateWorkItem IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest
-        IoCallDriver IoCancelIrp IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp
-        IoCsqRemoveNextIrp IoFreeIrp IoFreeMdl IoFreeWorkItem IoGetTopLevelIrp
-        IoGetTransactionParameterBlock IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock
-        IoReuseIrp IoSetCancelRoutine IoSetCompletionRoutine IoSetCompletionRoutineEx
-        IoSetTopLevelIrp IoSizeofWorkItem IoThreadToProcess IofCallDriver IofCompleteRequest
-        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock
-        KeAcquireSpinLockForDpc KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled
-        KeCancelTimer KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
+        ExAllocateTimer ExCancelTimer ExDeleteNPagedLookasideList
+        ExFreeCacheAwareRundownProtection ExFreeToNPagedLookasideList ExGetExclusiveWaiterCount
+        ExGetSharedWaiterCount ExInitializeFastMutex ExInitializeLookasideListEx
+        ExInitializeNPagedLookasideList ExInitializeResourceLite
+        ExIsResourceAcquiredExclusiveLite ExIsResourceAcquiredLite
+        ExIsResourceAcquiredSharedLite ExNotifyCallback ExQueueWorkItem
+        ExReinitializeResourceLite ExReleaseResourceForThreadLite ExReleaseResourceLite
+        ExReleaseRundownProtection ExReleaseRundownProtectionCacheAware
+        ExReleaseRundownProtectionCacheAwareEx ExReleaseRundownProtectionEx
+        ExSetResourceOwnerPointer ExSetResourceOwnerPointerEx ExSetTimer
+        FltAdjustDeviceStackSizeForIoRedirection FltAllocateDeferredIoWorkItem
+        FltAllocateGenericWorkItem FltCancelIo FltCbdqDisable FltCbdqEnable FltCbdqInsertIo
+        FltCbdqRemoveIo FltCbdqRemoveNextIo FltCompareInstanceAltitudes
+        FltCompletePendedPostOperation FltCurrentBatchOplock FltCurrentOplock FltCurrentOplockH
+        FltFreeCallbackData FltFreeDeferredIoWorkItem FltFreeGenericWorkItem FltGetDeviceObject
+        FltGetDiskDeviceObject FltGetRequestorProcess FltGetRequestorProcessId
+        FltGetRequestorSessionId FltIsIoRedirectionAllowed FltIsIoRedirectionAllowedForOperation
+        FltObjectDereference FltObjectReference FltQueueDeferredIoWorkItem
+        FltQueueGenericWorkItem FltReferenceContext FltReleaseContext FltReleaseContexts
+        FltReleaseContextsEx FltReleaseResource FltSetCancelCompletion IoAcquireCancelSpinLock
+        IoAcquireRemoveLock IoAllocateIrp IoAllocateMdl IoAllocateWorkItem
+        IoAttachDeviceToDeviceStack IoBuildAsynchronousFsdRequest IoCallDriver IoCancelIrp
+        IoCompleteRequest IoCsqInsertIrp IoCsqInsertIrpEx IoCsqRemoveIrp IoCsqRemoveNextIrp
+        IoFreeIrp IoFreeMdl IoFreeWorkItem IoGetTopLevelIrp IoGetTransactionParameterBlock
+        IoQueueWorkItem IoQueueWorkItemEx IoReleaseRemoveLock IoReuseIrp IoSetCancelRoutine
+        IoSetCompletionRoutine IoSetCompletionRoutineEx IoSetTopLevelIrp IoSizeofWorkItem
+        IoThreadToProcess IofCallDriver IofCompleteRequest KeAcquireInStackQueuedSpinLock
+        KeAcquireInStackQueuedSpinLockForDpc KeAcquireSpinLock KeAcquireSpinLockForDpc
+        KeAcquireSpinLockRaiseToDpc KeAreAllApcsDisabled KeAreApcsDisabled KeCancelTimer
+        KeClearEvent KeInitializeSemaphore KeInitializeTimer KeInitializeTimerEx
         KeQueryPriorityThread KeReadStateEvent KeReadStateMutex KeReadStateTimer KeResetEvent
-        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx MmBuildMdlForNonPagedPool
-        MmGetSystemAddressForMdlSafe MmUnlockPages ObDereferenceObject
+        KeSetCoalescableTimer KeSetPriorityThread KeSetTimer KeSetTimerEx
+        MmBuildMdlForNonPagedPool MmGetSystemAddressForMdlSafe MmUnlockPages ObDereferenceObject
         ObDereferenceObjectDeferDelete ObDereferenceObjectWithTag ObReferenceObject
         ObReferenceObjectByPointer ObReferenceObjectSafe ObReferenceObjectWithTag PsGetThreadId
         PsIsThreadTerminating""",
     (PASSIVE_LEVEL, APC_LEVEL): """
         ExAcquireFastMutex ExAcquireFastMutexUnsafe ExAcquirePushLockExclusive
         ExAcquirePushLockExclusiveEx ExAcquirePushLockShared ExAcquirePushLockSharedEx
-        ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite ExAcquireSharedStarveExclusive
-        ExAcquireSharedWaitForExclusive ExAllocateCacheAwareRundownProtection
-        ExAllocateFromPagedLookasideList ExConvertExclusiveToSharedLite ExCreateCallback
-        ExDeletePagedLookasideList ExDeleteResourceLite
-        ExEnterCriticalRegionAndAcquireResourceExclusive
+        ExAcquireResourceExclusiveLite ExAcquireResourceSharedLite
+        ExAcquireSharedStarveExclusive ExAcquireSharedWaitForExclusive
+        ExAllocateCacheAwareRundownProtection ExAllocateFromPagedLookasideList
+        ExConvertExclusiveToSharedLite ExCreateCallback ExDeletePagedLookasideList
+        ExDeleteResourceLite ExEnterCriticalRegionAndAcquireResourceExclusive
         ExEnterCriticalRegionAndAcquireResourceShared
         ExEnterCriticalRegionAndAcquireSharedWaitForExclusive ExFreeToPagedLookasideList
         ExInitializePagedLookasideList ExInitializePushLock ExInitializeRundownProtection
         ExInitializeRundownProtectionCacheAware ExRaiseAccessViolation ExRaiseStatus
-        ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware ExRegisterCallback
-        ExReleaseFastMutexUnsafe ExReleasePushLockExclusive ExReleasePushLockExclusiveEx
-        ExReleasePushLockShared ExReleasePushLockSharedEx ExReleaseResourceAndLeaveCriticalRegion
-        ExRundownCompleted ExRundownCompletedCacheAware ExSizeOfRundownProtectionCacheAware
-        ExTryToAcquireFastMutex ExUnregisterCallback ExWaitForRundownProtectionRelease
-        ExWaitForRundownProtectionReleaseCacheAware FltAcquirePushLockExclusive
-        FltAcquirePushLockExclusiveEx FltAcquirePushLockShared FltAcquirePushLockSharedEx
-        FltAcquireResourceExclusive FltAcquireResourceShared FltAllocateCallbackData
-        FltAllocateCallbackDataEx FltAllocateContext FltAllocateExtraCreateParameter
-        FltAllocateExtraCreateParameterList FltBuildDefaultSecurityDescriptor
-        FltCheckAndGrowNameControl FltCheckOplock FltCheckOplockEx FltCloseSectionForDataScan
-        FltCommitComplete FltCommitFinalizeComplete FltCreateSectionForDataScan FltDeleteContext
-        FltDeleteFileContext FltDeleteInstanceContext FltDeletePushLock FltDeleteStreamContext
+        ExReInitializeRundownProtection ExReInitializeRundownProtectionCacheAware
+        ExRegisterCallback ExReleaseFastMutexUnsafe ExReleasePushLockExclusive
+        ExReleasePushLockExclusiveEx ExReleasePushLockShared ExReleasePushLockSharedEx
+        ExReleaseResourceAndLeaveCriticalRegion ExRundownCompleted ExRundownCompletedCacheAware
+        ExSizeOfRundownProtectionCacheAware ExTryToAcquireFastMutex ExUnregisterCallback
+        ExWaitForRundownProtectionRelease ExWaitForRundownProtectionReleaseCacheAware
+        FltAcquirePushLockExclusive FltAcquirePushLockExclusiveEx FltAcquirePushLockShared
+        FltAcquirePushLockSharedEx FltAcquireResourceExclusive FltAcquireResourceShared
+        FltAllocateCallbackData FltAllocateCallbackDataEx FltAllocateContext
+        FltAllocateExtraCreateParameter FltAllocateExtraCreateParameterList
+        FltBuildDefaultSecurityDescriptor FltCheckAndGrowNameControl FltCheckOplock
+        FltCheckOplockEx FltCloseSectionForDataScan FltCommitFinalizeComplete
+        FltCreateSectionForDataScan FltDeleteContext FltDeleteFileContext
+        FltDeleteInstanceContext FltDeletePushLock FltDeleteStreamContext
         FltDeleteStreamHandleContext FltDeleteTransactionContext FltDeleteVolumeContext
         FltDetachVolume FltEnlistInTransaction FltEnumerateFilters FltEnumerateInstances
         FltEnumerateVolumes FltFindExtraCreateParameter FltFreeExtraCreateParameter
@@ -127,47 +131,49 @@ RANGES: dict[tuple[int, int], str] = {
         FltGetContexts FltGetContextsEx FltGetDestinationFileNameInformation
         FltGetEcpListFromCallbackData FltGetFileContext FltGetFileNameInformation
         FltGetFileNameInformationUnsafe FltGetFileSystemType FltGetFilterFromInstance
-        FltGetFilterFromName FltGetFilterInformation FltGetInstanceContext FltGetInstanceInformation
-        FltGetLowerInstance FltGetStreamContext FltGetStreamHandleContext FltGetTopInstance
-        FltGetTransactionContext FltGetTunneledName FltGetUpperInstance FltGetVolumeContext
-        FltGetVolumeFromDeviceObject FltGetVolumeFromFileObject FltGetVolumeFromInstance
-        FltGetVolumeInformation FltGetVolumeInstanceFromName FltGetVolumeName FltGetVolumeProperties
-        FltInitializeOplock FltInitializePushLock FltInsertExtraCreateParameter FltLockUserBuffer
-        FltOplockFsctrl FltOplockFsctrlEx FltOplockIsFastIoPossible FltParseFileName
-        FltParseFileNameInformation FltPerformSynchronousIo FltPrePrepareComplete FltPrepareComplete
+        FltGetFilterFromName FltGetFilterInformation FltGetInstanceContext
+        FltGetInstanceInformation FltGetLowerInstance FltGetStreamContext
+        FltGetStreamHandleContext FltGetTopInstance FltGetTransactionContext FltGetTunneledName
+        FltGetUpperInstance FltGetVolumeContext FltGetVolumeFromDeviceObject
+        FltGetVolumeFromFileObject FltGetVolumeFromInstance FltGetVolumeInformation
+        FltGetVolumeInstanceFromName FltGetVolumeName FltGetVolumeProperties FltInitializeOplock
+        FltInitializePushLock FltInsertExtraCreateParameter FltLockUserBuffer FltOplockFsctrl
+        FltOplockFsctrlEx FltOplockIsFastIoPossible FltParseFileName FltParseFileNameInformation
+        FltPerformSynchronousIo FltPrePrepareComplete FltPrepareComplete
         FltPurgeFileNameInformationCache FltReferenceFileNameInformation FltRegisterFilter
-        FltRegisterForDataScan FltReleaseFileNameInformation FltReleasePushLock FltReleasePushLockEx
-        FltRequestOperationStatusCallback FltReuseCallbackData FltRollbackComplete
+        FltRegisterForDataScan FltReleaseFileNameInformation FltReleasePushLock
+        FltReleasePushLockEx FltRequestOperationStatusCallback FltReuseCallbackData
         FltRollbackEnlistment FltSendMessage FltSetEcpListIntoCallbackData FltSetFileContext
-        FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext FltSetTransactionContext
-        FltSetVolumeContext FltStartFiltering FltSupportsFileContexts FltSupportsFileContextsEx
-        FltSupportsStreamContexts FltSupportsStreamHandleContexts FltUninitializeOplock
-        FltUnregisterFilter FsRtlIsNameInExpression FsRtlRegisterFileSystemFilterCallbacks
-        IoCreateDevice IoDeleteDevice IoForwardIrpSynchronously IoReplaceFileObjectName
-        KeAcquireGuardedMutex KeAcquireGuardedMutexUnsafe KeDelayExecutionThread
-        KeEnterCriticalRegion KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion
-        KeLeaveGuardedRegion KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
+        FltSetInstanceContext FltSetStreamContext FltSetStreamHandleContext
+        FltSetTransactionContext FltSetVolumeContext FltStartFiltering FltSupportsFileContexts
+        FltSupportsFileContextsEx FltSupportsStreamContexts FltSupportsStreamHandleContexts
+        FltUninitializeOplock FltUnregisterFilter FsRtlIsNameInExpression
+        FsRtlRegisterFileSystemFilterCallbacks IoCreateDevice IoDeleteDevice
+        IoForwardIrpSynchronously IoReplaceFileObjectName KeAcquireGuardedMutex
+        KeAcquireGuardedMutexUnsafe KeDelayExecutionThread KeEnterCriticalRegion
+        KeEnterGuardedRegion KeInitializeGuardedMutex KeLeaveCriticalRegion KeLeaveGuardedRegion
+        KeReleaseGuardedMutex KeReleaseGuardedMutexUnsafe KeStackAttachProcess
         KeTryToAcquireGuardedMutex KeUnstackDetachProcess MmMapViewInSystemSpace
         MmUnmapViewInSystemSpace ObOpenObjectByPointer ProbeForRead ProbeForWrite
         PsGetProcessExitStatus PsLookupProcessByProcessId PsLookupThreadByThreadId""",
     (PASSIVE_LEVEL, PASSIVE_LEVEL): """
-        FltAcknowledgeEcp FltAdjustDeviceStackSizeForIoRedirection FltAttachVolume
-        FltAttachVolumeAtAltitude FltCancelFileOpen FltClose FltCloseClientPort
-        FltCloseCommunicationPort FltCreateCommunicationPort FltCreateFile FltCreateFileEx
-        FltCreateFileEx2 FltDeviceIoControlFile FltFlushBuffers FltFsControlFile
-        FltGetRoutineAddress FltGetVolumeFromName FltGetVolumeGuidName FltIsEcpAcknowledged
-        FltIsEcpFromUserMode FltIsVolumeWritable FltLoadFilter FltOpenVolume FltQueryDirectoryFile
+        FltAcknowledgeEcp FltAttachVolume FltAttachVolumeAtAltitude FltCancelFileOpen FltClose
+        FltCloseClientPort FltCloseCommunicationPort FltCommitComplete
+        FltCreateCommunicationPort FltCreateFile FltCreateFileEx FltCreateFileEx2
+        FltDeviceIoControlFile FltFlushBuffers FltFsControlFile FltGetRoutineAddress
+        FltGetVolumeFromName FltGetVolumeGuidName FltIsEcpAcknowledged FltIsEcpFromUserMode
+        FltIsVolumeWritable FltLoadFilter FltOpenVolume FltQueryDirectoryFile
         FltQueryInformationFile FltQuerySecurityObject FltQueryVolumeInformation
-        FltQueryVolumeInformationFile FltReadFile FltSetInformationFile FltSetVolumeInformation
-        FltTagFile FltUnloadFilter FltUntagFile FltWriteFile IoBuildDeviceIoControlRequest
-        IoBuildSynchronousFsdRequest IoCreateSymbolicLink IoCreateSystemThread IoDeleteSymbolicLink
-        IoDetachDevice IoGetDeviceObjectPointer IoInitializeRemoveLock
-        IoRegisterShutdownNotification IoReleaseRemoveLockAndWait IoUnregisterShutdownNotification
-        MmGetSystemRoutineAddress ObCloseHandle ObReferenceObjectByHandle PsCreateSystemThread
-        PsTerminateSystemThread RtlAppendUnicodeStringToString RtlAppendUnicodeToString
-        RtlCompareUnicodeString RtlEqualUnicodeString RtlPrefixUnicodeString
-        RtlSetDaclSecurityDescriptor ZwClose ZwDuplicateObject ZwOpenKey ZwOpenProcess
-        ZwQueryValueKey""",
+        FltQueryVolumeInformationFile FltReadFile FltRollbackComplete FltSetInformationFile
+        FltSetVolumeInformation FltTagFile FltUnloadFilter FltUntagFile FltWriteFile
+        IoBuildDeviceIoControlRequest IoBuildSynchronousFsdRequest IoCreateSymbolicLink
+        IoCreateSystemThread IoDeleteSymbolicLink IoDetachDevice IoGetDeviceObjectPointer
+        IoInitializeRemoveLock IoRegisterShutdownNotification IoReleaseRemoveLockAndWait
+        IoUnregisterShutdownNotification MmGetSystemRoutineAddress ObCloseHandle
+        ObReferenceObjectByHandle PsCreateSystemThread PsTerminateSystemThread
+        RtlAppendUnicodeStringToString RtlAppendUnicodeToString RtlCompareUnicodeString
+        RtlEqualUnicodeString RtlPrefixUnicodeString RtlSetDaclSecurityDescriptor ZwClose
+        ZwDuplicateObject ZwOpenKey ZwOpenProcess ZwQueryValueKey""",
     (APC_LEVEL, APC_LEVEL): """
         ExReleaseFastMutex""",
     (DISPATCH_LEVEL, DISPATCH_LEVEL): """

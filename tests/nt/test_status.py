@@ -88,9 +88,11 @@ def test_only_the_documented_pairs_share_a_value() -> None:
 
 
 def test_framework_codes_carry_their_facility() -> None:
-    # Bits 16 to 27 of a status are its facility: 0x1C filter manager, 0x22 filtering platform, else 0.
+    # Bits 16 to 27 of a status are its facility: 0x19 transactions, 0x1C filter manager, 0x22 filtering platform.
+    facilities = {"TRANSACTION": 0x19, "FLT": 0x1C, "FWP": 0x22}
+    older = {"STATUS_TRANSACTION_ABORTED"}
     for name, value in CONSTANTS.items():
-        expected = 0x1C if name.startswith("STATUS_FLT_") else 0x22 if name.startswith("STATUS_FWP_") else 0
+        expected = 0 if name in older else facilities.get(name.split("_")[1], 0)
         assert (value >> 16) & 0xFFF == expected, name
 
 

@@ -515,7 +515,7 @@ def test_the_repaired_twins_of_generated_io_are_proved(name: str) -> None:
 
 
 def test_a_filter_that_reparses_is_clean() -> None:
-    found = explore(program("simulated_reparse_point", "sample"), DPOR(), Budget())
+    found = explore(program("simulated_reparse_point", "fixed"), DPOR(), Budget())
     assert found.exhausted
     assert found.findings == ()
 

@@ -49,8 +49,9 @@ def test_shipped_scenarios_stay_clean_however_they_are_preempted(program: Scenar
     assert [finding.failure.summary for finding in found.findings] == []
     plain = ScenarioProgram(program.loaded, program.scenario, program.variant, preempt="call")
     coarser = explore(plain, RandomWalk(1), Budget(schedules=40))
-    # One driver has no state that its callbacks touch.
-    assert found.mean_steps > coarser.mean_steps or program.scenario.name == "queue_failure_pended"
+    # The callbacks of two drivers touch no state.
+    stateless = {"deferred_while_draining", "queue_failure_pended"}
+    assert found.mean_steps > coarser.mean_steps or program.scenario.name in stateless
 
 
 def test_a_flavour_is_executed_once_and_only_when_needed(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
