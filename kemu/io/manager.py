@@ -47,7 +47,6 @@ from kemu.nt.status import (
 )
 from kemu.nt.system import System, current_system
 from kemu.nt.transaction import KTRANSACTION
-from kemu.nt.usermemory import UserBuffer
 from kemu.runtime import BlockingOperation, Cell, Operation, Thread, current_thread
 
 MOST_REPARSES: Final = 32
