@@ -120,7 +120,8 @@ def _ports(system: System, filter_: Filter) -> Iterator[str]:
         yield "   Ports"
     for server in servers:
         closed = f"  closed by {server.closed_by}" if server.closed_by else ""
-        yield f'      FLT_SERVER_PORT_OBJECT: {_at(server)} "{server.port_name}"  {server.taken} of {server.limit}{closed}'
+        taken = f"{server.taken} of {server.limit}"
+        yield f'      FLT_SERVER_PORT_OBJECT: {_at(server)} "{server.port_name}"  {taken}{closed}'
         for port in server.connections:
             state = "connected" if port.connected else "disconnected"
             messages = f"{len(port.queue)} queued, {len(port.waiting)} unanswered"
@@ -133,8 +134,8 @@ def _contexts(filter_: Filter) -> Iterator[str]:
     for context in filter_.contexts:
         where = f"linked, {context.slot.label}" if context.slot is not None else context.unlinked or "not linked"
         references = len(context.holds) + len(context.bound) + (context.slot is not None)
-        held = context.held_words()
-        yield f"      {_at(context)} {context.label}  references {references}  {where}{f', held {held}' if held else ''}"
+        held = f", held {context.held_words()}" if context.holds or context.bound else ""
+        yield f"      {_at(context)} {context.label}  references {references}  {where}{held}"
 
 
 def instance_of(system: System, which: str) -> Iterator[str]:
