@@ -62,20 +62,30 @@ class Transactions(Driver):
         """What the driver declares of contexts."""
         return [FLT_CONTEXT_REGISTRATION(FLT_TRANSACTION_CONTEXT, 0, None, self.structure, "Txnc")]
 
-    async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
-        registration = FLT_REGISTRATION(
+    def operations(self) -> list[FLT_OPERATION_REGISTRATION]:
+        """The operations that it takes part in."""
+        return [FLT_OPERATION_REGISTRATION(IRP_MJ_CREATE, 0, self.PreCreate, self.PostCreate)]
+
+    async def registered(self) -> int:
+        """The filter is registered, and does not filter yet."""
+        return STATUS_SUCCESS
+
+    def registration(self) -> FLT_REGISTRATION:
+        """What the driver registers."""
+        return FLT_REGISTRATION(
             ContextRegistration=[*self.contexts(), FLT_CONTEXT_REGISTRATION()],
-            OperationRegistration=[
-                FLT_OPERATION_REGISTRATION(IRP_MJ_CREATE, 0, self.PreCreate, self.PostCreate),
-                FLT_OPERATION_REGISTRATION(),
-            ],
+            OperationRegistration=[*self.operations(), FLT_OPERATION_REGISTRATION()],
             FilterUnloadCallback=self.Unload,
             TransactionNotificationCallback=self.TransactionNotification,
         )
-        status, self.Filter = await FltRegisterFilter(DriverObject, registration)
+
+    async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
+        status, self.Filter = await FltRegisterFilter(DriverObject, self.registration())
         if not NT_SUCCESS(status) or self.Filter is None:
             return status
-        status = await FltStartFiltering(self.Filter)
+        status = await self.registered()
+        if NT_SUCCESS(status):
+            status = await FltStartFiltering(self.Filter)
         if not NT_SUCCESS(status):
             await FltUnregisterFilter(self.Filter)
         return status
