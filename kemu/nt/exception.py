@@ -75,10 +75,10 @@ UNEXPECTED: Final = frozenset(
 
 
 @routine("ntifs", "BOOLEAN FsRtlIsNtstatusExpected(_In_ NTSTATUS Exception)", max_irql=HIGH_LEVEL)
-def FsRtlIsNtstatusExpected(Exception: int) -> bool:
+def FsRtlIsNtstatusExpected(Exception: int) -> bool:  # noqa: A002 - as the WDK has it
     """Whether an exception filter should handle an exception with that status, as one that routines raise on purpose.
 
-    The page "FsRtlIsNtstatusExpected" says: whether it is a nonfatal error of the system, and not which those are. As in
-    Windows the fatal ones are an access violation, an illegal instruction and the two misalignments. IRQL: any.
+    Its page speaks of nonfatal errors of the system, and does not list the others: they are an access violation, an
+    illegal instruction and the two misalignments, as Windows is known to have it. IRQL: any.
     """
     return NTSTATUS(Exception) not in UNEXPECTED

@@ -663,3 +663,35 @@ def test_the_context_is_cleaned_up_once_whoever_is_last() -> None:
     assert {tuple(what for what in one.order if what in {"cleanup", "released"}) for one in runs} == {
         ("cleanup", "released"), ("released", "cleanup"),
     }  # fmt: skip
+
+
+@pytest.mark.rule("FLT-TXN-01", "FLT-CTX-22")
+def test_an_enlistment_beside_a_detach_leaves_no_context() -> None:
+    async def script(lab: Lab) -> Any:
+        lab._decide(False)
+        filter_ = Enlists(lab)
+        filter_.notes_cleanup = True
+        driver = await filter_.load()
+        instance, transaction = lab.instance(driver), lab.app.transaction()
+        context = await filter_.make(instance)
+        await FltObjectReference(instance)
+        lab._decide(True)
+
+        async def enlists() -> int:
+            status = await FltEnlistInTransaction(instance, transaction.object, context, EVERYTHING)
+            await FltReleaseContext(context)
+            await FltObjectDereference(instance)
+            return status
+
+        async def detaches() -> None:
+            await driver.detach()
+
+        status, _ = await lab.together(enlists(), detaches())
+        lab._decide(False)
+        await driver.unload()
+        return status
+
+    runs = all_runs(script, bound=2, completion="inline")
+    assert codes(runs) == {None}
+    assert {one.result for one in runs} == {OK, STATUS_FLT_DELETING_OBJECT}
+    assert {one.order.count("cleanup") for one in runs} == {1}
