@@ -25,6 +25,7 @@ from kemu.wdk.fltkernel import (
     FLT_RELATED_OBJECTS,
     FltSendMessage,
 )
+from kemu.wdk.ntddk import StructuredException
 from kemu.wdk.ntstatus import STATUS_ACCESS_DENIED, STATUS_SUCCESS
 from kemu.wdk.wdm import (
     FAST_MUTEX,
@@ -40,6 +41,7 @@ from kemu.wdk.wdm import (
     ExInitializeFastMutex,
     ExReleaseFastMutex,
     InterlockedExchangePointer,
+    ProbeForRead,
     PsGetCurrentProcess,
     ReadPointerAcquire,
 )
@@ -95,7 +97,16 @@ class Scanner(ScanPort):
         await ExReleaseFastMutex(self.Lock)
         if not known:
             return FLT_PREOP_SUCCESS_NO_CALLBACK
-        if not await self.IsSafe(b"data " + Data.Iopb.Parameters.Write.WriteBuffer):
+        write = Data.Iopb.Parameters.Write
+        try:
+            # The program's own memory, in its thread.
+            ProbeForRead(write.WriteBuffer, write.Length, 1)
+            content = bytes(write.WriteBuffer[0 : write.Length])
+        except StructuredException as error:
+            Data.IoStatus.Status = error.ExceptionCode
+            Data.IoStatus.Information = 0
+            return FLT_PREOP_COMPLETE
+        if not await self.IsSafe(b"data " + content):
             return self.Deny(Data)
         await ExAcquireFastMutex(self.Lock)
         self.Rescan[FltObjects.FileObject] = True
