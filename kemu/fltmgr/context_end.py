@@ -149,11 +149,14 @@ async def object_gone(target: Cell) -> None:
 
 
 async def unlink_all(contexts: Contexts, owner: Instance | Filter) -> None:
-    """Take the contexts of *owner*, which goes away, off their objects (FLT-ORD-06)."""
+    """Take the contexts of *owner*, which goes away, off their objects, and end its enlistments (FLT-ORD-06)."""
     for slot in contexts.of_owner(owner):
         last = await Unlink(slot)
         if last is not None:
             await destroy(last)
+    if isinstance(owner, Instance):
+        for notifier in owner.enlisted:
+            await notifier.end()
 
 
 def unlinked(thread: Thread, context: Context) -> Context | None:

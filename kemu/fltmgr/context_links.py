@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kemu.fltmgr.context_end import Contexts, destroy, unlinked
+from kemu.fltmgr.context_end import Contexts, destroy, object_gone, unlinked
 from kemu.fltmgr.context_record import Context
 from kemu.fltmgr.context_rules import check_place, check_pointers, used_after_release
 from kemu.fltmgr.context_types import (
@@ -29,6 +30,7 @@ from kemu.nt.status import (
 )
 from kemu.nt.structure import Structure
 from kemu.nt.system import report
+from kemu.nt.transaction import KTRANSACTION
 from kemu.runtime import Cell, Operation, Thread
 
 if TYPE_CHECKING:
@@ -175,6 +177,10 @@ class SetContext(_OnObject):
         if slot.context is None:
             thread.write(slot)
             thread.exchange(slot)
+            if isinstance(target, KTRANSACTION) and not slot.used:
+                # It goes when the transaction has ended, after the last notification of it.
+                thread.write(target)
+                target.at_end.append(partial(object_gone, target))
             registry.use(slot)
             slot.link(thread, context)
             return STATUS_SUCCESS, None, None

@@ -40,7 +40,9 @@ Hold = tuple[Thread, str, Site | None]
 class Context(Allocation):
     """One context: its memory, its references, and where it is linked."""
 
-    __slots__ = ("counts", "definition", "dying", "external", "filter", "holds", "kind", "link", "slot", "unlinked")
+    __slots__ = (
+        "bound", "counts", "definition", "dying", "external", "filter", "holds", "kind", "link", "slot", "unlinked",
+    )  # fmt: skip
 
     freed_code: ClassVar[str] = "ctx-use-after-release"
     free_routine: ClassVar[str] = "FltReleaseContext"
@@ -57,6 +59,11 @@ class Context(Allocation):
         self.kind = kind
         self.definition = definition
         self.holds: list[Hold] = [(thread, "FltAllocateContext", self.site)]
+        self.bound: list[Cell] = []
+        """The enlistments and sections for data scans that it was given to, each of which has a reference of its own.
+
+        Such a reference is the filter manager's, as that of a link is: the driver cannot release it.
+        """
         self.slot: ContextSlot | None = None
         self.unlinked = ""
         """How the link ended; "" if it was never linked or is so still."""
@@ -71,8 +78,8 @@ class Context(Allocation):
 
     def held_words(self) -> str:
         """Who holds references that nobody has dropped, and where each was taken."""
-        taken = (f"by {thread.label} with {how} at {place(site)}" for thread, how, site in self.holds)
-        return ", ".join(taken)
+        taken = [f"by {thread.label} with {how} at {place(site)}" for thread, how, site in self.holds]
+        return ", ".join([*taken, *(f"by the {user.label}" for user in self.bound)])
 
     # Inside a step.
 
@@ -80,6 +87,11 @@ class Context(Allocation):
         """A reference while something else is sure to keep the context: the link, or one of the thread's own."""
         thread.update(self.counts)
         self.holds.append((thread, how, here(thread)))
+
+    def bind(self, thread: Thread, user: Cell) -> None:
+        """*user*, an enlistment or a section, takes a reference while the caller is sure to have one."""
+        thread.update(self.counts)
+        self.bound.append(user)
 
     def keeps(self, thread: Thread) -> bool:
         """Whether the context is sure to stay whatever other threads do with references of their own."""
@@ -105,7 +117,7 @@ class Context(Allocation):
     def lost(self, thread: Thread) -> bool:
         """There is one reference less, or the link is gone; whether nothing is left."""
         thread.write(self.counts)
-        if self.holds or self.slot is not None:
+        if self.holds or self.bound or self.slot is not None:
             thread.release_to_waiter(self.counts)
             return False
         thread.acquire_as_waiter(self.counts)

@@ -53,6 +53,8 @@ def over_released(thread: Thread, context: Context, name: str) -> None:
     what = f"which is freed, {context.freed_words}" if context.freed is not None else "whose references are all dropped"
     if context.slot is not None:
         what = f"which is still linked and has no reference but that of its link, {context.slot.label}"
+    elif context.bound:
+        what = f"which has no reference but that of the {context.bound[-1].label}"
     report(
         "ctx-over-release",
         f"{thread.label} calls {name} on {context.describe()}, {what}",
@@ -179,8 +181,11 @@ def hand_over(block: object, operation: str) -> None:
 
 
 def leaks(contexts: list[Context]) -> tuple[str, str]:
-    """The finding that references left on *contexts* are, and words for them (FLT-CTX-32, FLT-POST-14)."""
+    """The finding that references left on *contexts* are, and words for them (FLT-CTX-32, FLT-POST-14, FLT-SCAN-03)."""
     code = "postop-context-leak" if any(one.passed for one in contexts) else "ctx-leak"
+    if any(one.bound for one in contexts):
+        # Enlistments end with their instance.
+        code = "section-leak"
     words: list[str] = []
     for one in contexts:
         passed = f", handed on as the completion context of {one.passed}" if one.passed else ""

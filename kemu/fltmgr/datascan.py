@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from kemu.fltmgr.context_end import destroy, unlinked
+from kemu.fltmgr.context_record import Context, context_of
+from kemu.fltmgr.context_rules import the_context, used_after_release
+from kemu.fltmgr.context_types import FLT_SECTION_CONTEXT
 from kemu.fltmgr.frame import Frame, IrpCtrl
 from kemu.fltmgr.messages import SectionConflict
 from kemu.fltmgr.objects import Instance, Node, hold, let_go
@@ -35,7 +39,7 @@ from kemu.io.section import CloseSection, MapView, Section, SizeOf, UnmapView, V
 from kemu.io.structures import FILE_ALLOCATION_INFORMATION, FILE_END_OF_FILE_INFORMATION
 from kemu.nt.driver import DriverActor, in_driver, status_of
 from kemu.nt.kthread import APC_LEVEL, current_kthread
-from kemu.nt.routine import bad_pointer, routine
+from kemu.nt.routine import routine
 from kemu.nt.status import (
     NT_SUCCESS,
     NTSTATUS,
@@ -61,13 +65,16 @@ REPLACES: Final = frozenset({FILE_SUPERSEDE, FILE_OVERWRITE, FILE_OVERWRITE_IF})
 
 
 class ScanSection(Waitable):
-    """One instance's section of one stream, which goes by the section context; the cell of its state."""
+    """One instance's section of one stream, which goes by the section context; the cell of its state.
+
+    Until it is closed it has a reference of its own on that context.
+    """
 
     __slots__ = ("context", "instance", "section", "state", "stream")
 
     guards = ("state",)
 
-    def __init__(self, instance: Instance, stream: Stream, context: Any) -> None:
+    def __init__(self, instance: Instance, stream: Stream, context: Context) -> None:
         super().__init__(current_thread(), f"section of {stream.label} of {instance.label}")
         self.instance = instance
         self.stream = stream
@@ -86,7 +93,7 @@ class DataScans(Cell):
         """Those that are open."""
         self.closed: list[ScanSection] = []
 
-    def of_context(self, context: Any) -> ScanSection | None:
+    def of_context(self, context: Context) -> ScanSection | None:
         """The section that goes by *context*, open or not."""
         return next((one for one in (*self.sections, *self.closed) if one.context is context), None)
 
@@ -163,13 +170,17 @@ class InTheWay(Operation[list[ScanSection]]):
 
 
 class BeginConflict(Operation[bool]):
-    """A conflict is about to be told; false if the section is closed, or its instance is going away."""
+    """A conflict is about to be told; false if the section is closed, or its instance is going away.
 
-    __slots__ = ("section",)
+    While it is told the section's context stays, though the section may be closed and the driver let go of it.
+    """
+
+    __slots__ = ("operation", "section")
     kind = "begin to tell of a conflict with"
 
-    def __init__(self, section: ScanSection) -> None:
+    def __init__(self, section: ScanSection, operation: IrpCtrl) -> None:
         self.section = section
+        self.operation = operation
 
     def perform(self, thread: Thread) -> bool:
         section = self.section
@@ -178,6 +189,7 @@ class BeginConflict(Operation[bool]):
         if section.state == CLOSED or section.instance.deleting:
             return False
         hold(thread, section.instance, thread.label)
+        section.context.bind(thread, self.operation)
         thread.acquire(section.instance)
         thread.acquire(section)
         return True
@@ -210,7 +222,7 @@ async def notify(section: ScanSection, operation: IrpCtrl) -> None:
     filter_ = instance.filter
     callback = filter_.registration.SectionNotificationCallback
     assert callback is not None
-    if not await BeginConflict(section):
+    if not await BeginConflict(section, operation):
         return
     thread = current_thread()
     await Deliver(filter_.driver, SectionConflict, instance)
@@ -219,9 +231,14 @@ async def notify(section: ScanSection, operation: IrpCtrl) -> None:
     frame = Frame(operation, node, len(operation.frames))
     data: FLT_CALLBACK_DATA = frame.open()
     name = "SectionNotification"
-    returned = await in_driver(filter_.driver, name, callback, instance, section.context, data)
+    returned = await in_driver(filter_.driver, name, callback, instance, section.context.block, data)
     status_of(filter_.driver, name, callback, returned)
     frame.release(thread)
+    context = section.context
+    context.bound.remove(operation)
+    last = unlinked(thread, context)
+    if last is not None:
+        await destroy(last)
     let_go(thread, instance, thread.label)
 
 
@@ -250,16 +267,22 @@ class LinkSection(Operation["ScanSection | NTSTATUS"]):
     __slots__ = ("context", "instance", "scans", "stream")
     kind = "begin to make one of the"
 
-    def __init__(self, scans: DataScans, instance: Instance, stream: Stream, context: Any) -> None:
+    def __init__(self, scans: DataScans, instance: Instance, stream: Stream, context: Context) -> None:
         self.scans = scans
         self.instance = instance
         self.stream = stream
         self.context = context
 
     def perform(self, thread: Thread) -> ScanSection | NTSTATUS:
-        scans, instance = self.scans, self.instance
+        scans, instance, context = self.scans, self.instance, self.context
         thread.write(scans)
         thread.read(instance)
+        thread.read(context)
+        if not context.keeps(thread):
+            thread.write(context.counts)
+        if context.is_over:
+            used_after_release(thread, context, "FltCreateSectionForDataScan")
+            return STATUS_INVALID_PARAMETER
         if instance.deleting:
             return STATUS_FLT_DELETING_OBJECT
         if instance not in scans.registered:
@@ -267,6 +290,7 @@ class LinkSection(Operation["ScanSection | NTSTATUS"]):
         if any(one.instance is instance for one in scans.of_stream(self.stream)):
             return STATUS_FLT_CONTEXT_ALREADY_DEFINED
         section = ScanSection(instance, self.stream, self.context)
+        context.bind(thread, section)
         # What the driver has prepared is there for its notification.
         thread.release(section)
         scans.sections.append(section)
@@ -276,8 +300,11 @@ class LinkSection(Operation["ScanSection | NTSTATUS"]):
         return self.scans
 
 
-class UnlinkSection(Operation[bool]):
-    """A section for a data scan is closed, or was never made; false if it was closed before."""
+class UnlinkSection(Operation["bool | Context"]):
+    """A section for a data scan is closed, or was never made; false if it was closed before.
+
+    Evaluates to its context, which the caller is to destroy, if nobody else holds that.
+    """
 
     __slots__ = ("scans", "section")
     kind = "close"
@@ -286,7 +313,7 @@ class UnlinkSection(Operation[bool]):
         self.scans = scans
         self.section = section
 
-    def perform(self, thread: Thread) -> bool:
+    def perform(self, thread: Thread) -> bool | Context:
         scans, section = self.scans, self.section
         thread.write(scans)
         thread.write(section)
@@ -297,7 +324,8 @@ class UnlinkSection(Operation[bool]):
         scans.sections.remove(section)
         scans.closed.append(section)
         section.changed()
-        return True
+        section.context.bound.remove(section)
+        return unlinked(thread, section.context) or True
 
     def target(self) -> Cell:
         return self.section
@@ -329,17 +357,20 @@ async def FltCreateSectionForDataScan(
     Handle and object are the same here, and FltCloseSectionForDataScan gives both back. STATUS_INVALID_PARAMETER before
     FltRegisterForDataScan, STATUS_FLT_CONTEXT_ALREADY_DEFINED if the instance has a section of the stream already,
     STATUS_END_OF_FILE if the file is empty, STATUS_FLT_DELETING_OBJECT if the instance is going away. The section may
-    be found to be in the way, and SectionNotificationCallback called, before this returns (FLT-SCAN-02).
-    IRQL: <= APC_LEVEL.
+    be found to be in the way, and SectionNotificationCallback called, before this returns (FLT-SCAN-02). Until it is
+    closed the section has a reference of its own on the context, which has to be one of FLT_SECTION_CONTEXT of the same
+    filter: another kind is STATUS_INVALID_PARAMETER, as for setting a context.
+    IRQL: <= APC_LEVEL. Findings: ``ctx-use-after-release``.
     """
-    if SectionContext is None:
-        bad_pointer("FltCreateSectionForDataScan", "SectionContext", object, None)
+    context = the_context(SectionContext, "FltCreateSectionForDataScan", "SectionContext")
+    if context.kind != FLT_SECTION_CONTEXT or context.filter is not Instance.filter:
+        return STATUS_INVALID_PARAMETER, None, None, 0
     opened = FileObject.fs_context
     if not isinstance(opened, Open) or opened.node.is_directory:
         return STATUS_INVALID_FILE_FOR_SECTION, None, None, 0
     system = current_system()
     scans = system.get(DataScans)
-    linked = await LinkSection(scans, Instance, opened.stream, SectionContext)
+    linked = await LinkSection(scans, Instance, opened.stream, context)
     if isinstance(linked, NTSTATUS):
         return linked, None, None, 0
     size = await SizeOf(opened)
@@ -350,8 +381,10 @@ async def FltCreateSectionForDataScan(
     thread = current_thread()
     thread.write(linked)
     if not NT_SUCCESS(status) or section is None:
-        await UnlinkSection(scans, linked)
+        last = await UnlinkSection(scans, linked)
         scans.closed.remove(linked)
+        if isinstance(last, Context):
+            await destroy(last)
         return status, None, None, 0
     linked.section = section
     if linked.state == CLOSED:
@@ -372,19 +405,24 @@ async def FltCreateSectionForDataScan(
 async def FltCloseSectionForDataScan(SectionContext: Any) -> NTSTATUS:
     """Close the section of *SectionContext*: operations that it was in the way of go on (FLT-SCAN-03).
 
+    The section's reference on the context is dropped; the caller's own is still to be released (FltReleaseContext).
     STATUS_INVALID_PARAMETER if none was made for it, STATUS_NOT_FOUND if it is closed already, which is finding
     ``section-double-close``. IRQL: <= APC_LEVEL.
     """
     scans = current_system().get(DataScans)
     current_thread().read(scans)
-    section = scans.of_context(SectionContext)
+    context = context_of(SectionContext)
+    section = None if context is None else scans.of_context(context)
     if section is None:
         return STATUS_INVALID_PARAMETER
-    if not await UnlinkSection(scans, section):
+    last = await UnlinkSection(scans, section)
+    if not last:
         report("section-double-close", f"{current_kthread().label} closes the {section.label}, which is closed already")
         return STATUS_NOT_FOUND
     if section.section is not None:
         await CloseSection(section.section)
+    if isinstance(last, Context):
+        await destroy(last)
     return STATUS_SUCCESS
 
 

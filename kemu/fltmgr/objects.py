@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PostOperationCallback,
         PreOperationCallback,
     )
+    from kemu.fltmgr.transaction import Notifier
     from kemu.fltmgr.volumes import VolumeKind
     from kemu.io.volume import Volume
 
@@ -222,6 +223,7 @@ class Instance(RundownObject):
 
     __slots__ = (
         "altitude",
+        "enlisted",
         "filter",
         "initiated",
         "instance_name",
@@ -250,6 +252,8 @@ class Instance(RundownObject):
         self.operations = Operations(f"run-down protection of {self.label}")
         self.queues: list[FLT_CALLBACK_DATA_QUEUE] = []
         """The cancel-safe queues that were initialised for this instance."""
+        self.enlisted: list[Notifier] = []
+        """Its enlistments in transactions, those that are over as well."""
         self.nodes: dict[int, Node] = {}
         for registration in filter_.registration.OperationRegistration:
             if registration.MajorFunction == IRP_MJ_OPERATION_END:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from kemu.fltmgr.manager import related_objects
+from kemu.fltmgr.context_end import destroy, unlinked
+from kemu.fltmgr.context_record import Context
+from kemu.fltmgr.context_rules import the_context, used_after_release
+from kemu.fltmgr.context_types import FLT_TRANSACTION_CONTEXT
 from kemu.fltmgr.messages import TransactionNotification
 from kemu.fltmgr.objects import Instance, hold, let_go
+from kemu.fltmgr.related import related_objects
 from kemu.io.request import FileObject
 from kemu.nt.driver import in_driver, status_of
 from kemu.nt.kthread import APC_LEVEL, DISPATCH_LEVEL, PASSIVE_LEVEL, current_kthread
-from kemu.nt.routine import bad_pointer, routine
+from kemu.nt.routine import routine
 from kemu.nt.status import (
     NTSTATUS,
     STATUS_FLT_ALREADY_ENLISTED,
@@ -80,16 +84,27 @@ class BeginNotification(Operation[bool]):
         return self.instance
 
 
-class Notifier:
-    """Tells one instance, which is enlisted in a transaction, of its phases."""
+class Notifier(Cell):
+    """Tells one instance, which is enlisted in a transaction, of its phases.
 
-    __slots__ = ("context", "enlistment", "instance", "transaction")
+    It keeps the context that it was given until the last notification has returned, or the instance goes away.
+    """
 
-    def __init__(self, instance: Instance, transaction: KTRANSACTION, context: Any, mask: int) -> None:
+    __slots__ = ("context", "enlistment", "instance", "over", "transaction")
+
+    def __init__(self, instance: Instance, transaction: KTRANSACTION, context: Context, mask: int) -> None:
+        super().__init__(current_thread(), f"enlistment of {instance.label} in {transaction.label}")
         self.instance = instance
         self.transaction = transaction
         self.context = context
         self.enlistment = Enlistment(instance, instance.label, mask, self.notify)
+        self.over = False
+
+    async def end(self) -> None:
+        """There is nothing to tell any more: the context is let go of."""
+        last = await EndEnlistment(self)
+        if last is not None:
+            await destroy(last)
 
     async def notify(self, phase: int) -> NTSTATUS:
         """Call the driver's TransactionNotificationCallback on the calling thread; what it answers."""
@@ -102,7 +117,7 @@ class Notifier:
         await Deliver(filter_.driver, TransactionNotification, instance)
         name = "TransactionNotification"
         objects = related_objects(instance, self.transaction)
-        returned = await in_driver(filter_.driver, name, callback, objects, self.context, phase)
+        returned = await in_driver(filter_.driver, name, callback, objects, self.context.block, phase)
         status = status_of(filter_.driver, name, callback, returned)
         thread = current_thread()
         thread.read(self.transaction)
@@ -113,6 +128,85 @@ class Notifier:
             )
         let_go(thread, instance, thread.label)
         return status
+
+
+class LookAtTransaction(Operation[NTSTATUS]):
+    """Find out whether an instance may enlist in a transaction."""
+
+    __slots__ = ("instance", "transaction")
+    kind = "FltEnlistInTransaction for"
+
+    def __init__(self, instance: Instance, transaction: KTRANSACTION) -> None:
+        self.instance = instance
+        self.transaction = transaction
+
+    def perform(self, thread: Thread) -> NTSTATUS:
+        thread.read(self.instance)
+        if self.instance.deleting:
+            return STATUS_FLT_DELETING_OBJECT
+        thread.read(self.transaction)
+        if self.transaction.enlistment_of(self.instance) is not None:
+            return STATUS_FLT_ALREADY_ENLISTED
+        return STATUS_SUCCESS
+
+    def target(self) -> Cell:
+        return self.transaction
+
+
+class EnlistInstance(Operation[NTSTATUS]):
+    """Enlist an instance in a transaction, with a reference on the context that it is to be told with."""
+
+    __slots__ = ("notifier",)
+    kind = "enlist in"
+
+    def __init__(self, notifier: Notifier) -> None:
+        self.notifier = notifier
+
+    def perform(self, thread: Thread) -> NTSTATUS:
+        notifier = self.notifier
+        instance, transaction, context = notifier.instance, notifier.transaction, notifier.context
+        thread.read(context)
+        if not context.keeps(thread):
+            thread.write(context.counts)
+        if context.is_over:
+            used_after_release(thread, context, "FltEnlistInTransaction")
+            return STATUS_INVALID_PARAMETER
+        thread.read(instance)
+        if instance.deleting:
+            return STATUS_FLT_DELETING_OBJECT
+        if not Enlist(transaction, notifier.enlistment).perform(thread):
+            again = transaction.enlistment_of(instance) is not None
+            return STATUS_FLT_ALREADY_ENLISTED if again else STATUS_TRANSACTION_NOT_ACTIVE
+        context.bind(thread, notifier)
+        instance.enlisted.append(notifier)
+        transaction.at_end.append(notifier.end)
+        return STATUS_SUCCESS
+
+    def target(self) -> Cell:
+        return self.notifier.transaction
+
+
+class EndEnlistment(Operation["Context | None"]):
+    """An enlistment is over; evaluates to its context if nobody else holds that."""
+
+    __slots__ = ("notifier",)
+    kind = "end the"
+
+    def __init__(self, notifier: Notifier) -> None:
+        self.notifier = notifier
+
+    def perform(self, thread: Thread) -> Context | None:
+        notifier = self.notifier
+        context = notifier.context
+        thread.write(notifier)
+        if notifier.over:
+            return None
+        notifier.over = True
+        context.bound.remove(notifier)
+        return unlinked(thread, context)
+
+    def target(self) -> Cell:
+        return self.notifier
 
 
 @routine(
@@ -127,33 +221,27 @@ async def FltEnlistInTransaction(
 ) -> NTSTATUS:
     """Have the instance told of the phases of *NotificationMask* (FLT-TXN-01).
 
-    STATUS_INVALID_PARAMETER without a TransactionNotificationCallback, STATUS_INVALID_PARAMETER_4 for another mask,
-    STATUS_FLT_DELETING_OBJECT if the instance is going away, STATUS_FLT_ALREADY_ENLISTED the second time,
-    STATUS_TRANSACTION_NOT_ACTIVE if the end of the transaction has begun, STATUS_INSUFFICIENT_RESOURCES where low
-    resources are explored. IRQL: <= APC_LEVEL.
+    The enlistment has a reference of its own on *TransactionContext* until the last notification has returned, and each
+    notification is given that context, whatever is linked to the transaction then. STATUS_INVALID_PARAMETER without a
+    TransactionNotificationCallback, or if the context is of another kind or another filter's (as for setting one: what
+    Windows returns then is not documented), STATUS_INVALID_PARAMETER_4 for another mask, STATUS_FLT_DELETING_OBJECT if
+    the instance is going away, STATUS_FLT_ALREADY_ENLISTED the second time, STATUS_TRANSACTION_NOT_ACTIVE if the end of
+    the transaction has begun, STATUS_INSUFFICIENT_RESOURCES where low resources are explored. IRQL: <= APC_LEVEL.
+    Findings: ``ctx-use-after-release``.
     """
-    if TransactionContext is None:
-        bad_pointer("FltEnlistInTransaction", "TransactionContext", object, None)
+    context = the_context(TransactionContext, "FltEnlistInTransaction", "TransactionContext")
     if Instance.filter.registration.TransactionNotificationCallback is None:
+        return STATUS_INVALID_PARAMETER
+    if context.kind != FLT_TRANSACTION_CONTEXT or context.filter is not Instance.filter:
         return STATUS_INVALID_PARAMETER
     if not NotificationMask or NotificationMask & ~FLT_MAX_TRANSACTION_NOTIFICATIONS:
         return STATUS_INVALID_PARAMETER_4
-    thread = current_thread()
-    thread.read(Instance)
-    if Instance.deleting:
-        return STATUS_FLT_DELETING_OBJECT
-    thread.read(Transaction)
-    if Transaction.enlistment_of(Instance) is not None:
-        return STATUS_FLT_ALREADY_ENLISTED
+    status = await LookAtTransaction(Instance, Transaction)
+    if status != STATUS_SUCCESS:
+        return status
     if resources_fail("FltEnlistInTransaction"):
         return STATUS_INSUFFICIENT_RESOURCES
-    notifier = Notifier(Instance, Transaction, TransactionContext, NotificationMask)
-    if await Enlist(Transaction, notifier.enlistment):
-        return STATUS_SUCCESS
-    thread.read(Transaction)
-    if Transaction.enlistment_of(Instance) is not None:
-        return STATUS_FLT_ALREADY_ENLISTED
-    return STATUS_TRANSACTION_NOT_ACTIVE
+    return await EnlistInstance(Notifier(Instance, Transaction, context, NotificationMask))
 
 
 @routine(

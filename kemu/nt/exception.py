@@ -10,12 +10,18 @@ C catches one with ``__try`` and ``__except``; here it is a Python exception, to
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from kemu.nt.bugcheck import KMODE_EXCEPTION_NOT_HANDLED, BugCheck
-from kemu.nt.kthread import APC_LEVEL, current_kthread, irql_name
+from kemu.nt.kthread import APC_LEVEL, HIGH_LEVEL, current_kthread, irql_name
 from kemu.nt.routine import routine
-from kemu.nt.status import NTSTATUS, STATUS_ACCESS_VIOLATION
+from kemu.nt.status import (
+    NTSTATUS,
+    STATUS_ACCESS_VIOLATION,
+    STATUS_DATATYPE_MISALIGNMENT,
+    STATUS_ILLEGAL_INSTRUCTION,
+    STATUS_INSTRUCTION_MISALIGNMENT,
+)
 from kemu.nt.system import report
 
 
@@ -55,3 +61,24 @@ def ExRaiseStatus(Status: int) -> NoReturn:
 def ExRaiseAccessViolation() -> NoReturn:
     """Raise STATUS_ACCESS_VIOLATION. IRQL: <= APC_LEVEL."""
     raise_status(STATUS_ACCESS_VIOLATION, "ExRaiseAccessViolation")
+
+
+UNEXPECTED: Final = frozenset(
+    {
+        STATUS_ACCESS_VIOLATION,
+        STATUS_DATATYPE_MISALIGNMENT,
+        STATUS_ILLEGAL_INSTRUCTION,
+        STATUS_INSTRUCTION_MISALIGNMENT,
+    }
+)
+"""What an exception of the processor is for: a driver that comes to that is wrong, and should not go on."""
+
+
+@routine("ntifs", "BOOLEAN FsRtlIsNtstatusExpected(_In_ NTSTATUS Exception)", max_irql=HIGH_LEVEL)
+def FsRtlIsNtstatusExpected(Exception: int) -> bool:  # noqa: A002 - as the WDK has it
+    """Whether an exception filter should handle an exception with that status, as one that routines raise on purpose.
+
+    Its page speaks of nonfatal errors of the system, and does not list the others: they are an access violation, an
+    illegal instruction and the two misalignments, as Windows is known to have it. IRQL: any.
+    """
+    return NTSTATUS(Exception) not in UNEXPECTED

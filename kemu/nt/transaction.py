@@ -315,6 +315,8 @@ def _tell_later(transaction: KTRANSACTION, *phases: int) -> None:
             await tell(transaction, phase)
         for ended in transaction.at_end:
             await ended()
+            # More may have been added meanwhile.
+            current_thread().read(transaction)
 
     if transaction.at_end or any(one.mask & sum(phases) for one in transaction.enlistments):
         current_thread().runtime.spawn(f"ktm:{transaction.label}", outcome())

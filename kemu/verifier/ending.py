@@ -87,7 +87,7 @@ def stuck(system: System, verifier: Verifier, report: Stuck) -> Finding:
             return teardown_hang(verifier, thread.op.instance, detail)
     for thread in threads:
         if isinstance(thread.op, WaitContexts):
-            held = [context for context in thread.op.filter.contexts if context.holds]
+            held = [context for context in thread.op.filter.contexts if context.holds or context.bound]
             if held:
                 code, words = leaks(held)
                 return verifier.finding(code, f"{words}: {detail}", subject=thread.op.filter.driver.label)

@@ -11,8 +11,11 @@ from typing import Any, Final
 from kemu.errors import UsageError
 from kemu.fltmgr.altitude import altitude_key
 from kemu.fltmgr.frame import Frame, IrpCtrl
+from kemu.fltmgr.generated import GeneratedRequest
+from kemu.fltmgr.initiated import GeneratedIo
 from kemu.fltmgr.manager import FilterManager
-from kemu.fltmgr.objects import ATTACHED, DRAINING, GONE, TEARING_DOWN, FltVolume, Instance, RundownObject
+from kemu.fltmgr.objects import ATTACHED, DRAINING, GONE, TEARING_DOWN, Filter, FltVolume, Instance, RundownObject
+from kemu.fltmgr.ports import Ports
 from kemu.io.constants import IRP_MJ_OPERATION_END, major_name
 from kemu.io.irp import address
 from kemu.io.manager import IoManager
@@ -52,7 +55,7 @@ def frames(system: System) -> Iterator[str]:
 
 def _filters(manager: FilterManager, indent: str) -> Iterator[str]:
     for one in manager.filters:
-        yield f'{indent}FLT_FILTER: {_at(one)} "{one.driver_object.name}" "{one.altitude}"'
+        yield f'{indent}FLT_FILTER: {_at(one)} "{one.filter_name}" "{one.altitude}"'
         for instance in one.instances:
             yield f"{indent}   {_instance_line(instance)}"
 
@@ -65,8 +68,8 @@ def volume_list(system: System) -> Iterator[str]:
     """``!fltkd.volumes``: every volume with its instances, highest altitude first."""
     manager = system.get(FilterManager)
     yield f'Volume List: {_at(manager.presence)} "Frame 0"'
-    for number, volume in enumerate(manager.volumes, 1):
-        yield rf'   FLT_VOLUME: {_at(volume)} "\Device\HarddiskVolume{number}"'
+    for volume in manager.volumes:
+        yield f'   FLT_VOLUME: {_at(volume)} "{volume.device_name}"'
         for instance in volume.instances:
             yield f"      {_instance_line(instance)}"
 
@@ -80,9 +83,9 @@ def instance_list(system: System) -> Iterator[str]:
 
 def filter_of(system: System, which: str) -> Iterator[str]:
     """``!fltkd.filter``: one filter."""
-    one = _pick(system.get(FilterManager).filters, which, "filter", lambda each: each.driver_object.name)
+    one = _pick(system.get(FilterManager).filters, which, "filter", lambda each: each.filter_name)
     registration = one.registration
-    yield f'FLT_FILTER: {_at(one)} "{one.driver_object.name}" "{one.altitude}"'
+    yield f'FLT_FILTER: {_at(one)} "{one.filter_name}" "{one.altitude}"'
     yield f"   FLT_OBJECT: {_at(one)}"
     yield from _rundown(one)
     initiated = "FilteringInitiated" if one.started else ""
@@ -94,6 +97,8 @@ def filter_of(system: System, which: str) -> Iterator[str]:
         ("InstanceQueryTeardown", registration.InstanceQueryTeardownCallback),
         ("InstanceTeardownStart", registration.InstanceTeardownStartCallback),
         ("InstanceTeardownComplete", registration.InstanceTeardownCompleteCallback),
+        ("TransactionNotification", registration.TransactionNotificationCallback),
+        ("SectionNotification", registration.SectionNotificationCallback),
     ):
         yield f"   {name:<25}: {_callback(callback)}"
     yield "   Operations"
@@ -105,6 +110,32 @@ def filter_of(system: System, which: str) -> Iterator[str]:
     yield "   Instances"
     for instance in one.instances:
         yield f"      {_instance_line(instance)} on {instance.volume.volume.dos_name}"
+    yield from _ports(system, one)
+    yield from _contexts(one)
+
+
+def _ports(system: System, filter_: Filter) -> Iterator[str]:
+    servers = system.get(Ports).of(filter_)
+    if servers:
+        yield "   Ports"
+    for server in servers:
+        closed = f"  closed by {server.closed_by}" if server.closed_by else ""
+        taken = f"{server.taken} of {server.limit}"
+        yield f'      FLT_SERVER_PORT_OBJECT: {_at(server)} "{server.port_name}"  {taken}{closed}'
+        for port in server.connections:
+            state = "connected" if port.connected else "disconnected"
+            messages = f"{len(port.queue)} queued, {len(port.waiting)} unanswered"
+            yield f"         FLT_PORT_OBJECT: {_at(port)} {port.process.label}  {state}, {messages}"
+
+
+def _contexts(filter_: Filter) -> Iterator[str]:
+    if filter_.contexts:
+        yield "   Contexts"
+    for context in filter_.contexts:
+        where = f"linked, {context.slot.label}" if context.slot is not None else context.unlinked or "not linked"
+        references = len(context.holds) + len(context.bound) + (context.slot is not None)
+        held = f", held {context.held_words()}" if context.holds or context.bound else ""
+        yield f"      {_at(context)} {context.label}  references {references}  {where}{held}"
 
 
 def instance_of(system: System, which: str) -> Iterator[str]:
@@ -117,11 +148,13 @@ def instance_of(system: System, which: str) -> Iterator[str]:
     yield f"   OperationRundownRef      : {len(one.outstanding)}"
     yield f"   Flags                    : {INSTANCE_STATES[one.state]}"
     yield f"   Volume                   : {_at(one.volume)} {one.volume.volume.dos_name}"
-    yield f'   Filter                   : {_at(one.filter)} "{one.filter.driver_object.name}"'
+    yield f'   Filter                   : {_at(one.filter)} "{one.filter.filter_name}"'
     for major in sorted(one.nodes):
         node = one.nodes[major]
         routines = f"pre {_callback(node.pre)}  post {_callback(node.post)}"
         yield f"   CallbackNodes            : {major_name(major)}  {routines}"
+    for queue in one.queues:
+        yield f"   Queue                    : {_at(queue)} {queue.label}"
     for frame in one.outstanding:
         operation = frame.operation
         yield f"   Operation                : {operation.request.label} {_at(operation)} ({frame.state_name})"
@@ -131,20 +164,21 @@ def volume_of(system: System, which: str) -> Iterator[str]:
     """``!fltkd.volume``: one volume."""
     manager = system.get(FilterManager)
     one: FltVolume = _pick(manager.volumes, which, "volume", lambda each: each.volume.dos_name)
-    number = manager.volumes.index(one) + 1
-    yield rf'FLT_VOLUME: {_at(one)} "\Device\HarddiskVolume{number}"'
+    yield f'FLT_VOLUME: {_at(one)} "{one.device_name}"'
     yield from _rundown(one)
     yield f"   DosName                  : {one.volume.dos_name}"
+    yield f"   GuidName                 : {one.guid_name}"
+    yield f"   FileSystem               : {one.kind.filesystem}{'' if one.kind.writable else ', read-only'}"
     yield f"   Status                   : {'mounted' if one.volume.filesystem.is_mounted else 'dismounted'}"
     for instance in one.instances:
         yield f"   {_instance_line(instance)}"
 
 
 def operations(system: System) -> list[Request]:
-    """The requests that are under way in the filter manager, oldest first."""
-    return [
-        one for one in system.get(IoManager).outstanding if not one.done and isinstance(one.filter_context, IrpCtrl)
-    ]
+    """The requests that are under way in the filter manager: those from above, then the filters' own; oldest first."""
+    found: list[Request] = [*system.get(IoManager).outstanding]
+    found += [one for one in system.get(GeneratedIo).outstanding if one not in found]
+    return [one for one in found if not one.done and isinstance(one.filter_context, IrpCtrl)]
 
 
 def irp_list(system: System) -> Iterator[str]:
@@ -152,8 +186,11 @@ def irp_list(system: System) -> Iterator[str]:
     found = operations(system)
     for number, request in enumerate(found, 1):
         operation: Any = request.filter_context
-        states = ", ".join(f"{frame.label} {frame.state_name}" for frame in operation.frames)
-        yield f"irp{number}  {request.label:<28} {request.file.FileName}  {states}".rstrip()
+        states = [", ".join(f"{frame.label} {frame.state_name}" for frame in operation.frames)]
+        if isinstance(request, GeneratedRequest):
+            states.append(f"from {request.initiator.label}")
+        tail = "  ".join(filter(None, states))
+        yield f"irp{number}  {request.label:<28} {request.file.FileName}  {tail}".rstrip()
     if not found:
         yield "no operation is under way"
 
@@ -187,7 +224,7 @@ def callback_data(system: System, which: str) -> Iterator[str]:
 def _node(index: int, frame: Frame) -> Iterator[str]:
     node = frame.node
     yield (
-        f'[{index:x},{node.flags:x}]  {major_name(node.major):<34} ("{node.filter.driver_object.name}",'
+        f'[{index:x},{node.flags:x}]  {major_name(node.major):<34} ("{node.filter.filter_name}",'
         f'"{frame.instance.instance_name}") post {_callback(node.post)}'
     )
     inside = ", ".join(thread.label for thread in frame.inside)

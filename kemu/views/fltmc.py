@@ -60,7 +60,7 @@ class VolumeRow:
 
 def filters(manager: FilterManager) -> list[FilterRow]:
     """The registered minifilters, highest altitude first."""
-    rows = [FilterRow(one.driver_object.name, len(one.instances), one.altitude) for one in manager.filters]
+    rows = [FilterRow(one.filter_name, len(one.instances), one.altitude) for one in manager.filters]
     return sorted(rows, key=lambda row: altitude_key(row.altitude) or (), reverse=True)
 
 
@@ -73,29 +73,27 @@ def instances(
         for on in manager.volumes
         if volume is None or on.volume.dos_name.casefold() == volume.casefold()
         for one in on.instances
-        if filter_name is None or one.filter.driver_object.name.casefold() == filter_name.casefold()
+        if filter_name is None or one.filter.filter_name.casefold() == filter_name.casefold()
     ]
     # By altitude as the volume's stack has it, which sorting by name keeps.
     return sorted(found, key=lambda row: row.filter)
 
 
 def _instance_row(instance: Instance, volume: FltVolume) -> InstanceRow:
-    name = instance.filter.driver_object.name
-    status = "" if volume.volume.filesystem.is_mounted else "Detached"
-    return InstanceRow(name, volume.volume.dos_name, instance.altitude, instance.instance_name, status=status)
+    name = instance.filter.filter_name
+    return InstanceRow(name, volume.volume.dos_name, instance.altitude, instance.instance_name, status=_status(volume))
 
 
 def volumes(manager: FilterManager) -> list[VolumeRow]:
     """The volumes, oldest first."""
     return [
-        VolumeRow(
-            one.volume.dos_name,
-            rf"\Device\HarddiskVolume{number}",
-            "NTFS",
-            "" if one.volume.filesystem.is_mounted else "Detached",
-        )
-        for number, one in enumerate(manager.volumes, 1)
+        VolumeRow(one.volume.dos_name, one.device_name, one.kind.filesystem, _status(one)) for one in manager.volumes
     ]
+
+
+def _status(volume: FltVolume) -> str:
+    # Not `is_detached`, which is for threads of a run: here nobody looks who could race.
+    return "" if volume.volume.filesystem.is_mounted else "Detached"
 
 
 def filters_table(rows: Iterable[FilterRow]) -> list[str]:

@@ -188,6 +188,9 @@ from kemu.nt.context import (
     KeStackAttachProcess,
     KeUnstackDetachProcess,
 )
+from kemu.nt.exception import (
+    FsRtlIsNtstatusExpected,
+)
 from kemu.nt.handle import (
     DUPLICATE_CLOSE_SOURCE,
     DUPLICATE_SAME_ACCESS,
@@ -323,6 +326,7 @@ __all__ = [
     "FileStatInformation",
     "FileStatLxInformation",
     "FsRtlIsNameInExpression",
+    "FsRtlIsNtstatusExpected",
     "FsRtlRegisterFileSystemFilterCallbacks",
     "IO_DRIVER_CREATE_CONTEXT",
     "IO_IGNORE_SHARE_ACCESS_CHECK",

@@ -9,15 +9,19 @@ from kemu.scenario import World, scenario
 from kemu.user.win32 import FILE_BEGIN, OPEN_EXISTING
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
+    FLT_CONTEXT_REGISTRATION,
     FLT_OPERATION_REGISTRATION,
     FLT_PREOP_SUCCESS_NO_CALLBACK,
     FLT_REGISTRATION,
     FLT_RELATED_OBJECTS,
+    FLT_SECTION_CONTEXT,
     PFLT_INSTANCE,
+    FltAllocateContext,
     FltCloseSectionForDataScan,
     FltCreateSectionForDataScan,
     FltRegisterFilter,
     FltRegisterForDataScan,
+    FltReleaseContext,
     FltStartFiltering,
 )
 from kemu.wdk.ntifs import MmMapViewInSystemSpace, MmUnmapViewInSystemSpace
@@ -37,6 +41,7 @@ from kemu.wdk.wdm import (
     InterlockedExchangePointer,
     KeInitializeEvent,
     KeSetEvent,
+    NonPagedPool,
     NotificationEvent,
     Structure,
     sizeof,
@@ -69,8 +74,11 @@ class ScansOnCleanup(Driver):
     name = "Scanner"
 
     async def DriverEntry(self, DriverObject: DRIVER_OBJECT, RegistryPath: str) -> int:
-        self.Section: SECTION = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(SECTION), SECTION_TAG)
         registration = FLT_REGISTRATION(
+            ContextRegistration=[
+                FLT_CONTEXT_REGISTRATION(FLT_SECTION_CONTEXT, 0, None, SECTION, SECTION_TAG),
+                FLT_CONTEXT_REGISTRATION(),
+            ],
             OperationRegistration=[
                 FLT_OPERATION_REGISTRATION(IRP_MJ_CLEANUP, 0, self.PreCleanup, None),
                 FLT_OPERATION_REGISTRATION(),
@@ -89,26 +97,33 @@ class ScansOnCleanup(Driver):
         return await FltRegisterForDataScan(FltObjects.Instance)
 
     async def PreCleanup(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
+        status, context = await FltAllocateContext(FltObjects.Filter, FLT_SECTION_CONTEXT, SECTION, NonPagedPool)
+        if NT_SUCCESS(status) and context is not None:
+            await self.scan(FltObjects, context)
+            await FltReleaseContext(context)
+        return FLT_PREOP_SUCCESS_NO_CALLBACK
+
+    async def scan(self, FltObjects: FLT_RELATED_OBJECTS, context: SECTION) -> None:
+        """Scan the file through a section, unless that turns out to be in the way."""
         file = FltObjects.FileObject
         scan: SCAN | None = await ExAllocatePool2(POOL_FLAG_NON_PAGED, sizeof(SCAN), SCAN_TAG)
         if scan is None or file is None:
-            return FLT_PREOP_SUCCESS_NO_CALLBACK
+            return
         KeInitializeEvent(scan.Abort, NotificationEvent, False)
         scan.References.value = 2
-        await InterlockedExchangePointer(self.Section.Scan, scan)
+        context.Scan.value = scan
         status, _, section, _ = await FltCreateSectionForDataScan(
-            FltObjects.Instance, file, self.Section, SECTION_MAP_READ, None, None, PAGE_READONLY, 0, 0
+            FltObjects.Instance, file, context, SECTION_MAP_READ, None, None, PAGE_READONLY, 0, 0
         )
         if NT_SUCCESS(status) and section is not None:
             status, view = await MmMapViewInSystemSpace(section, 0)
             if NT_SUCCESS(status) and view is not None:
                 await view.read(0, 1)
                 _ = await MmUnmapViewInSystemSpace(view)
-        taken = await InterlockedExchangePointer(self.Section.Scan, None)
+        taken = await InterlockedExchangePointer(context.Scan, None)
         if section is not None:
-            _ = await FltCloseSectionForDataScan(self.Section)
+            _ = await FltCloseSectionForDataScan(context)
         await self.end(scan, taken)
-        return FLT_PREOP_SUCCESS_NO_CALLBACK
 
     async def SectionNotification(
         self, Instance: PFLT_INSTANCE, SectionContext: SECTION, Data: FLT_CALLBACK_DATA

@@ -97,15 +97,16 @@ class Scanner(ScanPort):
         await ExReleaseFastMutex(self.Lock)
         if not known:
             return FLT_PREOP_SUCCESS_NO_CALLBACK
-        buffer, length = Data.Iopb.Parameters.Write.WriteBuffer, Data.Iopb.Parameters.Write.Length
+        write = Data.Iopb.Parameters.Write
         try:
-            ProbeForRead(buffer, length, 1)
-            written = buffer[:length]
+            # The program's own memory, in its thread.
+            ProbeForRead(write.WriteBuffer, write.Length, 1)
+            content = bytes(write.WriteBuffer[0 : write.Length])
         except StructuredException as error:
             Data.IoStatus.Status = error.ExceptionCode
             Data.IoStatus.Information = 0
             return FLT_PREOP_COMPLETE
-        if not await self.IsSafe(b"data " + written):
+        if not await self.IsSafe(b"data " + content):
             return self.Deny(Data)
         await ExAcquireFastMutex(self.Lock)
         self.Rescan[FltObjects.FileObject] = True

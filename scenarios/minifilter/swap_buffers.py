@@ -11,27 +11,22 @@ from typing import Any
 from kemu.scenario import World, scenario
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
-    FLT_DEFERRED_IO_WORKITEM,
     FLT_IS_FASTIO_OPERATION,
     FLT_IS_IRP_OPERATION,
     FLT_IS_SYSTEM_BUFFER,
     FLT_OPERATION_REGISTRATION,
     FLT_POSTOP_FINISHED_PROCESSING,
-    FLT_POSTOP_MORE_PROCESSING_REQUIRED,
     FLT_PREOP_COMPLETE,
     FLT_PREOP_SUCCESS_NO_CALLBACK,
     FLT_PREOP_SUCCESS_WITH_CALLBACK,
     FLT_REGISTRATION,
     FLT_RELATED_OBJECTS,
     PFLT_FILTER,
-    FltAllocateDeferredIoWorkItem,
     FltAllocatePoolAlignedWithTag,
-    FltCompletePendedPostOperation,
     FltDecodeParameters,
-    FltFreeDeferredIoWorkItem,
+    FltDoCompletionProcessingWhenSafe,
     FltFreePoolAlignedWithTag,
     FltLockUserBuffer,
-    FltQueueDeferredIoWorkItem,
     FltRegisterFilter,
     FltSetCallbackDataDirty,
     FltStartFiltering,
@@ -41,18 +36,15 @@ from kemu.wdk.ntddk import StructuredException
 from kemu.wdk.ntifs import IRP_MN_QUERY_DIRECTORY
 from kemu.wdk.ntstatus import STATUS_CANCELLED, STATUS_INSUFFICIENT_RESOURCES, STATUS_SUCCESS
 from kemu.wdk.wdm import (
-    APC_LEVEL,
     DRIVER_OBJECT,
     IRP_MJ_DIRECTORY_CONTROL,
     IRP_MJ_READ,
     IRP_MJ_WRITE,
     IRP_NOCACHE,
     NT_SUCCESS,
-    DelayedWorkQueue,
     Driver,
     IoAllocateMdl,
     IoFreeMdl,
-    KeGetCurrentIrql,
     MmBuildMdlForNonPagedPool,
     MmGetSystemAddressForMdlSafe,
     NonPagedPoolNx,
@@ -177,7 +169,7 @@ class SwapBuffers(Driver):
                     ProbeForWrite(buffer_address.value, Data.IoStatus.Information, 1)
                 self.CopyOut(Data, buffer_address.value, CompletionContext)
             else:
-                return await self.CopyWhenSafe(Data, FltObjects, CompletionContext)
+                return await self.CopyWhenSafe(Data, FltObjects, CompletionContext, Flags)
         await FltFreePoolAlignedWithTag(FltObjects.Instance, CompletionContext, TAG)
         return FLT_POSTOP_FINISHED_PROCESSING
 
@@ -189,7 +181,9 @@ class SwapBuffers(Driver):
         else:
             RtlCopyMemory(Target, Buffer, Data.IoStatus.Information)
 
-    async def CopyWhenSafe(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Buffer: Any) -> int:
+    async def CopyWhenSafe(
+        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Buffer: Any, Flags: int
+    ) -> int:
         """Copy what was read to the program's address."""
         raise NotImplementedError
 
@@ -197,7 +191,9 @@ class SwapBuffers(Driver):
 class CopiesAtOnce(SwapBuffers):
     """Copies wherever the operation has come up."""
 
-    async def CopyWhenSafe(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Buffer: Any) -> int:
+    async def CopyWhenSafe(
+        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Buffer: Any, Flags: int
+    ) -> int:
         _, _, buffer_address, _, _ = FltDecodeParameters(Data)
         assert buffer_address is not None
         try:
@@ -211,38 +207,33 @@ class CopiesAtOnce(SwapBuffers):
 
 
 class CopiesWhenSafe(SwapBuffers):
-    """Locks the program's buffer, in a work item at DISPATCH_LEVEL, and maps it."""
+    """Locks the program's buffer and maps it, at DISPATCH_LEVEL in a system worker."""
 
-    async def CopyWhenSafe(self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Buffer: Any) -> int:
-        if KeGetCurrentIrql() <= APC_LEVEL:
-            await self.LockAndCopy(Data, Buffer)
-            return FLT_POSTOP_FINISHED_PROCESSING
-        item = await FltAllocateDeferredIoWorkItem()
-        if item is not None:
-            if NT_SUCCESS(await FltQueueDeferredIoWorkItem(item, Data, self.Worker, DelayedWorkQueue, Buffer)):
-                return FLT_POSTOP_MORE_PROCESSING_REQUIRED
-            await FltFreeDeferredIoWorkItem(item)
+    async def CopyWhenSafe(
+        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Buffer: Any, Flags: int
+    ) -> int:
+        done, status = await FltDoCompletionProcessingWhenSafe(Data, FltObjects, Buffer, Flags, self.LockAndCopy)
+        if done:
+            return status
         Data.IoStatus.Status = STATUS_INSUFFICIENT_RESOURCES
         Data.IoStatus.Information = 0
         await FltFreePoolAlignedWithTag(FltObjects.Instance, Buffer, TAG)
         return FLT_POSTOP_FINISHED_PROCESSING
 
-    async def Worker(self, WorkItem: FLT_DEFERRED_IO_WORKITEM, Data: FLT_CALLBACK_DATA, Context: Any) -> None:
-        await FltFreeDeferredIoWorkItem(WorkItem)
-        await self.LockAndCopy(Data, Context)
-        await FltCompletePendedPostOperation(Data)
-
-    async def LockAndCopy(self, Data: FLT_CALLBACK_DATA, Buffer: Any) -> None:
+    async def LockAndCopy(
+        self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, CompletionContext: Any, Flags: int
+    ) -> int:
         status = await FltLockUserBuffer(Data)
         if NT_SUCCESS(status):
             _, mdl_address, _, _, _ = FltDecodeParameters(Data)
             assert mdl_address is not None
             target = MmGetSystemAddressForMdlSafe(mdl_address.value, NormalPagePriority)
-            self.CopyOut(Data, target, Buffer)
+            self.CopyOut(Data, target, CompletionContext)
         else:
             Data.IoStatus.Status = status
             Data.IoStatus.Information = 0
-        await FltFreePoolAlignedWithTag(Data.Iopb.TargetInstance, Buffer, TAG)
+        await FltFreePoolAlignedWithTag(FltObjects.Instance, CompletionContext, TAG)
+        return FLT_POSTOP_FINISHED_PROCESSING
 
 
 @scenario(

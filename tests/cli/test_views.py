@@ -74,7 +74,8 @@ def test_every_extension_command_shows_something() -> None:
     script = "!fltkd.filters;!fltkd.frames;!fltkd.volumes;!fltkd.instances;!fltkd.filter;!fltkd.instance;!fltkd.volume"
     out = kit.kemu("kd", f"{BUGGY}@29", "-c", f"{script};!fltkd.irpctrl;!locks;help").out
     for part in (
-        ' "DrainsFirst" "328010"',
+        "FLT_FILTER: ffffa",
+        '040 "DrainsFirst" "328010"',
         '"Frame 0" "0 to 328010"',
         r'"\Device\HarddiskVolume1"',
         "InstanceSetup            : QueuedReads.InstanceSetup",
@@ -85,6 +86,39 @@ def test_every_extension_command_shows_something() -> None:
         "!tt N",
     ):
         assert part in out
+
+
+def shown(name: str, step: int, command: str) -> str:
+    """What a command of the debugger shows of the repaired variant of a scenario."""
+    return kit.kemu("kd", f"{FILE.parent / name}.py::{name}[fixed]@{step}", "-c", command).out
+
+
+def test_a_filter_is_shown_with_its_ports_and_contexts() -> None:
+    talking = shown("port_copied", 14, "!fltkd.filter")
+    assert r'"\ScanPort"  1 of 1' in talking
+    assert "service  connected, 0 queued, 1 unanswered" in talking
+    assert "service  disconnected, 0 queued, 0 unanswered" in shown("port_copied", 18, "!fltkd.filter")
+    # Its link, and the close that has found it.
+    kept = shown("context_leaked_by_loser", 40, "!fltkd.filter")
+    assert "references 2  linked, stream context of instance StreamContexts Instance on C:" in kept
+    assert "held by open_and_close#2 with FltGetStreamContext at " in kept
+    early = shown("context_leaked_by_loser", 1, "!fltkd.filter")
+    assert "   Contexts" not in early
+    assert "   Ports" not in early
+
+
+def test_the_list_of_operations_has_those_of_filters_as_well() -> None:
+    lines = shown("sub_request_freed", 13, "!fltkd.irplist").splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["irp1", "IRP_MJ_READ"], ["irp2", "IRP_MJ_READ"]]
+    assert lines[1].endswith("in pre-operation")
+    assert lines[2].endswith("from instance FreesInTheCallback Instance on C:")
+
+
+def test_a_volume_is_shown_with_its_file_system_and_names() -> None:
+    volume = shown("port_copied", 14, "!fltkd.volume")
+    assert r'"\Device\HarddiskVolume1"' in volume
+    assert "FileSystem               : NTFS" in volume
+    assert r"GuidName                 : \??\Volume{00000000-0000-0000-0000-000000000001}" in volume
 
 
 def test_an_object_is_named_or_given_by_address() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fltmgr.kit import MIDDLE, Lab, all_runs, codes, orders, run
+from fltmgr.context_kit import CONTEXT, TAG
+from fltmgr.kit import MIDDLE, UPPER, Lab, all_runs, codes, orders, run
 
 from kemu.errors import UsageError
 from kemu.io.constants import FILE_OVERWRITE, IRP_NOCACHE
@@ -23,12 +24,17 @@ from kemu.io.structures import (
 )
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
+    FLT_CONTEXT_REGISTRATION,
     FLT_RELATED_OBJECTS,
+    FLT_SECTION_CONTEXT,
+    FLT_STREAM_CONTEXT,
+    FltAllocateContext,
     FltCloseSectionForDataScan,
     FltCreateSectionForDataScan,
     FltObjectDereference,
     FltObjectReference,
     FltRegisterForDataScan,
+    FltReleaseContext,
 )
 from kemu.wdk.ntifs import MmMapViewInSystemSpace, MmUnmapViewInSystemSpace
 from kemu.wdk.ntstatus import (
@@ -47,6 +53,7 @@ from kemu.wdk.wdm import (
     IRP_MJ_CLEANUP,
     IRP_MJ_FILE_SYSTEM_CONTROL,
     IRP_MJ_SET_INFORMATION,
+    NonPagedPool,
 )
 
 OK = STATUS_SUCCESS
@@ -58,22 +65,48 @@ class Scanner:
 
     def __init__(self, lab: Lab, *, registers: bool = True, notified: bool = True, closes: bool = True) -> None:
         self.lab = lab
+        self.name = "S"
         self.registers = registers
         self.is_notified = notified
         self.closes = closes
-        self.context = object()
+        self.context: Any = None
         self.instance: Any = None
         self.driver: Any = None
         self.created = False
+        self.notes_cleanup = False
 
     async def load(self) -> None:
         callback = self.notified if self.is_notified else None
         self.driver = await self.lab.filter(
-            "S", MIDDLE, {IRP_MJ_CLEANUP: (self.lab.pre("S", 1), None)}, SectionNotificationCallback=callback
+            self.name,
+            MIDDLE if self.name == "S" else UPPER,
+            {IRP_MJ_CLEANUP: (self.lab.pre("S", 1), None)},
+            SectionNotificationCallback=callback,
+            ContextRegistration=[
+                FLT_CONTEXT_REGISTRATION(FLT_SECTION_CONTEXT, 0, self.cleanup, CONTEXT, TAG),
+                FLT_CONTEXT_REGISTRATION(FLT_STREAM_CONTEXT, 0, None, CONTEXT, TAG),
+                FLT_CONTEXT_REGISTRATION(),
+            ],
         )
         self.instance = self.lab.instance(self.driver)
+        self.context = await self.make()
         if self.registers:
             assert await FltRegisterForDataScan(self.instance) == OK
+
+    async def cleanup(self, Context: Any, ContextType: int) -> None:
+        if self.notes_cleanup:
+            self.lab.note("cleanup")
+
+    async def make(self, kind: int = FLT_SECTION_CONTEXT) -> Any:
+        """A context, which the caller holds a reference on."""
+        status, context = await FltAllocateContext(self.driver.filter, kind, CONTEXT, NonPagedPool)
+        assert status == OK
+        return context
+
+    async def unload(self) -> None:
+        """Release the context and unload the driver."""
+        await FltReleaseContext(self.context)
+        await self.driver.unload()
 
     async def notified(self, Instance: Any, SectionContext: Any, Data: FLT_CALLBACK_DATA) -> int:
         assert (Instance, SectionContext) == (self.instance, self.context)
@@ -128,7 +161,7 @@ def test_a_scan() -> None:
         given_back = await MmUnmapViewInSystemSpace(view), await MmUnmapViewInSystemSpace(view)
         too_much = await MmMapViewInSystemSpace(section, 100_000)
         await scanner.close()
-        await scanner.driver.unload()
+        await scanner.unload()
         return status, size, data, given_back, too_much[1]
 
     one = run(script, **CACHED)
@@ -144,11 +177,13 @@ def test_a_scan() -> None:
         ("twice", STATUS_FLT_CONTEXT_ALREADY_DEFINED),
         ("empty", STATUS_END_OF_FILE),
         ("directory", STATUS_INVALID_FILE_FOR_SECTION),
+        ("detached", STATUS_FLT_DELETING_OBJECT),
         ("refused", STATUS_INSUFFICIENT_RESOURCES),
     ],
 )
 def test_why_there_is_no_section(what: str, status: int) -> None:
     async def script(lab: Lab) -> Any:
+        detaches = None
         lab.file(r"\empty")
         lab.directory(r"\d")
         scanner, file, _ = await scanning(lab, registers=what != "unregistered")
@@ -158,6 +193,11 @@ def test_why_there_is_no_section(what: str, status: int) -> None:
             file = await lab.quiet_open(r"\empty")
         elif what == "directory":
             file = await lab.quiet_open(r"\d")
+        elif what == "detached":
+            # It is going away, and is kept by a reference until then.
+            await FltObjectReference(scanner.instance)
+            detaches = lab.start("detaches", scanner.driver.detach())
+            await lab.sleep(1)
         elif what == "refused":
 
             async def pre(Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS) -> int:
@@ -165,37 +205,19 @@ def test_why_there_is_no_section(what: str, status: int) -> None:
                 return 4
 
             await lab.filter("R", "1", {IRP_MJ_ACQUIRE_FOR_SECTION_SYNCHRONIZATION: (pre, None)})
-        again = object()
+        again = await scanner.make()
         status, section, _ = await scanner.create(file, again if what == "twice" else None)
         left = await FltCloseSectionForDataScan(again) if what == "twice" else await FltCloseSectionForDataScan(None)
         registered = await FltRegisterForDataScan(scanner.instance)
+        if detaches is not None:
+            await FltObjectDereference(scanner.instance)
+            await detaches.join()
         return status, section, left, registered
 
     one = run(script, **CACHED)
     assert one.code is None
-    assert one.result == (status, None, STATUS_INVALID_PARAMETER, OK)
-
-
-@pytest.mark.rule("FLT-SCAN-01")
-def test_an_instance_that_is_being_torn_down_has_no_sections() -> None:
-    async def script(lab: Lab) -> Any:
-        scanner, file, _ = await scanning(lab)
-        await FltObjectReference(scanner.instance)
-
-        async def scans() -> Any:
-            registered = await FltRegisterForDataScan(scanner.instance)
-            status, section, _ = await scanner.create(file)
-            await scanner.close()
-            await FltObjectDereference(scanner.instance)
-            return registered, status, section is None
-
-        _, got = await lab.together(scanner.driver.detach(), scans())
-        return got
-
-    runs = all_runs(script, bound=1, **CACHED)
-    assert codes(runs) == {None}
-    gone = STATUS_FLT_DELETING_OBJECT
-    assert {one.result for one in runs} == {(OK, OK, False), (OK, gone, True), (gone, gone, True)}
+    registered = STATUS_FLT_DELETING_OBJECT if what == "detached" else OK
+    assert one.result == (status, None, STATUS_INVALID_PARAMETER, registered)
 
 
 def test_bad_input() -> None:
@@ -219,7 +241,7 @@ def test_a_section_is_closed_once(times: int) -> None:
         await scanner.create(file)
         for _ in range(times):
             await scanner.close()
-        await scanner.driver.unload()
+        await scanner.unload()
 
     assert run(script, **CACHED).code == {0: "section-leak", 1: None, 2: "section-double-close"}[times]
 
@@ -398,3 +420,116 @@ def test_a_scanner_that_is_detached_while_there_is_a_conflict() -> None:
         await lab.together(truncates(), detaches())
 
     assert codes(all_runs(script, bound=1, **CACHED)) == {None}
+
+
+# The context of a section.
+
+
+@pytest.mark.rule("FLT-SCAN-01", "FLT-SCAN-03", "FLT-CTX-23")
+@pytest.mark.parametrize("first", ["close", "release"])
+def test_a_section_keeps_its_context_until_it_is_closed(first: str) -> None:
+    async def script(lab: Lab) -> Any:
+        scanner, file, _ = await scanning(lab)
+        scanner.notes_cleanup = True
+        await scanner.create(file)
+        if first == "close":
+            await scanner.close()
+            await FltReleaseContext(scanner.context)
+        else:
+            await FltReleaseContext(scanner.context)
+            await scanner.close()
+        lab.note("over")
+        await scanner.driver.unload()
+
+    one = run(script, **CACHED)
+    assert one.code is None
+    assert one.order == (
+        ["scan closes", "cleanup", "over"] if first == "close" else ["cleanup", "scan closes", "over"]
+    )  # fmt: skip
+
+
+@pytest.mark.rule("FLT-CTX-31")
+def test_without_a_section_the_context_is_merely_released() -> None:
+    async def script(lab: Lab) -> Any:
+        lab.file(r"\empty")
+        scanner, _, _ = await scanning(lab)
+        scanner.notes_cleanup = True
+        status, _, _ = await scanner.create(await lab.quiet_open(r"\empty"))
+        await FltReleaseContext(scanner.context)
+        lab.note("over")
+        await scanner.driver.unload()
+        return status
+
+    one = run(script, **CACHED)
+    assert (one.code, one.result) == (None, STATUS_END_OF_FILE)
+    assert one.order == ["cleanup", "over"]
+
+
+@pytest.mark.rule("FLT-CTX-11", "FLT-CTX-12", "FLT-SCAN-01")
+@pytest.mark.parametrize("what", ["freed", "kind", "filter", "released twice"])
+def test_which_context_a_section_takes(what: str) -> None:
+    async def script(lab: Lab) -> Any:
+        scanner, file, _ = await scanning(lab)
+        context = scanner.context
+        if what == "kind":
+            context = await scanner.make(FLT_STREAM_CONTEXT)
+        elif what == "filter":
+            another = Scanner(lab)
+            another.name = "T"
+            await another.load()
+            context = another.context
+        elif what == "freed":
+            await FltReleaseContext(context)
+        status, _, _ = await scanner.create(file, context)
+        if what == "released twice":
+            await FltReleaseContext(context)
+            await FltReleaseContext(context)
+        return status
+
+    one = run(script, **CACHED)
+    assert one.code == {"freed": "ctx-use-after-release", "released twice": "ctx-over-release"}.get(what)
+    if one.code is None:
+        assert one.result == STATUS_INVALID_PARAMETER
+
+
+@pytest.mark.rule("FLT-SCAN-03", "FLT-CTX-32")
+@pytest.mark.parametrize("closes", [True, False])
+def test_whether_section_or_context_is_left(closes: bool) -> None:
+    async def script(lab: Lab) -> Any:
+        scanner, file, _ = await scanning(lab)
+        await scanner.create(file)
+        if closes:
+            await scanner.close()
+        else:
+            await FltReleaseContext(scanner.context)
+        await scanner.driver.unload()
+
+    assert run(script, **CACHED).code == ("ctx-leak" if closes else "section-leak")
+
+
+@pytest.mark.rule("FLT-SCAN-02", "FLT-CTX-23")
+def test_the_context_stays_while_a_conflict_is_told() -> None:
+    """The scan may be over, and have let go of everything, before the callback has looked at the context."""
+
+    async def script(lab: Lab) -> Any:
+        scanner, file, other = await scanning(lab)
+        scanner.notes_cleanup = True
+        scanner.context.Count = 1
+
+        async def told(Instance: Any, SectionContext: Any, Data: FLT_CALLBACK_DATA) -> int:
+            lab.note("told")
+            await lab.sleep(1)
+            lab.note("looks", SectionContext.Count)
+            return OK
+
+        scanner.driver.filter.registration.SectionNotificationCallback = told
+        await scanner.create(file)
+        thread = lab.start("truncates", shorten(lab, other))
+        await lab.sleep(0.5)
+        await scanner.close()
+        await FltReleaseContext(scanner.context)
+        await thread.join()
+
+    one = run(script, **CACHED)
+    assert one.code is None
+    assert one.order == ["told", "scan closes", "looks", "cleanup"]

@@ -5,24 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fltmgr.context_kit import CONTEXT, TAG
 from fltmgr.kit import LOWER, MIDDLE, UPPER, Lab, all_runs, codes, orders, run
 
 from kemu.nt.transaction import PHASE_NAMES
 from kemu.scenario.transactions import UserTransaction
 from kemu.wdk.fltkernel import (
     FLT_CALLBACK_DATA,
+    FLT_CONTEXT_REGISTRATION,
+    FLT_INSTANCE_CONTEXT,
     FLT_MAX_TRANSACTION_NOTIFICATIONS,
     FLT_PREOP_SUCCESS_NO_CALLBACK,
     FLT_RELATED_OBJECTS,
+    FLT_SET_CONTEXT_KEEP_IF_EXISTS,
+    FLT_TRANSACTION_CONTEXT,
+    FltAllocateContext,
     FltCommitComplete,
     FltCommitFinalizeComplete,
+    FltDeleteContext,
     FltEnlistInTransaction,
+    FltGetTransactionContext,
     FltObjectDereference,
     FltObjectReference,
     FltPrepareComplete,
     FltPrePrepareComplete,
+    FltReferenceContext,
+    FltReleaseContext,
     FltRollbackComplete,
     FltRollbackEnlistment,
+    FltSetTransactionContext,
 )
 from kemu.wdk.ntifs import IoGetTransactionParameterBlock
 from kemu.wdk.ntstatus import (
@@ -48,6 +59,7 @@ from kemu.wdk.wdm import (
     TRANSACTION_NOTIFY_PREPARE,
     TRANSACTION_NOTIFY_PREPREPARE,
     TRANSACTION_NOTIFY_ROLLBACK,
+    NonPagedPool,
 )
 
 NO = FLT_PREOP_SUCCESS_NO_CALLBACK
@@ -74,14 +86,40 @@ class Enlists:
         self.mask = mask
         self.answers = answers or {}
         self.later: list[tuple[Any, Any, int]] = []
+        self.context: Any = None
+        self.notes_cleanup = False
 
     async def load(self, altitude: str = MIDDLE) -> Any:
+        kinds = (FLT_TRANSACTION_CONTEXT, FLT_INSTANCE_CONTEXT)
         return await self.lab.filter(
             self.name,
             altitude,
             {IRP_MJ_CREATE: (None, self.post_create)},
+            ContextRegistration=[
+                *(FLT_CONTEXT_REGISTRATION(kind, 0, self.cleanup, CONTEXT, TAG) for kind in kinds),
+                FLT_CONTEXT_REGISTRATION(),
+            ],
             TransactionNotificationCallback=self.notified,
         )
+
+    async def cleanup(self, Context: Any, ContextType: int) -> None:
+        if self.notes_cleanup:
+            self.lab.note("cleanup")
+
+    async def make(self, instance: Any, kind: int = FLT_TRANSACTION_CONTEXT) -> Any:
+        """A context, which the caller holds a reference on."""
+        status, context = await FltAllocateContext(instance.filter, kind, CONTEXT, NonPagedPool)
+        assert status == OK
+        return context
+
+    async def enlist(self, instance: Any, transaction: Any, mask: int | None = None) -> int:
+        """Enlist with a context that nobody but the enlistment keeps."""
+        context = await self.make(instance)
+        status = await FltEnlistInTransaction(instance, transaction, context, self.mask if mask is None else mask)
+        if status == OK:
+            self.context = context
+        await FltReleaseContext(context)
+        return status
 
     async def post_create(
         self, Data: FLT_CALLBACK_DATA, FltObjects: FLT_RELATED_OBJECTS, Context: Any, Flags: int
@@ -90,12 +128,12 @@ class Enlists:
         if transaction is None:
             self.lab.note(f"{self.name}.no transaction")
         else:
-            status = await FltEnlistInTransaction(FltObjects.Instance, transaction, self, self.mask)
+            status = await self.enlist(FltObjects.Instance, transaction)
             self.lab.note(f"{self.name}.enlists", status)
         return 0
 
     async def notified(self, FltObjects: FLT_RELATED_OBJECTS, TransactionContext: Any, NotificationMask: int) -> int:
-        assert TransactionContext is self
+        assert TransactionContext is not None
         assert FltObjects.FileObject is None
         transaction = FltObjects.Transaction
         assert transaction is not None
@@ -111,6 +149,12 @@ class Enlists:
             self.lab.note(f"completes {PHASE_NAMES[phase]}")
             assert await COMPLETES[phase](instance, transaction, self) == OK
         self.later.clear()
+
+
+async def other(lab: Lab) -> Any:
+    """A transaction context of another filter."""
+    filter_ = Enlists(lab, "O")
+    return await filter_.make(lab.instance(await filter_.load(UPPER)))
 
 
 async def opened(lab: Lab, transaction: UserTransaction | None) -> Any:
@@ -186,57 +230,59 @@ def test_two_ends_at_once() -> None:
     [
         ("again", STATUS_FLT_ALREADY_ENLISTED),
         ("no callback", STATUS_INVALID_PARAMETER),
+        ("wrong kind", STATUS_INVALID_PARAMETER),
+        ("wrong filter", STATUS_INVALID_PARAMETER),
         ("no mask", STATUS_INVALID_PARAMETER_4),
         ("wrong mask", STATUS_INVALID_PARAMETER_4),
+        ("detached", STATUS_FLT_DELETING_OBJECT),
         ("late", STATUS_TRANSACTION_NOT_ACTIVE),
     ],
 )
 def test_why_an_enlistment_fails(what: str, status: int) -> None:
     async def script(lab: Lab) -> Any:
         transaction = lab.app.transaction()
+        detaches = None
         if what == "no callback":
             driver = await lab.recorder("D", MIDDLE)
-        else:
-            driver = await Enlists(lab).load()
+            return await FltEnlistInTransaction(lab.instance(driver), transaction.object, await other(lab), EVERYTHING)
+        filter_ = Enlists(lab)
+        driver = await filter_.load()
         instance = lab.instance(driver)
-        if what == "again":
+        context = await filter_.make(
+            instance, FLT_INSTANCE_CONTEXT if what == "wrong kind" else FLT_TRANSACTION_CONTEXT
+        )
+        if what == "wrong filter":
+            context = await other(lab)
+        elif what == "again":
             await opened(lab, transaction)
+        elif what == "detached":
+            # It is going away, and is kept by a reference until then.
+            await FltObjectReference(instance)
+            detaches = lab.start("detaches", driver.detach())
+            await lab.sleep(1)
         elif what == "late":
             await transaction.commit()
         mask = {"no mask": 0, "wrong mask": 0x10}.get(what, EVERYTHING)
-        return await FltEnlistInTransaction(instance, transaction.object, object(), mask)
+        result = await FltEnlistInTransaction(instance, transaction.object, context, mask)
+        await FltReleaseContext(context)
+        if detaches is not None:
+            await FltObjectDereference(instance)
+            await detaches.join()
+        return result
 
     assert run(script).result == status
 
 
 @pytest.mark.rule("FLT-TXN-01")
-def test_an_instance_that_is_being_torn_down_enlists_no_more() -> None:
-    async def script(lab: Lab) -> Any:
-        transaction = lab.app.transaction()
-        driver = await Enlists(lab).load()
-        instance = lab.instance(driver)
-        await FltObjectReference(instance)
-
-        async def enlists() -> Any:
-            status = await FltEnlistInTransaction(instance, transaction.object, object(), EVERYTHING)
-            await FltObjectDereference(instance)
-            return status
-
-        return (await lab.together(driver.detach(), enlists()))[1]
-
-    runs = all_runs(script, bound=1)
-    assert codes(runs) == {None}
-    assert {one.result for one in runs} == {OK, STATUS_FLT_DELETING_OBJECT}
-
-
-@pytest.mark.rule("FLT-TXN-01")
 def test_two_enlist_at_once() -> None:
     async def script(lab: Lab) -> Any:
-        driver = await Enlists(lab).load()
+        filter_ = Enlists(lab)
+        driver = await filter_.load()
         instance, transaction = lab.instance(driver), lab.app.transaction()
+        context = await filter_.make(instance)
 
         async def enlists() -> int:
-            return await FltEnlistInTransaction(instance, transaction.object, object(), EVERYTHING)
+            return await FltEnlistInTransaction(instance, transaction.object, context, EVERYTHING)
 
         return sorted(await lab.together(enlists(), enlists()))
 
@@ -422,7 +468,7 @@ def test_a_driver_is_not_unloaded_from_under_a_notification() -> None:
         await driver.unload()
         lab.note("unloaded")
 
-    runs = all_runs(script, completion="inline")
+    runs = all_runs(script, bound=2, completion="inline")
     assert codes(runs) == {None}
     assert {tuple(one.order) for one in runs} == {
         ("D.enlists", "COMMIT", "unloaded"), ("D.enlists", "unloaded"),
@@ -463,12 +509,206 @@ def test_what_belongs_to_a_transaction_goes_after_its_last_notification(ends: st
     assert phases(one) == ((OF_A_COMMIT if ends == "commit" else ["ROLLBACK"]) if enlists else [])
 
 
+# The context of an enlistment.
+
+
+@pytest.mark.rule("FLT-TXN-01", "FLT-CTX-23")
+@pytest.mark.parametrize("ends", ["commit", "rollback", "detach"])
+@pytest.mark.parametrize("mask", [EVERYTHING, TRANSACTION_NOTIFY_PREPARE])
+def test_an_enlistment_keeps_its_context_until_it_is_over(ends: str, mask: int) -> None:
+    async def script(lab: Lab) -> Any:
+        filter_ = Enlists(lab, mask=mask)
+        filter_.notes_cleanup = True
+        driver = await filter_.load()
+        transaction = lab.app.transaction()
+        await opened(lab, transaction)
+        lab.note("released")
+        if ends == "detach":
+            await driver.detach()
+        else:
+            await getattr(transaction, ends)()
+        await lab.sleep(1)
+        lab.note("over")
+        await driver.unload()
+
+    one = run(script)
+    assert one.code is None
+    told = {"commit": OF_A_COMMIT, "rollback": ["ROLLBACK"], "detach": []}[ends]
+    if mask != EVERYTHING:
+        told = [name for name in told if name == "PREPARE"]
+    assert one.order == ["D.enlists", "released", *told, "cleanup", "over"]
+
+
+@pytest.mark.rule("FLT-TXN-01")
+def test_a_notification_is_given_the_context_of_its_enlistment() -> None:
+    """Also when another one is linked to the transaction meanwhile."""
+
+    async def script(lab: Lab) -> Any:
+        filter_ = Enlists(lab, mask=TRANSACTION_NOTIFY_PREPARE)
+        given: list[Any] = []
+
+        async def notified(FltObjects: FLT_RELATED_OBJECTS, TransactionContext: Any, NotificationMask: int) -> int:
+            status, linked = await FltGetTransactionContext(FltObjects.Instance, transaction.object)
+            assert status == OK
+            given.append((TransactionContext, linked))
+            await FltReleaseContext(linked)
+            return OK
+
+        filter_.notified = notified  # type: ignore[method-assign]
+        driver = await filter_.load()
+        instance, transaction = lab.instance(driver), lab.app.transaction()
+        first, second = await filter_.make(instance), await filter_.make(instance)
+        keep = FLT_SET_CONTEXT_KEEP_IF_EXISTS
+        assert (await FltSetTransactionContext(instance, transaction.object, keep, first, None))[0] == OK
+        assert await FltEnlistInTransaction(instance, transaction.object, first, filter_.mask) == OK
+        await FltDeleteContext(first)
+        await FltReleaseContext(first)
+        assert (await FltSetTransactionContext(instance, transaction.object, keep, second, None))[0] == OK
+        await FltReleaseContext(second)
+        await transaction.commit()
+        await lab.sleep(1)
+        # With the transaction what is linked to it has gone.
+        left = await FltGetTransactionContext(instance, transaction.object)
+        await driver.unload()
+        return given == [(first, second)], left
+
+    one = run(script)
+    assert one.code is None
+    assert one.result == (True, (STATUS_NOT_FOUND, None))
+
+
+@pytest.mark.rule("FLT-CTX-22")
+def test_a_context_goes_with_a_transaction_that_nobody_is_enlisted_in() -> None:
+    async def script(lab: Lab) -> Any:
+        filter_ = Enlists(lab)
+        filter_.notes_cleanup = True
+        driver = await filter_.load()
+        instance, transaction = lab.instance(driver), lab.app.transaction()
+        context = await filter_.make(instance)
+        await FltSetTransactionContext(
+            instance, transaction.object, FLT_SET_CONTEXT_KEEP_IF_EXISTS, context, None
+        )  # fmt: skip
+        await FltReleaseContext(context)
+        lab.note("released")
+        await transaction.rollback()
+        await lab.sleep(1)
+        lab.note("over")
+
+    assert run(script).order == ["released", "cleanup", "over"]
+
+
+@pytest.mark.rule("FLT-CTX-11", "FLT-CTX-12")
+@pytest.mark.parametrize("what", ["released", "freed", "null", "foreign", "referenced"])
+def test_the_reference_of_an_enlistment_is_not_the_drivers(what: str) -> None:
+    async def script(lab: Lab) -> Any:
+        filter_ = Enlists(lab)
+        driver = await filter_.load()
+        instance, transaction = lab.instance(driver), lab.app.transaction()
+        context = await filter_.make(instance)
+        if what in {"null", "foreign"}:
+            given = None if what == "null" else object()
+            return await FltEnlistInTransaction(instance, transaction.object, given, EVERYTHING)
+        if what == "freed":
+            await FltReleaseContext(context)
+        status = await FltEnlistInTransaction(instance, transaction.object, context, EVERYTHING)
+        if what == "referenced":
+            await FltReferenceContext(context)
+            await FltReleaseContext(context)
+        await FltReleaseContext(context)
+        if what == "released":
+            await FltReleaseContext(context)
+        await transaction.commit()
+        return status
+
+    one = run(script)
+    assert one.code == {
+        "released": "ctx-over-release",
+        "freed": "ctx-use-after-release",
+        "null": "ke.bad-pointer",
+        "foreign": "ke.bad-pointer",
+        "referenced": None,
+    }[what]  # fmt: skip
+
+
+@pytest.mark.rule("FLT-CTX-23", "FLT-CTX-24")
+def test_the_context_is_cleaned_up_once_whoever_is_last() -> None:
+    """The commit ends the enlistment, the detach ends it too, and the driver releases its own reference."""
+
+    async def script(lab: Lab) -> Any:
+        lab._decide(False)
+        filter_ = Enlists(lab, mask=TRANSACTION_NOTIFY_COMMIT)
+        filter_.notes_cleanup = True
+        driver = await filter_.load()
+        instance, transaction = lab.instance(driver), lab.app.transaction()
+        context = await filter_.make(instance)
+        assert await FltEnlistInTransaction(instance, transaction.object, context, filter_.mask) == OK
+        lab._decide(True)
+
+        async def commits() -> None:
+            await transaction.commit()
+
+        async def detaches() -> None:
+            await driver.detach()
+
+        async def releases() -> None:
+            await FltReleaseContext(context)
+            lab.note("released")
+
+        await lab.together(commits(), detaches(), releases())
+        await lab.sleep(1)
+
+    runs = all_runs(script, bound=1, completion="inline")
+    assert codes(runs) == {None}
+    assert {one.order.count("cleanup") for one in runs} == {1}
+    assert {tuple(what for what in one.order if what in {"cleanup", "released"}) for one in runs} == {
+        ("cleanup", "released"), ("released", "cleanup"),
+    }  # fmt: skip
+
+
+@pytest.mark.rule("FLT-TXN-01", "FLT-CTX-22")
+def test_an_enlistment_beside_a_detach_leaves_no_context() -> None:
+    async def script(lab: Lab) -> Any:
+        lab._decide(False)
+        filter_ = Enlists(lab)
+        filter_.notes_cleanup = True
+        driver = await filter_.load()
+        instance, transaction = lab.instance(driver), lab.app.transaction()
+        context = await filter_.make(instance)
+        await FltObjectReference(instance)
+        lab._decide(True)
+
+        async def enlists() -> int:
+            status = await FltEnlistInTransaction(instance, transaction.object, context, EVERYTHING)
+            await FltReleaseContext(context)
+            await FltObjectDereference(instance)
+            return status
+
+        async def detaches() -> None:
+            await driver.detach()
+
+        status, _ = await lab.together(enlists(), detaches())
+        lab._decide(False)
+        await driver.unload()
+        return status
+
+    runs = all_runs(script, bound=2, completion="inline")
+    assert codes(runs) == {None}
+    assert {one.result for one in runs} == {OK, STATUS_FLT_DELETING_OBJECT}
+    assert {one.order.count("cleanup") for one in runs} == {1}
+
+
 @pytest.mark.parametrize("what", ["context", "transaction", "instance"])
 def test_what_must_not_be_null(what: str) -> None:
     async def script(lab: Lab) -> Any:
-        driver = await Enlists(lab).load()
-        instance: Any = lab.instance(driver) if what != "instance" else None
-        transaction: Any = lab.app.transaction().object if what != "transaction" else None
-        await FltEnlistInTransaction(instance, transaction, object() if what != "context" else None, EVERYTHING)
+        filter_ = Enlists(lab)
+        driver = await filter_.load()
+        instance: Any = lab.instance(driver)
+        transaction: Any = lab.app.transaction().object
+        context = None if what == "context" else await filter_.make(instance)
+        if what == "instance":
+            instance = None
+        elif what == "transaction":
+            transaction = None
+        await FltEnlistInTransaction(instance, transaction, context, EVERYTHING)
 
     assert run(script).code == "ke.bad-pointer"

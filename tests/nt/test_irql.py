@@ -36,28 +36,28 @@ RANGES: dict[tuple[int, int], str] = {
         FltClearCallbackDataDirty FltClearCancelCompletion FltDecodeParameters
         FltDoCompletionProcessingWhenSafe FltGetSwappedBufferMdlAddress FltIsCallbackDataDirty
         FltIsIoCanceled FltIsOperationSynchronous FltRetainSwappedBufferMdlAddress
-        FltSetCallbackDataDirty InitializeSListHead InterlockedAdd InterlockedAdd64 InterlockedAnd
-        InterlockedAnd64 InterlockedCompareExchange InterlockedCompareExchange64
-        InterlockedCompareExchangePointer InterlockedDecrement InterlockedDecrement64
-        InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd InterlockedExchangeAdd64
-        InterlockedExchangePointer InterlockedFlushSList InterlockedIncrement InterlockedIncrement64
-        InterlockedOr InterlockedOr64 InterlockedPopEntrySList InterlockedPushEntrySList
-        InterlockedXor InterlockedXor64 IoCopyCurrentIrpStackLocationToNext IoCsqInitialize
-        IoCsqInitializeEx IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation
-        IoInitializeDriverCreateContext IoInitializeWorkItem IoMarkIrpPending
-        IoSetNextIrpStackLocation IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint
-        KeGetCurrentIrql KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex
-        KeInitializeSpinLock KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql
-        KeQueryActiveProcessorCountEx KeQueryInterruptTime KeQueryInterruptTimePrecise
-        KeQueryPerformanceCounter KeQuerySystemTime KeQuerySystemTimePrecise KeQueryTickCount
-        KeQueryTimeIncrement KeQueryUnbiasedInterruptTime KeRaiseIrql KeRaiseIrqlToDpcLevel
-        KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc KeSetTargetProcessorDpc
-        KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock MmGetMdlByteCount
-        PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread PsGetCurrentThreadId
-        PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId ReadAcquire ReadAcquire64
-        ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence RtlCompareMemory
-        RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64 WritePointerNoFence
-        WritePointerRelease WriteRelease WriteRelease64""",
+        FltSetCallbackDataDirty FsRtlIsNtstatusExpected InitializeSListHead InterlockedAdd
+        InterlockedAdd64 InterlockedAnd InterlockedAnd64 InterlockedCompareExchange
+        InterlockedCompareExchange64 InterlockedCompareExchangePointer InterlockedDecrement
+        InterlockedDecrement64 InterlockedExchange InterlockedExchange64 InterlockedExchangeAdd
+        InterlockedExchangeAdd64 InterlockedExchangePointer InterlockedFlushSList
+        InterlockedIncrement InterlockedIncrement64 InterlockedOr InterlockedOr64
+        InterlockedPopEntrySList InterlockedPushEntrySList InterlockedXor InterlockedXor64
+        IoCopyCurrentIrpStackLocationToNext IoCsqInitialize IoCsqInitializeEx
+        IoGetCurrentIrpStackLocation IoGetNextIrpStackLocation IoInitializeDriverCreateContext
+        IoInitializeWorkItem IoMarkIrpPending IoSetNextIrpStackLocation
+        IoSkipCurrentIrpStackLocation IoUninitializeWorkItem KdPrint KeGetCurrentIrql
+        KeGetCurrentThread KeInitializeDpc KeInitializeEvent KeInitializeMutex KeInitializeSpinLock
+        KeInitializeThreadedDpc KeInsertQueueDpc KeLowerIrql KeQueryActiveProcessorCountEx
+        KeQueryInterruptTime KeQueryInterruptTimePrecise KeQueryPerformanceCounter KeQuerySystemTime
+        KeQuerySystemTimePrecise KeQueryTickCount KeQueryTimeIncrement KeQueryUnbiasedInterruptTime
+        KeRaiseIrql KeRaiseIrqlToDpcLevel KeReadStateSemaphore KeRemoveQueueDpc KeSetImportanceDpc
+        KeSetTargetProcessorDpc KeSetTargetProcessorDpcEx KeStallExecutionProcessor KeTestSpinLock
+        MmGetMdlByteCount PsGetCurrentProcess PsGetCurrentProcessId PsGetCurrentThread
+        PsGetCurrentThreadId PsGetProcessCreateTimeQuadPart PsGetProcessId PsGetThreadProcessId
+        ReadAcquire ReadAcquire64 ReadNoFence ReadNoFence64 ReadPointerAcquire ReadPointerNoFence
+        RtlCompareMemory RtlCopyUnicodeString RtlInitUnicodeString WriteNoFence WriteNoFence64
+        WritePointerNoFence WritePointerRelease WriteRelease WriteRelease64""",
     (PASSIVE_LEVEL, DISPATCH_LEVEL): """
         ExAcquireRundownProtection ExAcquireRundownProtectionCacheAware
         ExAcquireRundownProtectionCacheAwareEx ExAcquireRundownProtectionEx

@@ -129,6 +129,11 @@ MINIMA = {
     "port_copied": (0, 0),
     # The unload runs before the service ends: 0.
     "port_open_at_unload": (0, 0),
+    # One enlistment must fail (one answer), and the other create, which could go on to enlist, have found the context
+    # before it is deleted: 1.
+    "context_deleted_after_failure": (1, 1),
+    # The program goes on with its next transaction, and the thread that tells the outcome of the first is new: 0.
+    "second_writer_unreferenced": (0, 0),
 }
 
 ORDERS = {
@@ -359,6 +364,16 @@ ORDERS = {
     "port_copied": [("stops", "close the port in CONNECTION.Port", "opener", "send a message through ClientPort")],
     # The unload begins before the server port is closed.
     "port_open_at_unload": [("fltmc_unload", "deliver FilterUnload", "stops", "close server port")],
+    # The one finds the context before the other deletes it; that one fails while nobody is enlisted, or it would not
+    # be told of want of memory.
+    "context_deleted_after_failure": [
+        ("opener", "FltGetTransactionContext", "opener", "FltDeleteContext"),
+        ("opener", "FltEnlistInTransaction", "opener", "enlist in"),
+    ],
+    # The second transaction is swapped in before the outcome of the first one is told.
+    "second_writer_unreferenced": [
+        ("program", "InterlockedExchangePointer", "ktm:transaction 0", "InterlockedCompareExchangePointer")
+    ],
 }
 
 

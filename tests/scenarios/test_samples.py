@@ -1,4 +1,4 @@
-"""Scenarios with other variants than a buggy and a fixed one: how minifilters begin, and waiting in InstanceSetup."""
+"""Scenarios with other variants than a buggy and a fixed one: what Microsoft's samples do, waiting in InstanceSetup."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kemu.scenario.target import select
 FOLDER = Path(__file__).parents[2] / "scenarios" / "minifilter"
 
 
-def program(name: str, variant: str, ignored: str | None = None) -> ScenarioProgram:
+def program(name: str, variant: str, ignored: str | None = None, *, races: bool = False) -> ScenarioProgram:
     for one in select(str(FOLDER), variant=variant):
         if one.scenario.name == name:
             return ScenarioProgram(
-                one.loaded, one.scenario, one.variant, verifier=f"{ignored}=ignore" if ignored else None
+                one.loaded, one.scenario, one.variant, races=races, verifier=f"{ignored}=ignore" if ignored else None
             )
     raise AssertionError(name)
 
@@ -52,3 +52,23 @@ def test_waiting_in_setup_is_found_at_once_and_ends_in_a_deadlock(variant: str) 
     detail = str(getattr(finding.failure, "detail", ""))
     assert "policy_service" in detail
     assert "see the instances set up on D:" in detail
+
+
+def test_what_a_spy_records_is_fetched_once_or_freed() -> None:
+    found = explore(program("spy", "sample"), strategy_from_name("dpor", 0), Budget())
+    assert found.exhausted
+    assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.parametrize("name", ["spy", "antivirus"])
+@pytest.mark.parametrize("races", [False, True])
+def test_the_samples_are_clean(name: str, races: bool) -> None:
+    one = program(name, "sample", races=races)
+    found = explore(one, strategy_from_name(DEFAULT_STRATEGY, 3), Budget(schedules=150))
+    assert [finding.failure.summary for finding in found.findings] == []
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_verdict_on_what_was_there_before_the_write_is_found(seed: int) -> None:
+    found = explore(program("antivirus", "hasty"), strategy_from_name(DEFAULT_STRATEGY, seed), Budget(schedules=2000))
+    assert [finding.failure.code for finding in found.findings] == ["expectation"]
