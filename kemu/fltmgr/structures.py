@@ -151,7 +151,8 @@ class _View(KernelObject):
     __slots__ = ("_frame",)
 
     def __init__(self, frame: Frame) -> None:
-        self._frame = frame
+        # Past the checks of what a driver may write, which cost more than all the rest.
+        object.__setattr__(self, "_frame", frame)
 
 
 class FLT_RELATED_OBJECTS(_View):

@@ -191,7 +191,7 @@ class FltChecks(InstanceChecks, OperationChecks):
         elif status == FLT_PREOP_DISALLOW_FSFILTER_IO and request.major != IRP_MJ_QUERY_OPEN:
             self.report("disallow-fsfilter-wrong-major", f"{self.who(frame)} returned FLT_PREOP_DISALLOW_FSFILTER_IO")
             status = FLT_PREOP_SUCCESS_NO_CALLBACK
-        if status != FLT_PREOP_COMPLETE:
+        if status != FLT_PREOP_COMPLETE and (frame.iopb is not None or frame.written_status is not None):
             self._passing(frame, self.who(frame))
         return status
 
@@ -341,7 +341,8 @@ class FltChecks(InstanceChecks, OperationChecks):
             legal = False
             self.report("disallow-fsfilter-wrong-major", f"{self.who(frame, post=True)} disallowed it")
         if not draining and frame.state == IN_POST:
-            self._finishing(frame, self.who(frame, post=True))
+            if frame.written_status is not None:
+                self._finishing(frame, self.who(frame, post=True))
             if status != FLT_POSTOP_MORE_PROCESSING_REQUIRED:
                 self.names.post_ended(frame)
         return status if legal else FLT_POSTOP_FINISHED_PROCESSING
