@@ -1,4 +1,5 @@
-"""The rules of the specification: identifier, what each says in a line, and how far one that no test checks is kept.
+"""The rules of the specification: identifier, what each says in a line, and how far one that no test checks, or not
+all of it, is kept.
 
 The files are tables with tabs, one for each part of the specification. `docs/conformance.py` makes the conformance page
 of them, and ``kemu explain`` shows the lines.
@@ -17,7 +18,8 @@ class Entry:
 
     rule: str
     words: str
-    untested: str
+    reserve: str
+    """Where it stands if it is not tested, or in part only; else nothing."""
 
 
 @cache
