@@ -14,7 +14,6 @@ from kemu.io.filesystem.information import path_of
 from kemu.io.filesystem.names import Path, join, parse, split
 from kemu.io.filesystem.nodes import Link, Node, Open
 from kemu.io.filesystem.short_names import is_short
-from kemu.io.manager import IoManager
 from kemu.nt.status import (
     NTSTATUS,
     STATUS_FILE_DELETED,
@@ -23,7 +22,6 @@ from kemu.nt.status import (
     STATUS_OBJECT_NAME_NOT_FOUND,
     STATUS_OBJECT_PATH_NOT_FOUND,
 )
-from kemu.nt.system import current_system
 from kemu.runtime import Thread
 
 if TYPE_CHECKING:
@@ -32,12 +30,6 @@ if TYPE_CHECKING:
     from kemu.io.parameters import Parameters
     from kemu.io.request import FileObject
     from kemu.io.structures import FILE_RENAME_INFORMATION
-
-
-def device_name(volume: FltVolume) -> str:
-    r"""The volume's nonpersistent device name: ``\Device\HarddiskVolume1`` for the first that was mounted."""
-    volumes = current_system().get(IoManager).volumes
-    return rf"\Device\HarddiskVolume{volumes.index(volume.volume) + 1}"
 
 
 def open_name(thread: Thread, opened: Open, format_: int) -> str | NTSTATUS:
@@ -155,7 +147,7 @@ def names_now(
     opened = file.fs_context
     if not isinstance(opened, Open):
         return ()
-    device = device_name(volume)
+    device = volume.device_name
     if every_link:
         thread.read(opened.node)
         return tuple(device + link_path(thread, link) for link in opened.node.links)

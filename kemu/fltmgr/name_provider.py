@@ -11,7 +11,6 @@ from kemu.fltmgr.name_options import (
     FltGetFileNameFormat,
     FltSetFileNameFormat,
 )
-from kemu.fltmgr.name_paths import device_name
 from kemu.io.filesystem.names import MAXIMUM_COMPONENT
 from kemu.io.structures import FILE_NAMES_INFORMATION
 from kemu.nt.driver import in_driver, status_of
@@ -146,7 +145,7 @@ async def normalise_name(provider: Instance, file: FileObject, name: str, flags:
     """Have *provider* expand the components of *name* one by one; what it does not know of stays as it is."""
     registration = provider.filter.registration
     plain, extended = registration.NormalizeNameComponentCallback, registration.NormalizeNameComponentExCallback
-    volume = device_name(provider.volume)
+    volume = provider.volume.device_name
     path, colon, stream = name.removeprefix(volume).partition(":")
     done = volume
     context: Any = None

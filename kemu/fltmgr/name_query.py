@@ -31,7 +31,7 @@ from kemu.fltmgr.name_options import (
     FltGetFileNameQueryMethod,
     are_valid,
 )
-from kemu.fltmgr.name_paths import create_name, destination_name, device_name, open_name
+from kemu.fltmgr.name_paths import create_name, destination_name, open_name
 from kemu.fltmgr.name_provider import generate, normalise_name, provider_below
 from kemu.fltmgr.objects import FltVolume, Instance
 from kemu.fltmgr.structures import FLT_CALLBACK_DATA
@@ -155,7 +155,7 @@ class QueryName(Operation[Named]):
         truth = self.truth(thread, format_)
         if isinstance(truth, NTSTATUS):
             return truth, None
-        whole = device_name(volume) + truth if format_ != FLT_FILE_NAME_SHORT else truth
+        whole = volume.device_name + truth if format_ != FLT_FILE_NAME_SHORT else truth
         opened = self.file.fs_context
         is_open = isinstance(opened, Open)
         owner: Cell = opened if is_open else frame.operation.request if frame is not None else self.file
@@ -193,7 +193,7 @@ class QueryName(Operation[Named]):
 
     def give(self, thread: Thread, whole: str, format_: int) -> FLT_FILE_NAME_INFORMATION:
         """Hand *whole* out."""
-        information = hand_out(thread, whole, format_, device_name(self.instance.volume), self.names)
+        information = hand_out(thread, whole, format_, self.instance.volume.device_name, self.names)
         remember(self.names, information, self.frame, self.file, self.provider)
         return information
 
@@ -388,7 +388,7 @@ class QueryDestination(Operation[Named]):
         if isinstance(name, NTSTATUS):
             return name, None
         names = thread.runtime.system.get(FileNames)
-        device = device_name(self.instance.volume)
+        device = self.instance.volume.device_name
         information = hand_out(thread, device + name, format_, device, names)
         remember(names, information, self.frame, self.file, None, destination=True)
         return STATUS_SUCCESS, information
@@ -443,7 +443,7 @@ async def FltGetDestinationFileNameInformation(
     discard(names, block)
     if not NT_SUCCESS(status):
         return status, None
-    information = hand_out(thread, name, format_, device_name(Instance.volume), names)
+    information = hand_out(thread, name, format_, Instance.volume.device_name, names)
     remember(names, information, frame, FileObject, provider, destination=True)
     return STATUS_SUCCESS, information
 
@@ -489,7 +489,7 @@ class QueryTunneled(Operation[Named]):
         thread.read(opened.node)
         # Of a new hard link nothing is tunnelled here.
         link = opened.link
-        device = device_name(frame.instance.volume)
+        device = frame.instance.volume.device_name
         directory, _, final = block.whole.rpartition("\\")
         asked, colon, stream = final.partition(":")
         # Only a short name can turn out to be the other half of a long one.
