@@ -150,6 +150,8 @@ class FilterContext:
 class _View(KernelObject):
     __slots__ = ("_frame",)
 
+    _frame: Frame
+
     def __init__(self, frame: Frame) -> None:
         # Past the checks of what a driver may write, which cost more than all the rest.
         object.__setattr__(self, "_frame", frame)
